@@ -1,0 +1,129 @@
+"""The node's identity: a key made here, a pass to the fabric fetched with it, kept and renewed.
+
+`identity.json` (mode 600) holds what the server gave. The pass is renewed at half of its life, and
+whenever the fabric asks for it after it has expired; a server that is away is asked again later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import msgspec
+
+from quarterdeck.errors import Invalid, QuarterdeckError, Unavailable, error_for_status
+from quarterdeck.fabric.identity import Identity
+from quarterdeck.service import Clock
+from quarterdeck.wire.enrol import Credentials, Enrolment, signed_part
+
+TIMEOUT_S = 15.0
+HALF_LIFE_S = 7 * 86_400
+
+
+class Membership(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept in the state directory."""
+
+    server: str
+    name: str
+    credentials: Credentials
+
+
+class Member:
+    """This node's membership of a fleet."""
+
+    def __init__(self, state: Path, clock: Clock) -> None:
+        self._path = state / "identity.json"
+        self._clock = clock
+        self.key = Identity.open(state / "node.nk")
+        self._kept: Membership | None = None
+
+    @property
+    def kept(self) -> Membership:
+        """Raises Invalid before the node was enrolled."""
+        if self._kept is None:
+            raise Invalid(
+                "not_enrolled",
+                "This node is not enrolled: start it once with --join URL --token TOKEN.",
+            )
+        return self._kept
+
+    async def open(self, *, server: str, token: str, name: str) -> Membership:
+        """Load the membership, or enrol with a token; a new server URL or name is taken over.
+
+        Raises Invalid, Denied, or Unavailable while the server can't be reached for the first
+        enrolment.
+        """
+        if self._path.exists():
+            try:
+                self._kept = msgspec.json.decode(self._path.read_bytes(), type=Membership)
+            except msgspec.DecodeError as error:
+                raise Invalid(
+                    "identity", f"{self._path} is damaged ({error}); enrol again with --join."
+                ) from error
+        known = self._kept
+        if known is None and not server:
+            return self.kept
+        if known is None or (server and server != known.server) or name != known.name:
+            await self._fetch(server or (known.server if known else ""), token, name)
+        return self.kept
+
+    async def jwt(self) -> str:
+        """The pass, renewed when half of its life is over; the old one while no server answers."""
+        kept = self.kept
+        left_s = kept.credentials.expires_at - self._clock.now().timestamp()
+        if left_s < HALF_LIFE_S:
+            try:
+                await self._fetch(kept.server, "", kept.name)
+            except (Unavailable, Invalid):
+                if left_s <= 0:
+                    raise
+        return self.kept.credentials.jwt
+
+    async def refresh(self) -> None:
+        """Ask for a new pass now, for instance because the fabric turned the old one down."""
+        await self._fetch(self.kept.server, "", self.kept.name)
+
+    async def _fetch(self, server: str, token: str, name: str) -> None:
+        part = signed_part(self.key.public_key, name, token)
+        request = Enrolment(
+            public_key=self.key.public_key, name=name, signature=self.key.sign(part), token=token
+        )
+        data = await asyncio.to_thread(_post, f"{server.rstrip('/')}/v1/enrol", request)
+        credentials = msgspec.json.decode(data, type=Credentials)
+        self._kept = Membership(server=server, name=name, credentials=credentials)
+        draft = self._path.with_suffix(".tmp")
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(msgspec.json.encode(self._kept))
+            file.flush()
+            os.fsync(file.fileno())
+        draft.rename(self._path)
+
+
+def _post(url: str, body: Enrolment) -> bytes:
+    if not url.startswith(("http://", "https://")):
+        raise Invalid("server_url", f"{url!r} is not the URL of a server.")
+    request = urllib.request.Request(
+        url, msgspec.json.encode(body), {"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+            return bytes(answer.read())
+    except urllib.error.HTTPError as error:
+        raise _refusal(error) from error
+    except (OSError, urllib.error.URLError) as error:
+        reason = getattr(error, "reason", error)
+        raise Unavailable("server", f"The server at {url} can't be reached: {reason}.") from error
+
+
+def _refusal(error: urllib.error.HTTPError) -> QuarterdeckError:
+    try:
+        problem = json.loads(error.read())
+        text, code = str(problem["detail"]), str(problem["code"])
+    except (ValueError, KeyError, TypeError):
+        text, code = f"The server answered {error.code} to the enrolment.", "enrol"
+    kind = error_for_status(error.code)
+    return kind(code, text)

@@ -1,0 +1,75 @@
+"""Hearing that files grow: one inotify descriptor per agent, with a poll as the fallback."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+IN_MODIFY = 0x2
+IN_MOVED_TO = 0x80
+IN_CREATE = 0x100
+IN_NONBLOCK = 0o4000
+IN_CLOEXEC = 0o2000000
+EVENT = struct.Struct("iIII")
+POLL_S = 0.25
+CALM_S = 5.0
+
+
+class Follower:
+    """Calls back when something in a watched directory changes. Start it inside the event loop."""
+
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._fd = -1
+        self._callbacks: dict[int, Callable[[], None]] = {}
+
+    def start(self) -> None:
+        init = getattr(self._libc, "inotify_init1", None)
+        self._fd = -1 if init is None else init(IN_NONBLOCK | IN_CLOEXEC)
+        if self._fd >= 0:
+            asyncio.get_running_loop().add_reader(self._fd, self._read)
+
+    def stop(self) -> None:
+        if self._fd >= 0:
+            asyncio.get_running_loop().remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+        self._callbacks.clear()
+
+    def add(self, directory: Path, callback: Callable[[], None]) -> int:
+        """A number for `remove`; -1 when the kernel gives no watch (then poll)."""
+        if self._fd < 0:
+            return -1
+        mask = IN_MODIFY | IN_MOVED_TO | IN_CREATE
+        number = int(self._libc.inotify_add_watch(self._fd, os.fsencode(directory), mask))
+        if number >= 0:
+            self._callbacks[number] = callback
+        return number
+
+    def remove(self, number: int) -> None:
+        if self._callbacks.pop(number, None) is not None and self._fd >= 0:
+            self._libc.inotify_rm_watch(self._fd, number)
+
+    def patience(self, number: int) -> float:
+        """How long to wait for a callback before looking oneself, seconds."""
+        return POLL_S if number < 0 else CALM_S
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._fd, 65536)
+        except BlockingIOError:
+            return
+        position = 0
+        touched: set[int] = set()
+        while position < len(data):
+            number, _mask, _cookie, length = EVENT.unpack_from(data, position)
+            touched.add(number)
+            position += EVENT.size + length
+        # -1 is the queue overflow: something was missed, so everybody looks
+        for number in list(self._callbacks) if -1 in touched else touched:
+            if (callback := self._callbacks.get(number)) is not None:
+                callback()

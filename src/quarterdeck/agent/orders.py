@@ -1,0 +1,201 @@
+"""Orders from servers: verified, done, answered.
+
+Every request is a signed envelope for this node and this session; anything else is dropped and
+told to telemetry, never answered. Orders that change attempts are done one after the other; reads
+of output go beside them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from typing import assert_never
+
+from quarterdeck.agent.journal import Journal
+from quarterdeck.agent.run import Attempts
+from quarterdeck.agent.shim import files
+from quarterdeck.core.model import MAX_ORDER_BYTES
+from quarterdeck.errors import Denied, Invalid
+from quarterdeck.fabric.base import Fabric, Message
+from quarterdeck.fabric.identity import verify
+from quarterdeck.service import Services
+from quarterdeck.telemetry import OrderRejected, Telemetry
+from quarterdeck.wire.codec import decode, encode, open_envelope
+from quarterdeck.wire.run import (
+    AnswerItem,
+    Answers,
+    AttemptBusy,
+    AttemptRefused,
+    AttemptReleased,
+    AttemptUnknown,
+    OrderItem,
+    Orders,
+    OutputBytes,
+    ReadOutput,
+    ReleaseAttempt,
+    ReportAttempt,
+    RevokeAttempt,
+    StartAttempt,
+    StopAttempt,
+)
+
+READ_BYTES = 1 << 20
+READABLE = ("stdout", "stderr", "times")
+
+
+class OrderDesk:
+    """Where requests to this node end up."""
+
+    def __init__(
+        self,
+        *,
+        node: str,
+        session: str,
+        order_keys: Callable[[], tuple[str, ...]],
+        fabric: Fabric,
+        journal: Journal,
+        attempts: Attempts,
+        services: Services,
+        telemetry: Telemetry,
+        full: Callable[[], str],
+    ) -> None:
+        self._node = node
+        self._session = session
+        self._order_keys = order_keys
+        self._fabric = fabric
+        self._journal = journal
+        self._attempts = attempts
+        self._services = services
+        self._telemetry = telemetry
+        self._full = full
+        self._turn = asyncio.Lock()
+
+    def receive(self, message: Message) -> None:
+        """The handler of the node's subscription."""
+        self._services.spawn(self._handle(message), "order")
+
+    async def _handle(self, message: Message) -> None:
+        try:
+            sealed = open_envelope(
+                message.data, to=self._node, session=self._session, verify=self._verify
+            )
+            orders: Orders = decode(sealed.body, Orders)
+        except (Invalid, Denied) as error:
+            self._telemetry.emit(
+                OrderRejected(node=self._node, code=error.code, error=error.message)
+            )
+            return
+        items = tuple([await self._do(item) for item in orders.items])
+        answer = Answers(node=self._node, session=self._session, items=items)
+        if message.reply:
+            await self._fabric.publish(message.reply, encode(answer))
+
+    def _verify(self, data: bytes, signature: bytes) -> bool:
+        return any(verify(key, data, signature) for key in self._order_keys())
+
+    async def _do(self, item: OrderItem) -> AnswerItem:
+        if isinstance(item, ReadOutput):
+            return await asyncio.to_thread(self._read, item)
+        async with self._turn:
+            try:
+                return await self._change(item)
+            except Invalid as error:
+                return AttemptRefused(attempt=item.attempt, code="invalid", text=error.message)
+            except OSError as error:
+                return AttemptBusy(attempt=item.attempt, text=f"The node's disk: {error}.")
+
+    async def _change(
+        self,
+        item: StartAttempt | StopAttempt | RevokeAttempt | ReleaseAttempt | ReportAttempt,
+    ) -> AnswerItem:
+        attempt = item.attempt
+        match item:
+            case StartAttempt():
+                return await self._start(item)
+            case StopAttempt(count=count, signal=number, grace_s=grace_s):
+                wanted = files.Stop(
+                    count=count,
+                    signal=number,
+                    reason="cancelled",
+                    grace_s=10.0 if grace_s is None else grace_s,
+                )
+                return await self._attempts.stop(attempt, wanted) or AttemptUnknown(attempt=attempt)
+            case RevokeAttempt():
+                return await self._revoke(attempt)
+            case ReleaseAttempt():
+                if await self._attempts.release(attempt):
+                    return AttemptReleased(attempt=attempt)
+                return AttemptBusy(attempt=attempt, text="It has not ended.")
+            case ReportAttempt():
+                return self._attempts.report(attempt) or AttemptUnknown(attempt=attempt)
+            case _ as never:
+                assert_never(never)
+
+    async def _start(self, item: StartAttempt) -> AnswerItem:
+        known = self._attempts.report(item.attempt)
+        if known is not None:
+            return known
+        if self._journal.buried(item.attempt):
+            return AttemptRefused(
+                attempt=item.attempt, code="revoked", text="It was called off before it began."
+            )
+        problem = _problem(item) or self._full()
+        if problem:
+            return await self._refuse(item.attempt, "refused", problem)
+        try:
+            return await self._attempts.accept(item.attempt, item.order)
+        except OSError as error:
+            text = f"The node can't write the order: {error.strerror or error}."
+            return await self._refuse(item.attempt, "disk", text)
+
+    async def _revoke(self, attempt: str) -> AnswerItem:
+        known = self._attempts.report(attempt)
+        if known is not None:
+            return known
+        return await self._refuse(attempt, "revoked", "It was called off before it began.")
+
+    async def _refuse(self, attempt: str, code: str, text: str) -> AttemptRefused:
+        """Refuse for ever: the tombstone comes first. Raises OSError, then nothing is decided."""
+        await asyncio.to_thread(self._journal.bury, attempt, durable=True)
+        return AttemptRefused(attempt=attempt, code=code, text=text)
+
+    def _read(self, item: ReadOutput) -> AnswerItem:
+        if item.stream not in READABLE or item.offset < 0:
+            return AttemptUnknown(attempt=item.attempt)
+        held = self._journal.look(item.attempt)
+        if held is None:
+            return AttemptUnknown(attempt=item.attempt)
+        data = b""
+        size = 0
+        path = self._journal.directory(item.attempt) / item.stream
+        if path.exists():
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                data = os.pread(fd, max(0, min(item.length, READ_BYTES)), item.offset)
+                size = os.fstat(fd).st_size
+            finally:
+                os.close(fd)
+        return OutputBytes(
+            attempt=item.attempt,
+            stream=item.stream,
+            offset=item.offset,
+            data=data,
+            size=size,
+            final=held.end is not None,
+        )
+
+
+def _problem(item: StartAttempt) -> str:
+    """What is wrong with an order, as a sentence; empty when nothing is."""
+    order = item.order
+    if bool(order.argv) == bool(order.script):
+        return "The order needs exactly one of a script and an argv."
+    if len(order.script) + len(order.stdin) > MAX_ORDER_BYTES:
+        return f"Script and stdin together are larger than {MAX_ORDER_BYTES} bytes."
+    texts = [*order.argv, *order.args, *order.env, *order.env.values(), order.cwd or ""]
+    if any("\0" in text for text in texts):
+        return "An argument, variable or directory holds a NUL character."
+    if any(not key or "=" in key for key in order.env):
+        return "The name of an environment variable is empty or holds `=`."
+    return ""

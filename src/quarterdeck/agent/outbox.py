@@ -1,0 +1,74 @@
+"""Facts on their way to EV: the newest snapshot of each attempt, sent until it is taken.
+
+Waits for: new snapshots, and the fabric's answers. A stream that is full pauses everything with a
+growing, jittered delay; meanwhile newer snapshots replace older ones, so nothing piles up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from quarterdeck.fabric.base import Fabric, Stored
+from quarterdeck.service import Poke, Services, jitter
+from quarterdeck.wire import subjects
+from quarterdeck.wire.codec import encode
+from quarterdeck.wire.run import AttemptSnapshot
+
+AT_ONCE = 64
+FIRST_PAUSE_S = 0.5
+MAX_PAUSE_S = 30.0
+
+
+class Outbox:
+    """Delivers snapshots; a lost answer only means that one is sent twice."""
+
+    def __init__(self, *, node: str, fabric: Fabric, services: Services) -> None:
+        self._subject = subjects.snapshots(node)
+        self._fabric = fabric
+        self._services = services
+        self._newest: dict[str, AttemptSnapshot] = {}
+        self._sending: dict[str, asyncio.Task[None]] = {}
+        self._poke = Poke()
+        self._pause_s = 0.0
+
+    def put(self, snapshot: AttemptSnapshot) -> None:
+        """Send this instead of any older one of the attempt."""
+        self._newest[snapshot.attempt] = snapshot
+        self._poke(snapshot.attempt)
+
+    def forget(self, attempt: str) -> None:
+        """Its end is known and archived: nothing more is to be sent."""
+        self._newest.pop(attempt, None)
+
+    async def send_facts(self) -> None:
+        """Loop: send what waits, a few at once."""
+        while True:
+            await self._poke.wait(1.0 if self._newest else None)
+            if self._pause_s:
+                await asyncio.sleep(self._pause_s * (0.5 + jitter()))
+            for attempt in list(self._newest):
+                if len(self._sending) >= AT_ONCE:
+                    break
+                if attempt not in self._sending:
+                    task = self._services.spawn(self._send(attempt), f"fact {attempt}")
+                    self._sending[attempt] = task
+                    task.add_done_callback(lambda _, attempt=attempt: self._sent(attempt))  # type: ignore[misc]
+
+    async def _send(self, attempt: str) -> None:
+        snapshot = self._newest[attempt]
+        answer = await self._fabric.store(
+            self._subject,
+            encode(snapshot),
+            message_id=f"{attempt}:{snapshot.revision}:{int(snapshot.cached)}",
+        )
+        if isinstance(answer, Stored):
+            self._pause_s = 0.0
+            if self._newest.get(attempt) is snapshot:
+                del self._newest[attempt]
+        else:
+            self._pause_s = min(max(self._pause_s * 2, FIRST_PAUSE_S), MAX_PAUSE_S)
+
+    def _sent(self, attempt: str) -> None:
+        self._sending.pop(attempt, None)
+        if self._newest:
+            self._poke(attempt)

@@ -1,0 +1,151 @@
+"""Sends the output of an attempt from its files into the fabric, live and in the order of writing.
+
+The files are the truth, the fabric only a cache: a chunk the cache refuses is not sent again (the
+server reads it from the files when it needs it), and what is sent twice is told by its offset. The
+window bounds how much lies unanswered, so a slow fabric slows this sender and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from pathlib import Path
+
+from quarterdeck.agent.journal import Journal
+from quarterdeck.core.ids import split_attempt
+from quarterdeck.core.model import STREAMS
+from quarterdeck.core.stream import Segment, Timeline
+from quarterdeck.fabric.base import Fabric, Refused, Stored
+from quarterdeck.service import Clock
+from quarterdeck.wire import subjects
+from quarterdeck.wire.codec import Chunk, encode_chunk
+from quarterdeck.wire.marks import decode_marks
+
+CHUNK_BYTES = 128 << 10
+WINDOW_BYTES = 8 << 20
+SAVE_S = 1.0
+MARKS_BYTES = 256 << 10
+
+
+class Window:
+    """Bytes that may be under way at once, shared by all attempts of the agent."""
+
+    def __init__(self, limit: int = WINDOW_BYTES) -> None:
+        self._free = limit
+        self._room = asyncio.Event()
+        self._room.set()
+
+    async def take(self, size: int) -> None:
+        while self._free <= 0:
+            self._room.clear()
+            await self._room.wait()
+        self._free -= size
+
+    def give(self, size: int) -> None:
+        self._free += size
+        if self._free > 0:
+            self._room.set()
+
+
+class Sender:
+    """The output of one attempt on its way. `advance` sends what is new, `finish` waits for all."""
+
+    def __init__(
+        self,
+        *,
+        attempt: str,
+        node: str,
+        journal: Journal,
+        fabric: Fabric,
+        window: Window,
+        clock: Clock,
+    ) -> None:
+        self._attempt = attempt
+        self._journal = journal
+        self._fabric = fabric
+        self._window = window
+        self._clock = clock
+        self._subject = subjects.output(node, split_attempt(attempt)[0], attempt)
+        self._directory = journal.directory(attempt)
+        self._acked = dict.fromkeys(STREAMS, 0) | journal.acked(attempt)
+        self._timeline = Timeline(self._acked)
+        self._marks_read = 0
+        self._files: dict[str, int] = {}
+        self._sent: deque[tuple[str, int, asyncio.Future[Stored | Refused]]] = deque()
+        self._saved_at = 0.0
+        self.refused = False
+
+    async def advance(self) -> None:
+        """Send what the files hold beyond what was sent."""
+        sizes = {stream: self._size(stream) for stream in STREAMS}
+        self._read_marks()
+        for segment in self._timeline.take(sizes):
+            await self._send(segment)
+        self._note_acks()
+
+    async def finish(self) -> bool:
+        """Send the rest of an ended attempt, wait for every answer; whether the cache has it all."""
+        await self.advance()
+        while self._sent:
+            await asyncio.wait([self._sent[0][2]])
+            self._note_acks()
+        self._journal.save_acked(self._attempt, self._acked)
+        return not self.refused
+
+    def close(self) -> None:
+        for _, _, future in self._sent:
+            future.cancel()
+        for fd in self._files.values():
+            os.close(fd)
+        self._files.clear()
+
+    async def _send(self, segment: Segment) -> None:
+        start = segment.start
+        while start < segment.end:
+            length = min(CHUNK_BYTES, segment.end - start)
+            data = os.pread(self._files[segment.stream], length, start)
+            if not data:
+                return
+            await self._window.take(len(data))
+            chunk = Chunk(segment.stream, start, segment.time_us, data)
+            future = self._fabric.store(self._subject, encode_chunk(chunk))
+            size = len(data)
+            future.add_done_callback(lambda _, size=size: self._window.give(size))  # type: ignore[misc]
+            start += size
+            self._sent.append((segment.stream, start, future))
+            self._note_acks()
+
+    def _note_acks(self) -> None:
+        moved = False
+        while self._sent and self._sent[0][2].done():
+            stream, end, future = self._sent.popleft()
+            if future.cancelled() or future.exception() or isinstance(future.result(), Refused):
+                self.refused = True
+            self._acked[stream] = end
+            moved = True
+        now = self._clock.monotonic()
+        if moved and not self.refused and now - self._saved_at > SAVE_S:
+            self._journal.save_acked(self._attempt, self._acked)
+            self._saved_at = now
+
+    def _size(self, stream: str) -> int:
+        fd = self._open(stream, self._directory / stream)
+        return 0 if fd is None else os.fstat(fd).st_size
+
+    def _read_marks(self) -> None:
+        fd = self._open("times", self._directory / "times")
+        while fd is not None and (data := os.pread(fd, MARKS_BYTES, self._marks_read)):
+            marks, used = decode_marks(data)
+            self._timeline.add(marks)
+            self._marks_read += used
+            if not used:
+                return
+
+    def _open(self, name: str, path: Path) -> int | None:
+        if name not in self._files:
+            try:
+                self._files[name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return None
+        return self._files[name]

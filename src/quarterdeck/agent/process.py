@@ -1,0 +1,134 @@
+"""Processes on the node: the spawner that forks shims, and waiting for a shim to be gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from quarterdeck.agent.shim.tree import identity
+from quarterdeck.errors import Broken
+
+REPLY_BYTES = 65536
+
+
+class Spawner:
+    """The small process that forks shims. It is started when needed and again when it died."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._waiting: dict[int, asyncio.Future[int]] = {}
+        self._number = 0
+
+    async def fork(self, directory: Path, lock_fd: int) -> int:
+        """Fork a shim for an attempt; its pid. The lock's descriptor is handed over and closed.
+
+        Raises Broken when the spawner can't; then no shim exists.
+        """
+        try:
+            connection = self._connection()
+            self._number += 1
+            number = self._number
+            future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            self._waiting[number] = future
+            message = json.dumps({"id": number, "dir": os.fspath(directory)}).encode()
+            try:
+                socket.send_fds(connection, [message], [lock_fd])
+            except OSError as error:
+                self._lost()
+                raise Broken("spawner", f"The spawner died ({error}); try again.") from error
+        finally:
+            os.close(lock_fd)
+        return await future
+
+    def stop(self) -> None:
+        """Let the spawner go; shims live on."""
+        self._lost()
+
+    def _connection(self) -> socket.socket:
+        if self._socket is not None and self._process is not None and self._process.poll() is None:
+            return self._socket
+        self._lost()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        with theirs:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-I",
+                    "-m",
+                    "quarterdeck.agent.spawner",
+                    "--fd",
+                    str(theirs.fileno()),
+                ],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        self._socket = ours
+        asyncio.get_running_loop().add_reader(ours, self._read)
+        return ours
+
+    def _read(self) -> None:
+        assert self._socket is not None
+        try:
+            data = self._socket.recv(REPLY_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._lost()
+            return
+        reply = json.loads(data)
+        future = self._waiting.pop(reply["id"], None)
+        if future is None or future.done():
+            return
+        if "pid" in reply:
+            future.set_result(reply["pid"])
+        else:
+            future.set_exception(Broken("spawner", reply["error"]))
+
+    def _lost(self) -> None:
+        if self._socket is not None:
+            asyncio.get_running_loop().remove_reader(self._socket)
+            self._socket.close()
+            self._socket = None
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(5)
+            self._process = None
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(Broken("spawner", "The spawner died before it answered."))
+        self._waiting.clear()
+
+
+async def until_gone(pid: int, ticks: int | None) -> None:
+    """Wait until the process with this pid and start time has ended; at once when it has."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    loop = asyncio.get_running_loop()
+    gone: asyncio.Future[None] = loop.create_future()
+    try:
+        present = identity(pid)
+        if present is None or (ticks is not None and present[1] != ticks):
+            return
+        loop.add_reader(fd, lambda: _resolve(gone))
+        await gone
+    finally:
+        loop.remove_reader(fd)
+        os.close(fd)
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

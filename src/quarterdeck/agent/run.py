@@ -1,0 +1,326 @@
+"""Attempts on this node: accept, start, adopt, stop, follow to the end, report, release.
+
+Theory. Each attempt that is not released has one *tending* coroutine. It looks at the directory
+and does what the directory says is next (`next_move`, a pure function), so an agent that was
+killed anywhere continues by looking again:
+
+    only the order, lock free      start a shim (unless a stop was asked: then end it unstarted)
+    lock held                      adopt: follow until the shim is gone
+    started, lock free, no end     the shim was killed: sweep what is left, record `lost`
+    end                            send the rest of the output, report, wait for release
+
+Every change of the directory makes a new snapshot, which the outbox sends until it is taken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import signal
+from collections.abc import Callable, Mapping
+from enum import Enum, auto
+
+from quarterdeck.agent import sweep
+from quarterdeck.agent.follow import Follower
+from quarterdeck.agent.journal import Held, Journal, snapshot
+from quarterdeck.agent.outbox import Outbox
+from quarterdeck.agent.output import Sender
+from quarterdeck.agent.process import Spawner, until_gone
+from quarterdeck.agent.shim import files
+from quarterdeck.agent.shim.tree import boot_id, signal_process
+from quarterdeck.core.ids import split_attempt
+from quarterdeck.errors import Broken
+from quarterdeck.service import Clock, Poke, Services
+from quarterdeck.settings import ATTEMPT_MARK
+from quarterdeck.telemetry import (
+    AttemptAdopted,
+    AttemptBroken,
+    AttemptEnded,
+    AttemptStarted,
+    Telemetry,
+)
+from quarterdeck.wire.run import AttemptSnapshot, OrderMessage
+
+SWEEP_S = 10.0
+SHIM_LOOK_S = 0.05
+RETRY_S = 1.0
+
+
+class Move(Enum):
+    """What is to be done next for an attempt."""
+
+    START = auto()
+    END_UNSTARTED = auto()
+    FOLLOW = auto()
+    DECLARE_LOST = auto()
+    REPORT_END = auto()
+
+
+def next_move(held: Held, *, lock_held: bool) -> Move:
+    """Decide from the directory and its lock alone."""
+    if held.end is not None:
+        return Move.REPORT_END if not lock_held else Move.FOLLOW
+    if lock_held:
+        return Move.FOLLOW
+    if held.started is not None or held.broken is not None:
+        return Move.DECLARE_LOST
+    return Move.END_UNSTARTED if held.stop is not None else Move.START
+
+
+class Attempts:
+    """All unreleased attempts of this node."""
+
+    def __init__(
+        self,
+        *,
+        journal: Journal,
+        spawner: Spawner,
+        follower: Follower,
+        outbox: Outbox,
+        new_sender: Callable[[str], Sender],
+        services: Services,
+        clock: Clock,
+        telemetry: Telemetry,
+        environ: Mapping[str, str],
+    ) -> None:
+        self._journal = journal
+        self._spawner = spawner
+        self._follower = follower
+        self._outbox = outbox
+        self._new_sender = new_sender
+        self._services = services
+        self._clock = clock
+        self._telemetry = telemetry
+        self._environ = environ
+        self._tending: dict[str, asyncio.Task[None]] = {}
+        self._pokes: dict[str, Poke] = {}
+        self._said: dict[str, int] = {}
+
+    def resume(self) -> None:
+        """Take up everything that the journal holds."""
+        for attempt in self._journal.scan():
+            self._tend(attempt)
+
+    def unreleased(self) -> dict[str, int]:
+        """Attempts of this node with their revisions."""
+        return {attempt: self._said.get(attempt, 1) for attempt in self._tending}
+
+    def report(self, attempt: str) -> AttemptSnapshot | None:
+        """The present snapshot, None when the journal has no such attempt."""
+        held = self._journal.look(attempt)
+        return None if held is None else snapshot(held)
+
+    async def accept(self, attempt: str, order: OrderMessage) -> AttemptSnapshot:
+        """Write the order and begin. Raises OSError: then it was not accepted."""
+        run = split_attempt(attempt)[0]
+        environ = {**self._environ, **order.env, "QD_RUN_ID": run, ATTEMPT_MARK: attempt}
+        await asyncio.to_thread(self._journal.accept, attempt, run, order, environ)
+        held = self._journal.look(attempt)
+        assert held is not None
+        self._tend(attempt)
+        return snapshot(held)
+
+    async def stop(self, attempt: str, wanted: files.Stop) -> AttemptSnapshot | None:
+        """Record a stop and tell the shim; a count already known changes nothing."""
+        held = self._journal.look(attempt)
+        if held is None:
+            return None
+        if held.end is None and (held.stop is None or held.stop.count < wanted.count):
+            await asyncio.to_thread(self._journal.ask_stop, attempt, wanted)
+            # looked at after the write: a shim without `started` will read the stop by itself
+            held = self._journal.look(attempt)
+            if held is not None and held.started is not None:
+                shim = held.started.shim
+                signal_process(shim.pid, shim.ticks, signal.SIGUSR1)
+            self._poke(attempt)
+        return self.report(attempt)
+
+    async def release(self, attempt: str) -> bool:
+        """Delete an ended attempt; False while it has not ended."""
+        held = self._journal.look(attempt)
+        if held is not None and held.end is None:
+            return False
+        tending = self._tending.pop(attempt, None)
+        if tending is not None:
+            tending.cancel()
+        self._outbox.forget(attempt)
+        self._pokes.pop(attempt, None)
+        self._said.pop(attempt, None)
+        await asyncio.to_thread(self._journal.release, attempt)
+        return True
+
+    def _tend(self, attempt: str) -> None:
+        if attempt not in self._tending:
+            self._pokes[attempt] = Poke()
+            task = self._services.loop(f"attempt {attempt}", lambda: self._tending_of(attempt))
+            self._tending[attempt] = task
+
+    def _poke(self, attempt: str) -> None:
+        if (poke := self._pokes.get(attempt)) is not None:
+            poke(attempt)
+
+    def _say(self, attempt: str) -> Held | None:
+        """Look, and send a snapshot when the directory has grown a fact; the end is said last."""
+        held = self._journal.look(attempt)
+        if held is None:
+            return None
+        if held.broken is not None:
+            self._telemetry.emit(AttemptBroken(attempt=attempt, error=held.broken))
+        ended = held.end is not None
+        if held.revision > self._said.get(attempt, 0) and not ended:
+            self._said[attempt] = held.revision
+            self._outbox.put(snapshot(held))
+        return held
+
+    async def _tending_of(self, attempt: str) -> None:
+        sender = self._new_sender(attempt)
+        try:
+            first = True
+            while True:
+                held = self._say(attempt)
+                if held is None:
+                    return
+                lock = self._journal.lock(attempt)
+                move = next_move(held, lock_held=lock is None)
+                if move is Move.START and lock is not None:
+                    await self._start(attempt, lock)
+                    first = False
+                    continue
+                if lock is not None:
+                    os.close(lock)
+                if move is Move.FOLLOW:
+                    if first:
+                        self._telemetry.emit(AttemptAdopted(attempt=attempt))
+                        first = False
+                    await self._follow(attempt, sender)
+                elif move is Move.END_UNSTARTED:
+                    await self._end_unstarted(held)
+                elif move is Move.DECLARE_LOST:
+                    await self._declare_lost(held)
+                else:
+                    await self._report_end(attempt, sender)
+                    return
+        finally:
+            sender.close()
+
+    async def _start(self, attempt: str, lock: int) -> None:
+        try:
+            pid = await self._spawner.fork(self._journal.directory(attempt), lock)
+        except Broken as error:
+            self._telemetry.emit(AttemptBroken(attempt=attempt, error=error.message))
+            await asyncio.sleep(RETRY_S)
+            return
+        self._telemetry.emit(AttemptStarted(attempt=attempt, pid=pid))
+
+    async def _follow(self, attempt: str, sender: Sender) -> None:
+        """Send output as it comes, until the shim is gone."""
+        poke = self._pokes[attempt]
+        directory = self._journal.directory(attempt)
+        watch = self._follower.add(directory, lambda: poke(attempt))
+        gone = self._services.spawn(self._until_shim_gone(attempt), f"shim of {attempt}")
+        gone.add_done_callback(lambda _: poke(attempt))
+        try:
+            while not gone.done():
+                held = self._say(attempt)
+                await sender.advance()
+                if held is None:
+                    return
+                await poke.wait(self._follower.patience(watch))
+        finally:
+            gone.cancel()
+            self._follower.remove(watch)
+
+    async def _until_shim_gone(self, attempt: str) -> None:
+        while True:
+            held = self._journal.look(attempt)
+            if held is None:
+                return
+            if held.started is not None and held.started.boot_id == boot_id():
+                await until_gone(held.started.shim.pid, held.started.shim.ticks)
+            lock = self._journal.lock(attempt)
+            if lock is not None:
+                os.close(lock)
+                return
+            await asyncio.sleep(SHIM_LOOK_S)
+
+    async def _end_unstarted(self, held: Held) -> None:
+        now = self._clock.now().timestamp()
+        assert held.stop is not None
+        await self._write_end(
+            held,
+            files.Exit(
+                reason=held.stop.reason,
+                code=None,
+                signal=None,
+                error="Stopped before it was started.",
+                started_at=now,
+                ended_at=now,
+                streams=_stream_ends(self._journal, held.attempt),
+                survivors=0,
+                kill_failed=False,
+            ),
+        )
+
+    async def _declare_lost(self, held: Held) -> None:
+        left = 0
+        if held.started is not None:
+            left = await asyncio.to_thread(
+                sweep.sweep,
+                held.attempt,
+                files.started_json(held.started),
+                deadline_s=SWEEP_S,
+            )
+        now = self._clock.now().timestamp()
+        error = held.broken or "Its shim was killed, so the exit status is unknown."
+        if held.started is not None and held.started.boot_id != boot_id():
+            error = "The machine was restarted while it ran, so the exit status is unknown."
+        streams = await asyncio.to_thread(_stream_ends, self._journal, held.attempt)
+        await self._write_end(
+            held,
+            files.Exit(
+                reason="lost",
+                code=None,
+                signal=None,
+                error=error,
+                started_at=held.started.at if held.started else held.accepted_at,
+                ended_at=now,
+                streams=streams,
+                survivors=left,
+                kill_failed=False,
+            ),
+        )
+
+    async def _write_end(self, held: Held, end: files.Exit) -> None:
+        try:
+            await asyncio.to_thread(self._journal.end, held.attempt, end)
+        except OSError as error:
+            self._telemetry.emit(AttemptBroken(attempt=held.attempt, error=str(error)))
+            await asyncio.sleep(RETRY_S)
+
+    async def _report_end(self, attempt: str, sender: Sender) -> None:
+        cached = await sender.finish()
+        held = self._journal.look(attempt)
+        if held is None or held.end is None:
+            return
+        self._said[attempt] = held.revision
+        self._outbox.put(snapshot(held, cached=cached))
+        self._telemetry.emit(
+            AttemptEnded(attempt=attempt, reason=held.end.reason or "", exit_code=held.end.code)
+        )
+
+
+def _stream_ends(journal: Journal, attempt: str) -> dict[str, files.StreamEnd]:
+    """Length and hash of what the files hold, for an end that no shim wrote."""
+    ends = {}
+    for stream in files.STREAMS:
+        digest = hashlib.sha256()
+        size = 0
+        path = journal.directory(attempt) / stream
+        if path.exists():
+            with path.open("rb") as file:
+                while data := file.read(1 << 20):
+                    digest.update(data)
+                    size += len(data)
+        ends[stream] = files.StreamEnd(bytes=size, sha256=digest.hexdigest(), dropped=0)
+    return ends

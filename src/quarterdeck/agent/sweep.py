@@ -1,0 +1,104 @@
+"""The sweep: kill what a dead shim left behind, found by the mark in its environment.
+
+Only for an attempt whose shim is dead (its lock is free): a living shim does this better, because
+it is the parent of the whole tree. Without it the mark `QD_ATTEMPT=<attempt>` is all that tells a
+leftover from a stranger, so each candidate must also be of our user and no older than the recorded
+child, and is judged again after a pidfd pins it. An agent started inside a task has re-executed
+itself without the mark, and what was below a killed process is not followed without it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from quarterdeck.agent.shim import cgroup, tree
+
+_PAUSE_S = 0.005
+# One clean look proves nothing: during its exec a process shows an empty environment, and one that
+# forks and exits for ever is easily missed where no cgroup can hold it still.
+_CLEAN_LOOKS = 10
+
+MARK = "QD_ATTEMPT"
+
+
+def sweep(attempt_id: str, started: Mapping[str, Any], *, deadline_s: float) -> int:
+    """Kill the leftovers of an attempt whose shim is dead; how many remain after `deadline_s`.
+
+    `started` is the content of the attempt's `started` file (`files.started_json`). After a reboot
+    nothing can be left and nothing is done. Blocks; call it in a thread.
+    """
+    if started["boot_id"] != tree.boot_id():
+        return 0
+    child = (int(started["child"]["pid"]), int(started["child"]["ticks"]))
+    mark = os.fsencode(f"{MARK}={attempt_id}")
+    group = started.get("cgroup")
+    if group is None or not cgroup.freeze(group):
+        return _clear(mark, child, deadline_s)
+    try:
+        return _clear(mark, child, deadline_s)
+    finally:
+        cgroup.thaw(group)
+        cgroup.remove(group)
+
+
+def _clear(mark: bytes, child: tuple[int, int], deadline_s: float) -> int:
+    give_up_at = time.monotonic() + deadline_s
+    clean = 0
+    while True:
+        left = []
+        for process in tree.processes():
+            if _is_leftover(process, mark, child):
+                left.append(process)
+                # At once, so that it forks no more; killed when all that was found is stopped.
+                _signal(process, mark, child, signal.SIGSTOP)
+        for process in left:
+            _signal(process, mark, child, signal.SIGKILL)
+        clean = 0 if left else clean + 1
+        if clean >= _CLEAN_LOOKS:
+            return 0
+        if time.monotonic() >= give_up_at:
+            return len(left)
+        time.sleep(_PAUSE_S)
+
+
+def _signal(process: tree.Process, mark: bytes, child: tuple[int, int], number: int) -> None:
+    pidfd = tree.open_pidfd(process.pid)
+    if pidfd is None:
+        return
+    try:
+        now = tree.read_process(process.pid)
+        if now is not None and now.ticks == process.ticks and _is_leftover(now, mark, child):
+            signal.pidfd_send_signal(pidfd, number)
+    except (ProcessLookupError, PermissionError):
+        pass  # it has ended, or has become another user's
+    finally:
+        os.close(pidfd)
+
+
+def _is_leftover(process: tree.Process, mark: bytes, child: tuple[int, int]) -> bool:
+    if not process.living or process.pid == os.getpid():
+        return False
+    if (process.pid, process.ticks) == child:
+        return True
+    if process.ticks < child[1] or not _is_ours(process.pid):
+        return False
+    try:
+        with open(f"/proc/{process.pid}/environ", "rb") as file:
+            return mark in file.read().split(b"\0")
+    except OSError:
+        return False
+
+
+def _is_ours(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            for line in file:
+                if line.startswith(b"Uid:"):
+                    return int(line.split()[1]) == os.getuid()
+    except OSError:
+        pass
+    return False

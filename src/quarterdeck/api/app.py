@@ -1,0 +1,165 @@
+"""The HTTP application: routes, guard, problem documents; and the process that serves it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from litestar import Litestar, Request, Response
+from litestar.datastructures import State
+from litestar.di import Provide
+from litestar.exceptions import HTTPException, ValidationException
+from litestar.openapi import OpenAPIConfig
+
+from quarterdeck.api import observe, run
+from quarterdeck.api.auth import require_api_token
+from quarterdeck.api.schema import Problem
+from quarterdeck.control.main import Server
+from quarterdeck.core.model import MAX_ORDER_BYTES
+from quarterdeck.errors import Broken, Conflict, Denied, QuarterdeckError
+from quarterdeck.service import sentence
+from quarterdeck.settings import split_listen
+from quarterdeck.telemetry import RequestFailed
+
+BODY_LIMIT = 2 * MAX_ORDER_BYTES
+DRAIN_S = 5.0
+HttpRequest = Request[object, object, State]
+
+
+def application(server: Server) -> Litestar:
+    """The ASGI application over a server's services."""
+    app = Litestar(
+        route_handlers=[run.router, observe.router, observe.probes],
+        guards=[require_api_token],
+        dependencies={"server": Provide(lambda: server, sync_to_thread=False)},
+        exception_handlers={
+            QuarterdeckError: _problem,
+            HTTPException: _http_problem,
+            Exception: _unexpected,
+        },
+        openapi_config=OpenAPIConfig(title="quarterdeck", version="1", path="/openapi"),
+        request_max_body_size=BODY_LIMIT,
+        logging_config=None,
+        debug=False,
+    )
+    app.state.server = server
+    return app
+
+
+def _answer(error: QuarterdeckError, status: int | None = None) -> Response[Problem]:
+    problem = Problem(
+        type=f"urn:quarterdeck:{error.code}",
+        title=error.title,
+        status=status or error.http_status,
+        code=error.code,
+        detail=error.message,
+    )
+    return Response(problem, status_code=problem.status, media_type="application/problem+json")
+
+
+def _problem(_request: HttpRequest, error: QuarterdeckError) -> Response[Problem]:
+    unauthenticated = isinstance(error, Denied) and error.code in ("no_token", "bad_token")
+    return _answer(error, 401 if unauthenticated else None)
+
+
+def _http_problem(_request: HttpRequest, error: HTTPException) -> Response[Problem]:
+    text = error.detail
+    if isinstance(error, ValidationException) and error.extra:
+        parts = [_complaint(part) for part in error.extra]
+        text = "; ".join(part for part in parts if part) or text
+    words = {404: "no_route", 405: "method", 413: "too_large"}
+    if error.status_code == 413:
+        text = f"The request is larger than {BODY_LIMIT} bytes."
+    code = words.get(error.status_code, "invalid_request")
+    return _answer(QuarterdeckError(code, text), error.status_code)
+
+
+def _complaint(part: object) -> str:
+    if isinstance(part, dict):
+        return f"{part.get('key', '')}: {part.get('message', '')}".strip(": ")
+    return str(part)
+
+
+def _unexpected(request: HttpRequest, error: Exception) -> Response[Problem]:
+    server: Server = request.app.state.server
+    server.telemetry.emit(
+        RequestFailed(method=request.method, path=request.url.path, error=sentence(error))
+    )
+    broken = Broken("internal", "The server met an error of its own; its log says more.")
+    return _answer(broken)
+
+
+class _Uvicorn(uvicorn.Server):
+    """uvicorn inside our loop: signals are ours."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class HttpServer:
+    """Listens, serves, drains. `start` returns when requests are answered."""
+
+    def __init__(self, server: Server, listener: socket.socket) -> None:
+        self._server = server
+        self._socket = listener
+        self.url = _url(server.settings.listen, self._socket)
+        self._uvicorn = _Uvicorn(
+            uvicorn.Config(
+                application(server),
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=int(DRAIN_S),
+                ws="none",
+                server_header=False,
+            )
+        )
+        self._serving: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._serving = self._server.services.spawn(
+            self._uvicorn.serve(sockets=[self._socket]), "http"
+        )
+        while not self._uvicorn.started:
+            if self._serving.done():
+                self._serving.result()
+            await asyncio.sleep(0.002)
+
+    async def stop(self) -> None:
+        """End live streams, finish what is being answered, close."""
+        self._server.draining.set()
+        self._uvicorn.should_exit = True
+        if self._serving is not None:
+            await asyncio.wait([self._serving], timeout=DRAIN_S + 1)
+            self._serving = None
+
+
+def bind(listen: str) -> socket.socket:
+    """A listening socket. Raises Conflict when the port is in use, or may not be used."""
+    host, port = split_listen(listen)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            text = f"Port {port} on {host} is in use by another program: choose another --listen."
+        else:
+            text = f"Can't listen on {listen}: {error.strerror or error}."
+        raise Conflict("port_in_use", text) from error
+    listener.setblocking(False)
+    return listener
+
+
+def _url(listen: str, listener: socket.socket) -> str:
+    host, _ = split_listen(listen)
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{shown}:{listener.getsockname()[1]}"

@@ -1,0 +1,33 @@
+"""Who may call: a guard over all of `/v1` but the routes that say they are public."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from litestar.connection import ASGIConnection
+from litestar.handlers import BaseRouteHandler
+
+from quarterdeck.control.main import Server
+from quarterdeck.errors import Denied
+
+PUBLIC = "public"
+
+
+async def require_api_token(
+    connection: ASGIConnection[Any, Any, Any, Any],
+    handler: BaseRouteHandler,
+) -> None:
+    """Litestar guard: a bearer token of kind `api`, unless the route is marked public.
+
+    The principal is left in `scope["auth"]`.
+    """
+    if handler.opt.get(PUBLIC):
+        return
+    server: Server = connection.app.state.server
+    scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not token:
+        raise Denied("no_token", "This needs a token: send `Authorization: Bearer TOKEN`.")
+    principal = await server.principal(token.strip())
+    if principal.kind != "api":
+        raise Denied("wrong_token", f"A token of kind {principal.kind!r} can't do this.")
+    connection.scope["auth"] = principal

@@ -1,0 +1,161 @@
+"""Server-sent events: what a watcher sees becomes frames, with keep-alives and an honest end.
+
+Each frame's id is the watcher's cursor; a client that reconnects with `Last-Event-ID` goes on
+after it. A server that stops ends its streams, and clients come back to it or to another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from quarterdeck.api.schema import counts_body
+from quarterdeck.control.watch import Cursor, OutputSeen, RunEndSeen, Seen, TaskSeen
+from quarterdeck.core.model import Run, Task
+from quarterdeck.service import Services
+
+KEEP_ALIVE_S = 15.0
+QUEUE = 64
+RETRY_MS = 500
+
+
+class RunEvent(msgspec.Struct, frozen=True, kw_only=True, tag="run", tag_field="type"):
+    """The first event of a stream."""
+
+    id: str
+    state: str
+    target: str
+    nodes: int
+
+
+class OutputEvent(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag="output", tag_field="type"
+):
+    """Bytes of one stream: `data` when they are valid UTF-8, else `data_b64`."""
+
+    task: str
+    node: str
+    attempt: str
+    stream: str
+    offset: int
+    time_us: int = 0
+    data: str | None = None
+    data_b64: str | None = None
+
+
+class TaskEvent(msgspec.Struct, frozen=True, kw_only=True, tag="task", tag_field="type"):
+    """A task changed; with state `ended` all its output was told before."""
+
+    task: str
+    node: str
+    state: str
+    outcome: str | None
+    exit_code: int | None
+    signal: int | None
+    error: str | None
+
+
+class EndedEvent(msgspec.Struct, frozen=True, kw_only=True, tag="ended", tag_field="type"):
+    """The last event of a stream."""
+
+    id: str
+    outcome: str
+    counts: dict[str, int]
+
+
+LiveEvent = RunEvent | OutputEvent | TaskEvent | EndedEvent
+
+_encode = msgspec.json.Encoder().encode
+
+
+def run_event(run: Run) -> RunEvent:
+    return RunEvent(id=run.id, state=run.state.value, target=run.target, nodes=run.counts.total)
+
+
+def live_event(seen: Seen) -> LiveEvent:
+    """What a watcher saw, as the body of an event."""
+    match seen:
+        case OutputSeen(task=task, attempt=attempt, chunk=chunk):
+            return _output(task, attempt, chunk.stream, chunk.offset, chunk.time_us, chunk.data)
+        case TaskSeen(task=task, attempt=attempt):
+            snapshot = attempt.snapshot if attempt else None
+            return TaskEvent(
+                task=task.id,
+                node=task.node_name,
+                state=task.state.value,
+                outcome=task.outcome.value if task.outcome else None,
+                exit_code=task.exit_code,
+                signal=snapshot.signal if snapshot else None,
+                error=snapshot.error if snapshot else None,
+            )
+        case RunEndSeen(run=run):
+            return EndedEvent(
+                id=run.id,
+                outcome=run.outcome.value if run.outcome else "",
+                counts=msgspec.structs.asdict(counts_body(run.counts)),
+            )
+
+
+def frame(event: LiveEvent, cursor: str | None) -> bytes:
+    """One event on the wire."""
+    kind = event.__struct_config__.tag
+    head = f"event: {kind}\n" + (f"id: {cursor}\n" if cursor is not None else "")
+    return head.encode() + b"data: " + _encode(event) + b"\n\n"
+
+
+async def frames(
+    run: Run, seen: AsyncIterator[Seen], cursor: Cursor, services: Services, drain: asyncio.Event
+) -> AsyncIterator[bytes]:
+    """The stream of a run's events until its end or until the server drains."""
+    queue: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUE)
+
+    async def pump() -> None:
+        try:
+            async for item in seen:
+                await queue.put(frame(live_event(item), cursor.text()))
+        finally:
+            await queue.put(None)
+
+    async def end_on_drain() -> None:
+        await drain.wait()
+        await queue.put(None)
+
+    tasks = [services.spawn(pump(), f"watch {run.id}"), services.spawn(end_on_drain(), "drain")]
+    try:
+        yield f"retry: {RETRY_MS}\n".encode() + frame(run_event(run), None)
+        while True:
+            try:
+                async with asyncio.timeout(KEEP_ALIVE_S):
+                    item = await queue.get()
+            except TimeoutError:
+                yield b": still here\n\n"
+                continue
+            if item is None:
+                return
+            yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _output(
+    task: Task, attempt: str, stream: str, offset: int, time_us: int, data: bytes
+) -> OutputEvent:
+    try:
+        text: str | None = data.decode()
+        packed = None
+    except UnicodeDecodeError:
+        text, packed = None, base64.b64encode(data).decode()
+    return OutputEvent(
+        task=task.id,
+        node=task.node_name,
+        attempt=attempt,
+        stream=stream,
+        offset=offset,
+        time_us=time_us,
+        data=text,
+        data_b64=packed,
+    )

@@ -1,0 +1,190 @@
+"""Routes of runs: start, list, look, cancel, follow, read output."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from litestar import Request as HttpRequest
+from litestar import Router, get, post
+from litestar.datastructures import State
+from litestar.params import Parameter
+from litestar.response import Stream
+
+from quarterdeck.api.live import frames
+from quarterdeck.api.schema import (
+    RunBody,
+    RunDetail,
+    RunPage,
+    RunRequest,
+    order_of,
+    run_body,
+    run_detail,
+)
+from quarterdeck.control.changes import run_topic
+from quarterdeck.control.main import Server
+from quarterdeck.control.run import NewRun
+from quarterdeck.control.watch import Cursor
+from quarterdeck.core.model import STREAMS, Attempt, Run
+from quarterdeck.core.states import RunState
+from quarterdeck.errors import Conflict, Invalid, NotFound
+from quarterdeck.store.access import Principal
+from quarterdeck.store.run import RunFilter
+
+MAX_WAIT_S = 60.0
+NO_BUFFERING = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+Api = HttpRequest[None, Principal, State]
+
+
+@post("/runs")
+async def start_run(
+    data: RunRequest,
+    request: Api,
+    server: Server,
+    idempotency_key: Annotated[
+        str | None, Parameter(header="Idempotency-Key", max_length=128)
+    ] = None,
+) -> RunBody:
+    """Start a run; it is recorded before the answer is sent."""
+    run = await server.runs.create(
+        NewRun(
+            target=data.target,
+            order=order_of(data),
+            title=data.title or _title(data),
+            created_by=request.auth.id,
+            namespace=request.auth.namespace,
+            offline_ttl_s=data.offline_ttl_s,
+            key=idempotency_key,
+            allow_empty=data.allow_empty,
+        )
+    )
+    return run_body(run)
+
+
+@get("/runs")
+async def list_runs(
+    server: Server,
+    run_state: Annotated[RunState | None, Parameter(query="state")] = None,
+    origin: Annotated[str | None, Parameter(max_length=16)] = None,
+    before: Annotated[str | None, Parameter(max_length=16)] = None,
+    limit: Annotated[int, Parameter(ge=1, le=500)] = 50,
+) -> RunPage:
+    """Runs, newest first, a page at a time."""
+    which = RunFilter(state=run_state, origin=origin, before=before, limit=limit)
+    runs = await server.runs.page(which)
+    last = runs[-1].id if len(runs) == limit else None
+    return RunPage(items=tuple(run_body(run) for run in runs), next=last)
+
+
+@get("/runs/{run_id:str}")
+async def show_run(
+    run_id: str,
+    server: Server,
+    wait: Annotated[str | None, Parameter(max_length=16)] = None,
+) -> RunDetail:
+    """A run with its tasks and attempts. `?wait=30s` answers when it has ended, or after that."""
+    if wait is not None:
+        await _wait_for_end(server, run_id, _seconds(wait))
+    return run_detail(*await server.runs.detail(run_id))
+
+
+@post("/runs/{run_id:str}/cancel", status_code=202)
+async def cancel_run(run_id: str, server: Server) -> RunBody:
+    """Ask the run to stop: TERM to every process tree, KILL after the grace or when asked again."""
+    return run_body(await server.runs.cancel(run_id))
+
+
+@get("/runs/{run_id:str}/events", media_type="text/event-stream")
+async def follow_run(
+    run_id: str,
+    server: Server,
+    follow: bool = True,
+    last_event_id: Annotated[str | None, Parameter(header="Last-Event-ID")] = None,
+) -> Stream:
+    """Everything about a run as server-sent events: past first, then live, until its end.
+
+    `?follow=false` ends the stream once everything there is now was sent.
+    """
+    run = await server.runs.get(run_id)
+    cursor = Cursor.parse(run.id, last_event_id) if last_event_id else Cursor()
+    seen = server.watching.watch(run.id, cursor, follow=follow)
+    stream = frames(run, seen, cursor, server.services, server.draining)
+    return Stream(stream, media_type="text/event-stream", headers=NO_BUFFERING)
+
+
+@get("/runs/{run_id:str}/output", media_type="application/octet-stream")
+async def read_output(
+    run_id: str,
+    server: Server,
+    node: Annotated[str | None, Parameter(max_length=255)] = None,
+    stream: Annotated[str, Parameter(pattern="^(stdout|stderr)$")] = STREAMS[0],
+    offset: Annotated[int, Parameter(ge=0)] = 0,
+    length: Annotated[int | None, Parameter(ge=0)] = None,
+    lines: Annotated[int | None, Parameter(ge=0, le=10_000_000)] = None,
+) -> Stream:
+    """The exact bytes of one stream of one task: a range of bytes, or the last `lines` lines."""
+    attempt = await _attempt(server, run_id, node)
+    size = await server.output.size(attempt, stream)
+    if lines is not None:
+        offset = await server.output.last_lines(attempt, stream, lines)
+    end = size if length is None else min(size, offset + length)
+    headers = {**NO_BUFFERING, "Content-Length": str(max(0, end - offset))}
+    pieces = server.output.pieces(attempt, stream, offset, end)
+    return Stream(_content(pieces), media_type="application/octet-stream", headers=headers)
+
+
+async def _content(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for piece in pieces:
+        yield piece
+
+
+async def _wait_for_end(server: Server, run_id: str, seconds: float) -> None:
+    run = await server.runs.get(run_id)
+    try:
+        async with asyncio.timeout(seconds):
+            with server.changes.watch(run_topic(run.id)) as poke:
+                while not await _ended(server, run):
+                    await poke.wait(1.0)
+    except TimeoutError:
+        return
+
+
+async def _ended(server: Server, run: Run) -> bool:
+    return (await server.runs.get(run.id)).state is RunState.ENDED or server.draining.is_set()
+
+
+async def _attempt(server: Server, run_id: str, node: str | None) -> Attempt:
+    """The newest attempt of the task that `node` (name or id) names; the only task without it."""
+    run, tasks, attempts = await server.runs.detail(run_id)
+    found = [t for t in tasks if node is None or node in (t.node_name, t.node)]
+    if not found:
+        names = ", ".join(sorted({t.node_name for t in tasks})[:8])
+        raise NotFound("task_not_found", f"Run {run.id} has no task on {node!r}; it has: {names}.")
+    if len(found) > 1:
+        what = "several nodes" if node is None else f"several nodes named {node!r}"
+        raise Conflict("ambiguous_node", f"Run {run.id} went to {what}: say which by id.")
+    return max((a for a in attempts if a.task == found[0].id), key=lambda a: a.number)
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?)s?", text)
+    if found is None:
+        raise Invalid("wait", f"{text!r} is not a time to wait: write for instance 30s.")
+    return min(float(found[1]), MAX_WAIT_S)
+
+
+def _title(data: RunRequest) -> str:
+    """What a list shows of a run that has no title: its command, or the script's first lines."""
+    if data.argv:
+        words = data.argv[2:3] if data.argv[:2] == ("/bin/sh", "-c") else data.argv
+        return " ".join(" ".join(words).split())[:200]
+    lines = [line for line in (data.script or "").splitlines() if not line.startswith("#!")]
+    return " ".join(" ".join(lines).split())[:200] or "script"
+
+
+router = Router(
+    path="/v1", route_handlers=[start_run, list_runs, show_run, cancel_run, follow_run, read_output]
+)

@@ -1,0 +1,344 @@
+"""The bodies of HTTP: what goes in and out of `/v1`, and how core records become them."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from datetime import datetime
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from quarterdeck.core import liveness
+from quarterdeck.core.model import (
+    DEFAULT_GRACE_S,
+    DEFAULT_MAX_OUTPUT,
+    DEFAULT_OFFLINE_TTL_S,
+    MAX_ORDER_BYTES,
+    Attempt,
+    Counts,
+    Node,
+    Order,
+    Run,
+    StreamEnd,
+    Task,
+)
+from quarterdeck.errors import Invalid
+
+Seconds = Annotated[float, Meta(ge=0, le=366 * 86_400)]
+MAX_TEXTS = 10_000
+
+
+class Body(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of what is answered."""
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of what is asked: an unknown field is an error, never ignored."""
+
+
+class RunRequest(Request, frozen=True, kw_only=True):
+    """A run to be started: a target, and exactly one of `argv`, `script` and `script_b64`."""
+
+    target: Annotated[str, Meta(min_length=1, max_length=64_000)]
+    argv: Annotated[tuple[str, ...], Meta(max_length=MAX_TEXTS)] = ()
+    script: str | None = None
+    script_b64: str | None = None
+    args: Annotated[tuple[str, ...], Meta(max_length=MAX_TEXTS)] = ()
+    env: Annotated[dict[str, str], Meta(max_length=MAX_TEXTS)] = {}
+    cwd: str | None = None
+    stdin_b64: str = ""
+    timeout_s: Seconds = 0.0
+    grace_s: Seconds = DEFAULT_GRACE_S
+    max_output: Annotated[int, Meta(ge=0, le=1 << 50)] = DEFAULT_MAX_OUTPUT
+    leftovers: Annotated[str, Meta(pattern="^(keep|kill)$")] = "keep"
+    lost_after_s: Seconds = 0.0
+    offline_ttl_s: Seconds = DEFAULT_OFFLINE_TTL_S
+    title: Annotated[str, Meta(max_length=1000)] = ""
+    allow_empty: bool = False
+
+
+class StreamBody(Body, frozen=True, kw_only=True):
+    bytes: int
+    sha256: str
+    dropped: int
+
+
+class AttemptBody(Body, frozen=True, kw_only=True):
+    """One try. `exit_code` and `signal` are the process's own."""
+
+    id: str
+    number: int
+    state: str
+    outcome: str | None
+    revision: int
+    exit_code: int | None
+    signal: int | None
+    reason: str | None
+    error: str | None
+    accepted_at: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    stdout: StreamBody
+    stderr: StreamBody
+    survivors: int
+    sealed: bool
+
+
+class TaskBody(Body, frozen=True, kw_only=True):
+    """A run's part on one node. `node` is its display name."""
+
+    id: str
+    node: str
+    node_id: str
+    position: int
+    state: str
+    outcome: str | None
+    exit_code: int | None
+    error: str | None = None
+    attempts: tuple[AttemptBody, ...] = ()
+
+
+class CountsBody(Body, frozen=True, kw_only=True):
+    total: int
+    pending: int
+    running: int
+    succeeded: int
+    failed: int
+    timed_out: int
+    cancelled: int
+    lost: int
+    kill_failed: int
+
+
+class RunBody(Body, frozen=True, kw_only=True):
+    """A run without its tasks."""
+
+    id: str
+    state: str
+    outcome: str | None
+    target: str
+    title: str
+    origin: str
+    namespace: str
+    created_at: datetime
+    created_by: str
+    started_at: datetime | None
+    ended_at: datetime | None
+    counts: CountsBody
+    version: int
+
+
+class RunDetail(RunBody, frozen=True, kw_only=True):
+    """A run with its tasks and their attempts."""
+
+    tasks: tuple[TaskBody, ...]
+
+
+class RunPage(Body, frozen=True, kw_only=True):
+    """Runs, newest first; `next` continues the list as `before`, null at its end."""
+
+    items: tuple[RunBody, ...]
+    next: str | None
+
+
+class NodeBody(Body, frozen=True, kw_only=True):
+    """A node; times are the server's, figures are those of its last heartbeat."""
+
+    id: str
+    node: str
+    state: str
+    last_seen: datetime | None
+    labels: dict[str, str]
+    version: str
+    os: str
+    kernel: str
+    arch: str
+    cpus: int
+    addresses: tuple[str, ...]
+    cpu_percent: float
+    load1: float
+    memory_total: int
+    memory_used: int
+    disk_total: int
+    disk_free: int
+    attempts: int
+    unknown_attempts: tuple[str, ...]
+    problem: str
+
+
+class Problem(Body, frozen=True, kw_only=True):
+    """RFC 9457. `code` is a stable word for programs, `detail` a sentence for people."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+
+
+def order_of(request: RunRequest) -> Order:
+    """The order in a request. Raises Invalid for what can't be executed anywhere."""
+    script = _script(request)
+    if bool(request.argv) == (script is not None):
+        raise Invalid("order", "Give exactly one of `argv`, `script` and `script_b64`.")
+    if script is not None and not script.strip():
+        raise Invalid("empty_script", "The script is empty: there is nothing to run.")
+    stdin = _bytes("stdin_b64", request.stdin_b64)
+    size = len(script or b"") + len(stdin) + sum(map(len, request.argv))
+    if size > MAX_ORDER_BYTES:
+        raise Invalid(
+            "order_too_large",
+            f"Script, arguments and stdin have {size} bytes together; at most {MAX_ORDER_BYTES} "
+            "can be sent. Let the script fetch large data itself.",
+        )
+    _check_texts(request)
+    return Order(
+        argv=request.argv,
+        script=script or b"",
+        args=request.args,
+        env=request.env,
+        cwd=request.cwd,
+        stdin=stdin,
+        timeout_s=request.timeout_s,
+        grace_s=request.grace_s,
+        max_output=request.max_output,
+        leftovers=request.leftovers,
+        lost_after_s=request.lost_after_s,
+    )
+
+
+def run_body(run: Run) -> RunBody:
+    return RunBody(**_run_fields(run))
+
+
+def run_detail(run: Run, tasks: list[Task], attempts: list[Attempt]) -> RunDetail:
+    by_task: dict[str, list[Attempt]] = {}
+    for attempt in sorted(attempts, key=lambda attempt: attempt.number):
+        by_task.setdefault(attempt.task, []).append(attempt)
+    bodies = tuple(task_body(task, by_task.get(task.id, [])) for task in tasks)
+    return RunDetail(tasks=bodies, **_run_fields(run))
+
+
+def task_body(task: Task, attempts: list[Attempt]) -> TaskBody:
+    newest = attempts[-1].snapshot if attempts else None
+    return TaskBody(
+        id=task.id,
+        node=task.node_name,
+        node_id=task.node,
+        position=task.position,
+        state=task.state.value,
+        outcome=task.outcome.value if task.outcome else None,
+        exit_code=task.exit_code,
+        error=newest.error if newest else None,
+        attempts=tuple(attempt_body(attempt) for attempt in attempts),
+    )
+
+
+def attempt_body(attempt: Attempt) -> AttemptBody:
+    seen = attempt.snapshot
+    return AttemptBody(
+        id=attempt.id,
+        number=attempt.number,
+        state=attempt.state.value,
+        outcome=attempt.outcome.value if attempt.outcome else None,
+        revision=seen.revision if seen else 0,
+        exit_code=seen.exit_code if seen else None,
+        signal=seen.signal if seen else None,
+        reason=seen.reason.value if seen and seen.reason else None,
+        error=seen.error if seen else None,
+        accepted_at=seen.accepted_at if seen else None,
+        started_at=seen.started_at if seen else None,
+        ended_at=seen.ended_at if seen else None,
+        stdout=_stream(seen.stdout if seen else StreamEnd()),
+        stderr=_stream(seen.stderr if seen else StreamEnd()),
+        survivors=seen.survivors if seen else 0,
+        sealed=attempt.sealed,
+    )
+
+
+def node_body(node: Node, now: datetime) -> NodeBody:
+    return NodeBody(
+        id=node.id,
+        node=node.name,
+        state=liveness.state(node, now).value,
+        last_seen=node.last_seen,
+        labels=dict(node.labels),
+        version=node.facts.version,
+        os=node.facts.os,
+        kernel=node.facts.kernel,
+        arch=node.facts.arch,
+        cpus=node.facts.cpus,
+        addresses=node.facts.addresses,
+        cpu_percent=node.load.cpu_percent,
+        load1=node.load.load1,
+        memory_total=node.load.memory_total,
+        memory_used=node.load.memory_used,
+        disk_total=node.load.disk_total,
+        disk_free=node.load.disk_free,
+        attempts=node.load.attempts,
+        unknown_attempts=node.unknown,
+        problem=node.full,
+    )
+
+
+def counts_body(counts: Counts) -> CountsBody:
+    return CountsBody(**msgspec.structs.asdict(counts))
+
+
+def _run_fields(run: Run) -> dict[str, Any]:
+    return {
+        "id": run.id,
+        "state": run.state.value,
+        "outcome": run.outcome.value if run.outcome else None,
+        "target": run.target,
+        "title": run.title,
+        "origin": run.origin,
+        "namespace": run.namespace,
+        "created_at": run.created_at,
+        "created_by": run.created_by,
+        "started_at": run.started_at,
+        "ended_at": run.ended_at,
+        "counts": counts_body(run.counts),
+        "version": run.version,
+    }
+
+
+def _stream(end: StreamEnd) -> StreamBody:
+    return StreamBody(bytes=end.bytes, sha256=end.sha256, dropped=end.dropped)
+
+
+def _script(request: RunRequest) -> bytes | None:
+    if request.script is not None and request.script_b64 is not None:
+        raise Invalid("order", "Give the script once: as `script` or as `script_b64`.")
+    if request.script is not None:
+        return request.script.encode()
+    if request.script_b64 is not None:
+        return _bytes("script_b64", request.script_b64)
+    return None
+
+
+def _bytes(field: str, text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Invalid("base64", f"`{field}` is not base64: {error}.") from error
+
+
+def _check_texts(request: RunRequest) -> None:
+    named = {
+        "argv": request.argv,
+        "args": request.args,
+        "env": (*request.env, *request.env.values()),
+        "cwd": (request.cwd or "",),
+        "title": (request.title,),
+    }
+    for name, texts in named.items():
+        if any("\0" in text for text in texts):
+            raise Invalid("nul", f"`{name}` holds a NUL character, which no program can take.")
+    for key in request.env:
+        if not key or "=" in key:
+            raise Invalid("env", f"{key!r} can't be the name of an environment variable.")
+    if request.argv and not request.argv[0]:
+        raise Invalid("argv", "The first word of `argv` names the program; it is empty.")

@@ -1,0 +1,84 @@
+"""`qd up`, `qd server`, `qd agent`: the long-running processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+from typing import Any
+
+import click
+
+from quarterdeck.errors import Invalid
+from quarterdeck.settings import (
+    AgentSettings,
+    ServerSettings,
+    UpSettings,
+    default_data,
+    host_name,
+    load,
+    marked,
+    without_mark,
+)
+
+
+@click.command()
+@click.option("--data", metavar="DIR", help="Where everything is kept.")
+@click.option("--listen", metavar="HOST:PORT", help="Where the API listens (port 0: a free one).")
+@click.option("--nodes", type=int, help="How many agents to run here (default 1).")
+@click.option("--config", type=click.Path(), help="A settings file (TOML).")
+def up(config: str | None, **flags: Any) -> None:
+    """Start everything on this machine: fabric, server and agents, under one supervisor."""
+    _shed_mark()
+    settings = load(UpSettings, file=config, flags=flags)
+    from quarterdeck.cli.supervisor import supervise
+
+    sys.exit(asyncio.run(supervise(settings, settings.data or default_data())))
+
+
+@click.command()
+@click.option("--config", type=click.Path(), help="A settings file (TOML).")
+@click.option("--data", metavar="DIR", help="Where database, archive and keys are kept.")
+@click.option("--listen", metavar="HOST:PORT", help="Where the API listens.")
+@click.option("--parent-fd", type=int, hidden=True)
+@click.option("--listen-fd", type=int, hidden=True)
+def server(config: str | None, parent_fd: int | None, listen_fd: int | None, **flags: Any) -> None:
+    """Run one server (what a systemd unit starts)."""
+    _shed_mark()
+    settings = load(ServerSettings, file=config, flags=flags)
+    if not settings.data or not settings.fabric_url or not settings.keys:
+        raise Invalid(
+            "settings", "A server needs `data`, `fabric_url` and `keys`: give --config FILE."
+        )
+    from quarterdeck.api.serve import serve
+
+    listener = None if listen_fd is None else socket.socket(fileno=listen_fd)
+    asyncio.run(serve(settings, listener=listener, parent_fd=parent_fd))
+
+
+@click.command()
+@click.option("--config", type=click.Path(), help="A settings file (TOML).")
+@click.option("--state", metavar="DIR", help="The node's own directory.")
+@click.option("--join", metavar="URL", help="Enrol with the server at this address.")
+@click.option("--token", metavar="TOKEN", help="The join token (needed once).")
+@click.option("--name", help="Display name (default: the host's name).")
+@click.option("--parent-fd", type=int, hidden=True)
+def agent(config: str | None, parent_fd: int | None, **flags: Any) -> None:
+    """Run the agent of this node; with --join and --token it enrols first."""
+    _shed_mark()
+    settings = load(AgentSettings, file=config, flags=flags)
+    if not settings.state:
+        raise Invalid("settings", "An agent needs a directory of its own: give --state DIR.")
+    if not settings.name:
+        settings = load(AgentSettings, file=config, flags={**flags, "name": host_name()})
+    from quarterdeck.agent.serve import serve
+
+    asyncio.run(serve(settings, parent_fd=parent_fd))
+
+
+def _shed_mark() -> None:
+    """Start over without the mark of the attempt that this was started in, if any: a process with
+    the mark would be swept as a leftover of that attempt."""
+    if marked() is not None:
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], without_mark())

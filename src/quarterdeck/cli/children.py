@@ -1,0 +1,296 @@
+"""The children of `qd up`: their files, their processes, and keeping them alive."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from quarterdeck.agent.process import until_gone
+from quarterdeck.agent.shim.tree import boot_id, identity, signal_process
+from quarterdeck.core.ids import RANDOM_BYTES, run_id
+from quarterdeck.errors import Conflict, Unavailable
+from quarterdeck.service import Services, SystemClock, entropy
+from quarterdeck.store.access import spell
+
+OLD_CHILDREN_S = 10.0
+STOP_S = 12.0
+FIRST_PAUSE_S = 0.05
+MAX_PAUSE_S = 5.0
+CALM_S = 10.0
+LOG_LIMIT = 16 << 20
+MIB = 1 << 20
+
+
+class Child(msgspec.Struct, frozen=True):
+    """How to start a child: words of `qd`, or a function that spawns it and gives the pid."""
+
+    name: str
+    words: list[str] = []
+    fds: tuple[int, ...] = ()
+    spawn: Callable[[], int] | None = None
+
+
+class Files:
+    """The data directory of `qd up`: one user at a time, mode 700."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.keys = data / "keys"
+        self.fabric = data / "fabric"
+        self.server = data / "server"
+        self.logs = data / "log"
+        self._lock: int | None = None
+        self.api_token = ""
+        self.join_token = ""
+
+    def agent(self, name: str) -> Path:
+        return self.data / "agents" / name
+
+    def lock(self) -> None:
+        """Take the directory. Raises Conflict while a live `qd up` has it, Unavailable when it
+        can't be written."""
+        try:
+            for directory in (self.data, self.server, self.logs, self.data / "agents"):
+                directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = os.open(self.data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.remove_ready()
+            self._load_tokens()
+        except BlockingIOError as error:
+            self.unlock()
+            raise Conflict(
+                "data_in_use",
+                f"The data directory {self.data} is in use by another `qd up`; stop that one, or "
+                "choose another --data.",
+            ) from error
+        except OSError as error:
+            raise Unavailable(
+                "data_directory",
+                f"The data directory {self.data} can't be used: {error.strerror or error}.",
+            ) from error
+
+    def unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def free_mib(self) -> int:
+        disk = os.statvfs(self.data)
+        return disk.f_bavail * disk.f_frsize // MIB
+
+    def kept_port(self) -> int | None:
+        with contextlib.suppress(OSError, ValueError):
+            return int((self.data / "port").read_text())
+        return None
+
+    def keep_port(self, port: int) -> None:
+        _write(self.data / "port", str(port).encode())
+
+    def write_toml(self, path: Path, **values: str | int | float) -> None:
+        """A settings file for a child."""
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # a JSON string or number is also one of TOML
+        lines = [
+            f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()
+        ]
+        _write(path, ("\n".join(lines) + "\n").encode())
+
+    def write_ready(self, url: str, fabric_url: str, pids: dict[str, int]) -> None:
+        agents = {n.removeprefix("agent "): p for n, p in pids.items() if n.startswith("agent ")}
+        ready = {
+            "url": url,
+            "token": self.api_token,
+            "pid": os.getpid(),
+            "fabric_url": fabric_url,
+            "pids": {"server": pids.get("server"), "fabric": pids.get("fabric"), "agents": agents},
+        }
+        _write(self.data / "ready.json", json.dumps(ready).encode())
+
+    def remove_ready(self) -> None:
+        with contextlib.suppress(OSError):
+            (self.data / "ready.json").unlink()
+
+    def note_children(self, pids: dict[str, int]) -> None:
+        """Remember who was started, for the next `qd up` after a kill of this one."""
+        known = {name: found for name, pid in pids.items() if (found := identity(pid))}
+        _write(
+            self.data / "children.json",
+            json.dumps({"boot": boot_id(), "children": known}).encode(),
+        )
+
+    async def wait_for_old_children(self) -> None:
+        """Children of an earlier, killed `qd up` end by themselves; after 10 s they are killed."""
+        try:
+            noted = json.loads((self.data / "children.json").read_bytes())
+            if noted["boot"] != boot_id():
+                return
+            old = [(int(pid), int(ticks)) for pid, ticks in noted["children"].values()]
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        for pid, ticks in old:
+            try:
+                async with asyncio.timeout(OLD_CHILDREN_S):
+                    await until_gone(pid, ticks)
+            except TimeoutError:
+                signal_process(pid, ticks, signal.SIGKILL)
+                await until_gone(pid, ticks)
+
+    def _load_tokens(self) -> None:
+        path = self.server / "tokens"
+        if not path.exists():
+            made = [spell(kind, _token_id(), entropy(16)) for kind in ("api", "join")]
+            _write(path, ("\n".join(made) + "\n").encode())
+        self.api_token, self.join_token = path.read_text().split()[:2]
+
+
+class Keeper:
+    """Starts children and starts them again when they exit, never because they do not answer."""
+
+    def __init__(self, files: Files, services: Services, changed: Callable[[], None]) -> None:
+        self._files = files
+        self._services = services
+        self._changed = changed
+        self._clock = SystemClock()
+        self._pids: dict[str, int] = {}
+        self._children: dict[str, Child] = {}
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._read_end, self._write_end = os.pipe()
+        self._stopping = False
+
+    def pids(self) -> dict[str, int]:
+        """The present processes by child."""
+        return dict(self._pids)
+
+    async def start(self, child: Child) -> None:
+        self._children[child.name] = child
+        self._spawn(child)
+        self._tasks[child.name] = self._services.spawn(self._keep(child), f"keep {child.name}")
+
+    def restart(self, name: str) -> None:
+        """End a child; it is started again."""
+        if (pid := self._pids.get(name)) is not None:
+            os.kill(pid, signal.SIGTERM)
+
+    async def stop(self) -> None:
+        """TERM to agents and server together, then to the fabric."""
+        self._stopping = True
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        names = [name for name in self._pids if name != "fabric"]
+        await asyncio.gather(*(self._end(name) for name in names))
+        if "fabric" in self._pids:
+            await self._end("fabric")
+        for fd in (self._read_end, self._write_end):
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+    def _spawn(self, child: Child) -> None:
+        if child.spawn is not None:
+            self._pids[child.name] = child.spawn()
+        else:
+            self._pids[child.name] = self._popen(child).pid
+        with contextlib.suppress(OSError):
+            self._files.note_children(self._pids)
+            self._changed()
+
+    def _popen(self, child: Child) -> subprocess.Popen[bytes]:
+        fds = (self._read_end, *child.fds)
+        words = [
+            sys.executable,
+            "-m",
+            "quarterdeck.cli.main",
+            *child.words,
+            "--parent-fd",
+            str(self._read_end),
+        ]
+        with self._log(child.name) as log:
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=fds,
+                start_new_session=True,
+            )
+        self._processes[child.name] = process
+        return process
+
+    def _log(self, name: str) -> IO[bytes]:
+        path = self._files.logs / (name.replace(" ", "-") + ".log")
+        with contextlib.suppress(OSError):
+            if path.stat().st_size > LOG_LIMIT:
+                shutil.move(path, path.with_suffix(".log.1"))
+        try:
+            return path.open("ab")
+        except OSError:
+            return open(os.devnull, "wb")  # noqa: SIM115 - closed by the caller
+
+    async def _keep(self, child: Child) -> None:
+        """Wait for the child's end, pause, start it again; the pause grows while it keeps dying."""
+        pause_s = FIRST_PAUSE_S
+        while True:
+            began = self._clock.monotonic()
+            await until_gone(self._pids[child.name], None)
+            self._reap(child.name)
+            if self._clock.monotonic() - began > CALM_S:
+                pause_s = FIRST_PAUSE_S
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, MAX_PAUSE_S)
+            self._respawn(child)
+
+    def _respawn(self, child: Child) -> None:
+        try:
+            self._spawn(child)
+        except (OSError, Conflict, Unavailable) as error:
+            print(f"qd: {child.name} can't be started: {error}", file=sys.stderr, flush=True)
+
+    async def _end(self, name: str) -> None:
+        pid = self._pids[name]
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+        try:
+            async with asyncio.timeout(STOP_S):
+                await until_gone(pid, None)
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            await until_gone(pid, None)
+        self._reap(name)
+
+    def _reap(self, name: str) -> None:
+        process = self._processes.pop(name, None)
+        if process is not None:
+            process.wait()
+            return
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._pids[name], os.WNOHANG)
+
+
+def _token_id() -> str:
+    now_ms = int(SystemClock().now().timestamp() * 1000)
+    return run_id(now_ms, entropy(RANDOM_BYTES))
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a private file so that a reader sees all of it or the old one."""
+    draft = path.with_name(f".{path.name}.tmp")
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.rename(path)

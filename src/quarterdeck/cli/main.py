@@ -1,0 +1,74 @@
+"""`qd`: the group of all commands, each loaded only when it is used."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from quarterdeck.errors import QuarterdeckError
+
+COMMANDS = {
+    "up": ("quarterdeck.cli.admin", "up", "Start everything on this machine."),
+    "server": ("quarterdeck.cli.admin", "server", "Run one server."),
+    "agent": ("quarterdeck.cli.admin", "agent", "Run the agent of this node."),
+    "run": ("quarterdeck.cli.run", "run", "Run a command or script on nodes, live."),
+    "watch": ("quarterdeck.cli.run", "watch", "Follow a run from its beginning."),
+    "logs": ("quarterdeck.cli.logs", "logs", "Print the output of a run."),
+    "runs": ("quarterdeck.cli.look", "runs", "List runs, newest first."),
+    "show": ("quarterdeck.cli.look", "show", "Show one run with its tasks and attempts."),
+    "cancel": ("quarterdeck.cli.look", "cancel", "Stop a run; twice means at once."),
+    "nodes": ("quarterdeck.cli.look", "nodes", "List the nodes of the fleet."),
+}
+
+
+class LazyGroup(click.Group):
+    """Imports the module of a command when it is called, not before."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, name, _ = COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(module), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="quarterdeck", prog_name="qd", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Run commands on a fleet of machines and watch them, live."""
+
+
+def main() -> None:
+    """The entry point: every error of ours is one sentence and an exit code."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except QuarterdeckError as error:
+        print(f"qd: {error.message}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # the reader (head, less) has seen enough; keep Python from complaining at exit
+        sys.stdout = None
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

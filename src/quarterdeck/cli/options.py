@@ -1,0 +1,58 @@
+"""Options that several commands share, and the words in which people write sizes and times."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from quarterdeck.client.find import connect
+from quarterdeck.client.http import Connection
+
+SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
+BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+class Duration(click.ParamType[float]):
+    """`30`, `30s`, `5m`, `2h`, `1d`."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        if isinstance(value, float | int):
+            return float(value)
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|)", value)
+        if found is None:
+            self.fail(f"{value!r} is not a time: write for instance 30s, 5m or 2h.", param, ctx)
+        return float(found[1]) * SECONDS[found[2]]
+
+
+class Size(click.ParamType[int]):
+    """`1000`, `64k`, `10M`, `1G` (powers of 1024)."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d+)([kmgt]?)(?:i?b)?", value.lower())
+        if found is None:
+            self.fail(f"{value!r} is not a size: write for instance 64k, 10M or 1G.", param, ctx)
+        return int(found[1]) * BYTES[found[2]]
+
+
+def with_server(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that find a server; it gets a `Connection` as `server`."""
+
+    @click.option("--url", metavar="URL", help="Address of a server.")
+    @click.option("--token", metavar="TOKEN", help="API token (better: QD_TOKEN).")
+    @click.option("--data", metavar="DIR", help="Data directory of a `qd up` on this machine.")
+    @functools.wraps(command)
+    def wrapped(url: str | None, token: str | None, data: str | None, **rest: Any) -> None:
+        server: Connection = connect(url=url, token=token, data=data)
+        command(server=server, **rest)
+
+    return wrapped

@@ -1,0 +1,365 @@
+"""`qd run` and `qd watch`: start a run, follow it live, leave with an honest exit code."""
+
+from __future__ import annotations
+
+import base64
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from quarterdeck.cli.options import Duration, Size, with_server
+from quarterdeck.cli.render import Printer, ending, print_json, say, table
+from quarterdeck.client.http import Connection, Event
+from quarterdeck.errors import Conflict, Invalid, QuarterdeckError, Unavailable
+
+RETRY_S = 0.25
+SAY_AWAY_AFTER_S = 1.5
+START_TRIES_S = 15.0
+TIMED_OUT = 124
+CANCELLED = 130
+
+
+@click.command(context_settings={"ignore_unknown_options": False})
+@click.option("-t", "--target", required=True, help="Nodes: names, ids, globs, labels, `all`.")
+@click.option("--script", type=click.Path(), help="Send this file (- for standard input) instead.")
+@click.option("-e", "--env", multiple=True, metavar="KEY=VALUE", help="A variable of the task.")
+@click.option("--cwd", help="Directory on the node to run in.")
+@click.option("--stdin", "stdin_file", type=click.Path(), help="Send this file as standard input.")
+@click.option("--timeout", type=Duration(), default=0.0, help="Stop an attempt after this time.")
+@click.option("--grace", type=Duration(), default=10.0, help="From TERM to KILL (default 10s).")
+@click.option("--max-output", type=Size(), help="Keep at most this much output (default 1G).")
+@click.option(
+    "--leftovers",
+    type=click.Choice(["keep", "kill"]),
+    default="keep",
+    help="What becomes of processes that outlive the command.",
+)
+@click.option(
+    "--lost-after",
+    type=Duration(),
+    default=0.0,
+    help="Give up (and kill) when the node had no server for this long.",
+)
+@click.option(
+    "--offline",
+    default="60s",
+    metavar="TIME|fail",
+    help="How long a node that is away may take to come back.",
+)
+@click.option("--title", default="", help="What lists show for this run.")
+@click.option("--detach", is_flag=True, help="Print the run and return at once.")
+@click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+@with_server
+def run(server: Connection, **given: Any) -> None:
+    """Run COMMAND on the target nodes and show its output live.
+
+    After `--` one word is text for /bin/sh, several words are a program and its arguments.
+    """
+    body = _body(given)
+    started = _start(server, body)
+    if given["detach"]:
+        if given["as_json"]:
+            print_json({"type": "run", "id": started["id"], "state": started["state"]})
+        else:
+            print(started["id"])
+        return
+    sys.exit(follow(server, started["id"], as_json=given["as_json"], may_cancel=True))
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
+@click.argument("run_id", metavar="RUN")
+@with_server
+def watch(server: Connection, run_id: str, as_json: bool) -> None:
+    """Show a run from its beginning, live until its end, and leave with its exit code."""
+    sys.exit(follow(server, run_id, as_json=as_json, may_cancel=False))
+
+
+def follow(server: Connection, run_id: str, *, as_json: bool, may_cancel: bool) -> int:
+    """Print a run's events until its end; the exit code for it.
+
+    Ctrl-C asks to cancel (when allowed) and goes on watching; the second one leaves.
+    """
+    view = _JsonView() if as_json else _TextView()
+    events = _Stream(server, run_id)
+    asked = not may_cancel
+    while True:
+        try:
+            for event in events:
+                view.show(event)
+            return view.exit_code()
+        except KeyboardInterrupt:
+            if asked:
+                say(f"\nqd: no longer watching; follow it with `qd watch {events.run_id}`.")
+                return CANCELLED
+            asked = True
+            say("\nqd: cancelling; press Ctrl-C again to leave it alone.")
+            _cancel(server, events.run_id)
+
+
+class _Stream:
+    """The events of a run across broken connections: goes on after the last one seen."""
+
+    def __init__(self, server: Connection, run_id: str) -> None:
+        self._server = server
+        self.run_id = run_id
+        self._last: str | None = None
+        self._seen_run = False
+        self._over = False
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        away_since: float | None = None
+        told = False
+        while not self._over:
+            try:
+                for event in self._server.events(f"/v1/runs/{self.run_id}/events", self._last):
+                    away_since = None
+                    if told:
+                        say("qd: the server is back.")
+                        told = False
+                    if self._take(event):
+                        yield event.data
+            except Unavailable:
+                if not self._seen_run:
+                    raise
+            if self._over:
+                return
+            away_since = away_since or time.monotonic()
+            if not told and time.monotonic() - away_since > SAY_AWAY_AFTER_S:
+                say("qd: the server is away; tasks go on, output will follow.")
+                told = True
+            time.sleep(RETRY_S)
+
+    def _take(self, event: Event) -> bool:
+        """Note how far we are; False for what was shown before."""
+        self._last = event.id or self._last
+        kind = event.data["type"]
+        self._over = kind == "ended"
+        if kind != "run":
+            return True
+        self.run_id = event.data["id"]
+        first, self._seen_run = not self._seen_run, True
+        return first
+
+
+class _JsonView:
+    """Events as JSON lines, as docs/reference says."""
+
+    def __init__(self) -> None:
+        self._codes = _Codes()
+
+    def show(self, event: dict[str, Any]) -> None:
+        self._codes.note(event)
+        if event["type"] == "task" and event["state"] != "ended":
+            return
+        print_json(event)
+
+    def exit_code(self) -> int:
+        return self._codes.exit_code()
+
+
+class _TextView:
+    """Live output for people, then a table when several nodes took part."""
+
+    def __init__(self) -> None:
+        self._codes = _Codes()
+        self._printer = Printer(prefix=False)
+        self._ended: list[dict[str, Any]] = []
+        self._nodes = 0
+        self._offsets: dict[tuple[str, str], int] = {}
+
+    def show(self, event: dict[str, Any]) -> None:
+        self._codes.note(event)
+        match event["type"]:
+            case "run":
+                self._nodes = event["nodes"]
+                self._printer = Printer(prefix=self._nodes != 1)
+            case "output":
+                self._output(event)
+            case "task" if event["state"] == "ended":
+                self._printer.ended(event["node"], event["task"])
+                self._ended.append(event)
+            case "ended":
+                self._summary(event)
+
+    def exit_code(self) -> int:
+        return self._codes.exit_code()
+
+    def _output(self, event: dict[str, Any]) -> None:
+        data = output_bytes(event)
+        key = (event["attempt"], event["stream"])
+        known = self._offsets.get(key, 0)
+        fresh = data[max(0, known - event["offset"]) :]
+        self._offsets[key] = max(known, event["offset"] + len(data))
+        if fresh:
+            self._printer.output(event["node"], event["task"], event["stream"], fresh)
+
+    def _summary(self, event: dict[str, Any]) -> None:
+        if self._nodes == 1:
+            task = self._ended[0] if self._ended else None
+            if task is not None and task["outcome"] != "succeeded":
+                say(f"qd: {task['node']}: {ending(task)}{_because(task)}")
+            return
+        say("")
+        rows = [
+            (task["node"], ending(task), task["error"] or "")
+            for task in sorted(self._ended, key=lambda task: str(task["node"]))
+        ]
+        table(("NODE", "RESULT", ""), rows, to_stderr=True)
+        counts = ", ".join(
+            f"{number} {name}"
+            for name, number in event["counts"].items()
+            if number and name != "total"
+        )
+        say(f"run {event['id']} {event['outcome']}: {counts or 'no task'}")
+
+
+class _Codes:
+    """The exit code of the CLI, from what was seen."""
+
+    def __init__(self) -> None:
+        self._nodes = 0
+        self._task: dict[str, Any] = {}
+        self._outcome = ""
+
+    def note(self, event: dict[str, Any]) -> None:
+        match event["type"]:
+            case "run":
+                self._nodes = event["nodes"]
+            case "task":
+                self._task = event
+            case "ended":
+                self._outcome = event["outcome"]
+
+    def exit_code(self) -> int:
+        if self._outcome == "succeeded":
+            return 0
+        if self._outcome == "timed_out":
+            return TIMED_OUT
+        if self._outcome == "cancelled":
+            return CANCELLED
+        if self._nodes == 1 and self._outcome == "failed":
+            if self._task.get("exit_code"):
+                return int(self._task["exit_code"])
+            if self._task.get("signal"):
+                return 128 + int(self._task["signal"])
+        return 1
+
+
+def output_bytes(event: dict[str, Any]) -> bytes:
+    """The bytes of an output event."""
+    if (text := event.get("data")) is not None:
+        return str(text).encode()
+    return base64.b64decode(event.get("data_b64") or "")
+
+
+def _because(task: dict[str, Any]) -> str:
+    return f" ({task['error']})" if task.get("error") else ""
+
+
+def _cancel(server: Connection, run_id: str) -> None:
+    try:
+        server.post(f"/v1/runs/{run_id}/cancel")
+    except Conflict:
+        return
+    except QuarterdeckError as error:
+        say(f"qd: could not cancel: {error.message}")
+
+
+def _start(server: Connection, body: dict[str, Any]) -> dict[str, Any]:
+    """Start the run. A connection that breaks is tried again with the same key: never two runs."""
+    key = os.urandom(16).hex()
+    until = time.monotonic() + START_TRIES_S
+    while True:
+        try:
+            started: dict[str, Any] = server.post("/v1/runs", body, {"Idempotency-Key": key})
+            return started
+        except Unavailable as error:
+            if error.code != "connection_lost" or time.monotonic() > until:
+                raise
+            time.sleep(RETRY_S)
+
+
+def _body(given: dict[str, Any]) -> dict[str, Any]:
+    command: tuple[str, ...] = given["command"]
+    body: dict[str, Any] = {
+        "target": given["target"],
+        "env": _environment(given["env"]),
+        "cwd": given["cwd"],
+        "timeout_s": given["timeout"],
+        "grace_s": given["grace"],
+        "leftovers": given["leftovers"],
+        "lost_after_s": given["lost_after"],
+        "offline_ttl_s": _offline(given["offline"]),
+        "title": given["title"],
+    }
+    if given["max_output"] is not None:
+        body["max_output"] = given["max_output"]
+    if given["script"] is not None:
+        body["script_b64"] = _file(given["script"], "script")
+        body["args"] = command
+        body["title"] = given["title"] or os.path.basename(given["script"])
+    elif len(command) == 1:
+        body["argv"] = ("/bin/sh", "-c", command[0])
+        if not command[0].strip():
+            raise Invalid("empty_command", "The command is empty: there is nothing to run.")
+    elif command:
+        body["argv"] = command
+    else:
+        raise Invalid("no_command", "Nothing to run: write `-- COMMAND` or `--script FILE`.")
+    if given["stdin_file"] is not None:
+        body["stdin_b64"] = _file(given["stdin_file"], "stdin")
+    _check_utf8(body)
+    return body
+
+
+def _environment(pairs: tuple[str, ...]) -> dict[str, str]:
+    env = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise Invalid("env", f"--env {pair!r}: write KEY=VALUE.")
+        env[key] = value
+    return env
+
+
+def _offline(text: str) -> float:
+    return 0.0 if text == "fail" else Duration().convert(text, None, None)
+
+
+def _file(path: str, what: str) -> str:
+    try:
+        if path == "-":
+            data = sys.stdin.buffer.read()
+        else:
+            with open(path, "rb") as file:
+                data = file.read()
+    except OSError as error:
+        raise Invalid(what, f"The {what} file {path} can't be read: {error.strerror}.") from error
+    if what == "script" and not data.strip():
+        raise Invalid("empty_script", f"The script {path} is empty: there is nothing to run.")
+    return base64.b64encode(data).decode()
+
+
+def _check_utf8(value: Any, where: str = "command") -> None:
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise Invalid(
+                "utf8",
+                f"The {where} holds bytes that are not valid UTF-8 ({value[:40]!r}); "
+                "put them into a script file or --stdin.",
+            ) from None
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            _check_utf8(key, f"name of a variable in {where}")
+            _check_utf8(part, str(key))
+    elif isinstance(value, tuple):
+        for part in value:
+            _check_utf8(part, where)

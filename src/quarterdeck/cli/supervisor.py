@@ -1,0 +1,205 @@
+"""`qd up`: fabric, server and agents as children of one supervisor, restarted when they exit.
+
+Theory. Each child is a process of its own that may be killed at any moment; the supervisor only
+starts, watches and restarts. Server and agents hold the reading end of a pipe whose writing end
+lives here, so they end when the supervisor is gone; nats-server gets a death signal instead. Shims
+hold neither. The listening socket of the API belongs to the supervisor and is handed to each
+server, so a restart of the server refuses nobody: connections wait in the backlog.
+
+`ready.json` appears when the API answers and every agent has beaten, is rewritten when a pid
+changes, and is removed at the start and at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sys
+from pathlib import Path
+
+import click
+
+from quarterdeck.api.app import bind
+from quarterdeck.cli.children import Child, Files, Keeper
+from quarterdeck.client.http import Connection
+from quarterdeck.errors import Conflict, QuarterdeckError, Unavailable
+from quarterdeck.fabric.embedded import EmbeddedFabric
+from quarterdeck.fabric.identity import Authority
+from quarterdeck.service import Services, SystemClock, first_of, until_told
+from quarterdeck.settings import UpSettings, host_name, split_listen
+
+READY_LOOK_S = 0.03
+READY_WITHIN_S = 60.0
+FABRIC_LOOK_S = 5.0
+MIB = 1 << 20
+
+
+async def supervise(settings: UpSettings, data: str) -> int:
+    """Run until told to stop; the exit code. Raises Conflict and Unavailable with a sentence."""
+    supervisor = Supervisor(settings, Files(Path(data)))
+    try:
+        told = await first_of(supervisor.start(), until_told())
+        print(f"qd: {told}: stopping; tasks go on under their shims", file=sys.stderr, flush=True)
+    finally:
+        await supervisor.stop()
+    return 0
+
+
+class Supervisor:
+    """Owns the data directory and the children."""
+
+    def __init__(self, settings: UpSettings, files: Files) -> None:
+        self._settings = settings
+        self._files = files
+        self._clock = SystemClock()
+        self._services = Services(_say_failed, self._clock)
+        self._keeper = Keeper(files, self._services, self._pid_changed)
+        self._fabric: EmbeddedFabric | None = None
+        self._listener: socket.socket | None = None
+        self._url = ""
+        self._ready = False
+
+    async def start(self) -> None:
+        """Start everything; returns when the whole is ready and was announced."""
+        began = self._clock.now()
+        self._files.lock()
+        await self._files.wait_for_old_children()
+        self._listener = self._listen()
+        authority = Authority.open(self._files.keys)
+        self._fabric = EmbeddedFabric(self._files.fabric, authority)
+        self._fabric.prepare()
+        await self._keeper.start(Child("fabric", spawn=self._spawn_fabric))
+        await self._fabric.wait_ready()
+        self._write_settings(self._fabric.url)
+        await self._keeper.start(self._server_child(self._listener))
+        for name in self._names():
+            await self._keeper.start(self._agent_child(name))
+        self._services.loop("fabric storage", self._watch_storage)
+        await self._until_ready(began)
+        self._ready = True
+        self._pid_changed()
+        print(f"quarterdeck is ready: {self._url}", flush=True)
+        self._hint()
+
+    async def stop(self) -> None:
+        """TERM to agents and server, then to the fabric; what does not end is killed."""
+        self._files.remove_ready()
+        await self._keeper.stop()
+        await self._services.stop()
+        if self._fabric is not None:
+            self._fabric.close()
+        if self._listener is not None:
+            self._listener.close()
+        self._files.unlock()
+
+    def _listen(self) -> socket.socket:
+        host, port = split_listen(self._settings.listen)
+        kept = self._files.kept_port() if port == 0 else None
+        shown = f"[{host}]" if ":" in host else host
+        try:
+            listener = bind(f"{shown}:{kept or port}")
+        except Conflict:
+            if kept is None:
+                raise
+            listener = bind(f"{shown}:0")
+        chosen = int(listener.getsockname()[1])
+        self._files.keep_port(chosen)
+        reached = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, shown)
+        self._url = f"http://{reached}:{chosen}"
+        return listener
+
+    def _names(self) -> list[str]:
+        host = host_name()
+        count = self._settings.nodes
+        return [host] if count == 1 else [f"{host}-{n}" for n in range(1, count + 1)]
+
+    def _write_settings(self, fabric_url: str) -> None:
+        settings, files = self._settings, self._files
+        files.write_toml(
+            files.server / "server.toml",
+            data=str(files.server),
+            listen=settings.listen,
+            fabric_url=fabric_url,
+            keys=str(files.keys),
+            log_level=settings.log_level,
+            min_free_mib=settings.min_free_mib,
+            out_max_mib=settings.out_max_mib,
+        )
+        for name in self._names():
+            files.write_toml(
+                files.agent(name) / "agent.toml",
+                state=str(files.agent(name)),
+                join=self._url,
+                token=files.join_token,
+                name=name,
+                log_level=settings.log_level,
+                min_free_mib=settings.min_free_mib,
+                heartbeat_s=settings.heartbeat_s,
+            )
+
+    def _spawn_fabric(self) -> int:
+        assert self._fabric is not None
+        return self._fabric.spawn().pid
+
+    def _server_child(self, listener: socket.socket) -> Child:
+        config = str(self._files.server / "server.toml")
+        words = ["server", "--config", config, "--listen-fd", str(listener.fileno())]
+        return Child("server", words=words, fds=(listener.fileno(),))
+
+    def _agent_child(self, name: str) -> Child:
+        config = str(self._files.agent(name) / "agent.toml")
+        return Child(f"agent {name}", words=["agent", "--config", config])
+
+    async def _until_ready(self, began: object) -> None:
+        """Wait until the API answers and every agent has beaten since the start."""
+        server = Connection(self._url, self._files.api_token)
+        missing = "the server"
+        try:
+            async with asyncio.timeout(READY_WITHIN_S):
+                while missing:
+                    await asyncio.sleep(READY_LOOK_S)
+                    missing = await asyncio.to_thread(self._missing, server, str(began))
+        except TimeoutError as error:
+            raise Unavailable(
+                "not_ready",
+                f"After {READY_WITHIN_S:.0f} s {missing} was not ready; "
+                f"look into {self._files.logs}.",
+            ) from error
+
+    def _missing(self, server: Connection, began: str) -> str:
+        try:
+            found = server.get("/v1/nodes")["items"]
+        except QuarterdeckError:
+            return "the server"
+        moment = began.replace(" ", "T")
+        there = {n["node"] for n in found if n["last_seen"] and n["last_seen"] >= moment[:19]}
+        absent = sorted(set(self._names()) - there)
+        return f"agent {absent[0]}" if absent else ""
+
+    def _pid_changed(self) -> None:
+        if self._ready and self._fabric is not None:
+            self._files.write_ready(self._url, self._fabric.url, self._keeper.pids())
+
+    async def _watch_storage(self) -> None:
+        """Loop: a full disk makes nats-server switch its storage off for good; when there is room
+        again the fabric is started anew."""
+        assert self._fabric is not None
+        while True:
+            await asyncio.sleep(FABRIC_LOOK_S)
+            if self._files.free_mib() < self._settings.min_free_mib:
+                continue
+            if await self._fabric.storage_disabled():
+                self._keeper.restart("fabric")
+
+    def _hint(self) -> None:
+        data = self._settings.data
+        where = f" --data {data}" if data else ""
+        names = ", ".join(self._names()[:4]) + (", ..." if self._settings.nodes > 4 else "")
+        click.echo(f"nodes: {names}", err=True)
+        click.echo(f"try:   qd run{where} -t all -- uptime", err=True)
+
+
+def _say_failed(name: str, error: str, delay_s: float) -> None:
+    with contextlib.suppress(OSError):
+        print(f"qd: {name}: {error}", file=sys.stderr, flush=True)

@@ -1,0 +1,177 @@
+"""The API for programs, over plain HTTP connections of the standard library.
+
+Errors of the server come back as the classes of `quarterdeck.errors`; a server that can't be
+reached is `Unavailable` with code `no_server`.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from quarterdeck.errors import Invalid, Unavailable, error_for_status
+
+TIMEOUT_S = 70.0
+STREAM_TIMEOUT_S = 40.0
+PIECE = 1 << 20
+
+
+class Connection:
+    """One address and token. Every call opens a connection of its own."""
+
+    def __init__(self, url: str, token: str) -> None:
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise Invalid("url", f"{url!r} is not the URL of a server (http://HOST:PORT).")
+        self.url = url.rstrip("/")
+        self._parts = parts
+        self._token = token
+
+    def get(self, path: str, **query: str | int | None) -> Any:
+        """The decoded answer."""
+        return self._call("GET", path, None, query, {})
+
+    def post(
+        self, path: str, body: object | None = None, headers: Mapping[str, str] | None = None
+    ) -> Any:
+        """The decoded answer."""
+        return self._call("POST", path, body, {}, headers or {})
+
+    def stream(self, path: str, **query: str | int | None) -> Iterator[bytes]:
+        """The bytes of an answer, piece by piece. Raises Unavailable when it is cut short."""
+        connection, answer = self._open("GET", path, None, query, {}, TIMEOUT_S)
+        expected = answer.headers.get("Content-Length")
+        received = 0
+        try:
+            while piece := answer.read1(PIECE):
+                received += len(piece)
+                yield piece
+        except (OSError, http.client.HTTPException) as error:
+            raise self._gone(error) from error
+        finally:
+            connection.close()
+        if expected is not None and received != int(expected):
+            raise Unavailable(
+                "cut_short",
+                f"The server sent {received} of {expected} bytes: the rest lies on a node that "
+                "does not answer now. Try again later.",
+            )
+
+    def events(self, path: str, last_id: str | None, **query: str | None) -> Iterator[Event]:
+        """Server-sent events until the server ends the stream or the connection breaks.
+
+        Raises Unavailable when it breaks; reconnect with the id of the last event.
+        """
+        headers = {"Accept": "text/event-stream"}
+        if last_id is not None:
+            headers["Last-Event-ID"] = last_id
+        connection, answer = self._open("GET", path, None, query, headers, STREAM_TIMEOUT_S)
+        try:
+            yield from _parse(answer)
+        except (OSError, http.client.HTTPException) as error:
+            raise self._gone(error) from error
+        finally:
+            connection.close()
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: object | None,
+        query: Mapping[str, str | int | None],
+        headers: Mapping[str, str],
+    ) -> Any:
+        connection, answer = self._open(method, path, body, query, headers, TIMEOUT_S)
+        try:
+            return json.loads(answer.read())
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise self._gone(error) from error
+        finally:
+            connection.close()
+
+    def _open(
+        self,
+        method: str,
+        path: str,
+        body: object | None,
+        query: Mapping[str, str | int | None],
+        headers: Mapping[str, str],
+        timeout_s: float,
+    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+        given = {key: value for key, value in query.items() if value is not None}
+        target = self._parts.path.rstrip("/") + path
+        if given:
+            target += "?" + urllib.parse.urlencode(given)
+        sent = {"Authorization": f"Bearer {self._token}", **headers}
+        data = None
+        if body is not None:
+            data = json.dumps(body).encode()
+            sent["Content-Type"] = "application/json"
+        connection = self._connection(timeout_s)
+        try:
+            connection.request(method, target, data, sent)
+            answer = connection.getresponse()
+        except (OSError, http.client.HTTPException) as error:
+            connection.close()
+            raise self._gone(error) from error
+        if answer.status >= 400:
+            with_body = answer.read()
+            connection.close()
+            raise _error(answer.status, with_body)
+        return connection, answer
+
+    def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
+        host = self._parts.hostname or ""
+        if self._parts.scheme == "http":
+            return http.client.HTTPConnection(host, self._parts.port, timeout=timeout_s)
+        context = ssl.create_default_context()
+        return http.client.HTTPSConnection(
+            host, self._parts.port, timeout=timeout_s, context=context
+        )
+
+    def _gone(self, error: Exception) -> Unavailable:
+        refused = isinstance(error, ConnectionRefusedError)
+        code = "no_server" if refused else "connection_lost"
+        what = "Nothing answers" if refused else "The connection broke"
+        return Unavailable(code, f"{what} at {self.url} ({error}); is the server running?")
+
+
+class Event:
+    """One server-sent event: its id (or None) and its decoded data."""
+
+    __slots__ = ("data", "id")
+
+    def __init__(self, id: str | None, data: dict[str, Any]) -> None:
+        self.id = id
+        self.data = data
+
+
+def _parse(answer: http.client.HTTPResponse) -> Iterator[Event]:
+    id: str | None = None
+    data: list[bytes] = []
+    while line := answer.readline():
+        line = line.rstrip(b"\r\n")
+        if not line:
+            if data:
+                yield Event(id, json.loads(b"\n".join(data)))
+                id, data = None, []
+            continue
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"data":
+            data.append(value)
+        elif field == b"id":
+            id = value.decode()
+
+
+def _error(status: int, body: bytes) -> Exception:
+    kind = error_for_status(status)
+    try:
+        problem = json.loads(body)
+        return kind(str(problem["code"]), str(problem["detail"]))
+    except (ValueError, KeyError, TypeError):
+        return kind("http", f"The server answered {status}.")

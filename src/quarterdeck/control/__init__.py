@@ -1,0 +1,1 @@
+"""The loops of the server: dispatch, ingest, step, seal."""

@@ -1,0 +1,207 @@
+"""The dispatch loop: brings each node to what is wanted of it.
+
+Waits for: pokes with node ids (after every commit that changes what is wanted, and at each beat of
+a node with open attempts), pokes of `ask` with attempts whose journal is to be read, and a tick of
+`TICK_S` for offers that ran out. It reads what is wanted, sends what differs, and applies the
+answers. A node that does not answer is simply tried again at its next beat.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+
+from quarterdeck.core import attempt as machine
+from quarterdeck.core.model import Attempt, Order, Reason
+from quarterdeck.core.reconcile import Command, Release, Revoke, Start, Stop, orders_for
+from quarterdeck.control.ingest import Ingest
+from quarterdeck.control.observe import Fleet
+from quarterdeck.control.orders import Orderer
+from quarterdeck.errors import Unavailable
+from quarterdeck.service import Clock, Poke, Services
+from quarterdeck.store import run as run_store
+from quarterdeck.store.base import Database, Tx
+from quarterdeck.wire.run import (
+    AnswerItem,
+    AttemptRefused,
+    AttemptReleased,
+    AttemptSnapshot,
+    AttemptUnknown,
+    OrderItem,
+    ReleaseAttempt,
+    ReportAttempt,
+    RevokeAttempt,
+    StartAttempt,
+    StopAttempt,
+    order_message,
+    snapshot_record,
+)
+
+TICK_S = 1.0
+BATCH_ITEMS = 200
+BATCH_BYTES = 4 << 20
+
+
+class Dispatch:
+    """Sends orders. One conversation per node at a time."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        orderer: Orderer,
+        fleet: Fleet,
+        ingest: Ingest,
+        services: Services,
+        clock: Clock,
+        poke: Poke,
+        ask: Poke,
+    ) -> None:
+        self._database = database
+        self._orderer = orderer
+        self._fleet = fleet
+        self._ingest = ingest
+        self._services = services
+        self._clock = clock
+        self._poke = poke
+        self._ask = ask
+        self._talking: set[str] = set()
+        self._again: set[str] = set()
+
+    async def send_orders(self) -> None:
+        """Loop: send each poked node what differs."""
+        self._poke(*await self._database.read(run_store.nodes_with_open_attempts))
+        while True:
+            nodes = await self._poke.wait()
+            self._again |= nodes & self._talking
+            nodes -= self._talking
+            if not nodes:
+                continue
+            wanted = await self._database.read(
+                lambda tx, nodes=nodes: run_store.open_attempts(tx, nodes)  # type: ignore[misc]
+            )
+            for node, attempts in wanted.items():
+                commands = orders_for(attempts, self._clock.now())
+                if commands:
+                    self._talk(node, commands, {a.id: a for a in attempts})
+
+    async def ask_journals(self) -> None:
+        """Loop: ask nodes about attempts that two beats showed differently."""
+        while True:
+            ids = await self._ask.wait()
+            attempts = await self._database.read(
+                lambda tx, ids=ids: run_store.attempts_by_id(tx, ids)  # type: ignore[misc]
+            )
+            for attempt in attempts.values():
+                try:
+                    answers = await self._orderer.ask(
+                        attempt.node, (ReportAttempt(attempt=attempt.id),)
+                    )
+                except Unavailable:
+                    continue
+                await self._apply(answers, (ReportAttempt(attempt=attempt.id),))
+
+    async def expire_offers(self) -> None:
+        """Loop: end what was never sent and whose time to live is over."""
+        while True:
+            now = self._clock.now()
+            if await self._database.read(lambda tx, now=now: run_store.expired_offers(tx, now)):  # type: ignore[misc]
+                await self._ingest.change(self._expire)
+            await asyncio.sleep(TICK_S)
+
+    def _expire(self, tx: Tx) -> list[tuple[Attempt, Attempt]]:
+        now = self._clock.now()
+        return [
+            (attempt, machine.step(attempt, machine.OfferExpired(), now))
+            for attempt in run_store.expired_offers(tx, now)
+        ]
+
+    def _talk(self, node: str, commands: list[Command], attempts: dict[str, Attempt]) -> None:
+        self._talking.add(node)
+        task = self._services.spawn(self._conversation(node, commands, attempts), f"orders {node}")
+        task.add_done_callback(lambda _: self._talked(node))
+
+    def _talked(self, node: str) -> None:
+        self._talking.discard(node)
+        if node in self._again:
+            self._again.discard(node)
+            self._poke(node)
+
+    async def _conversation(
+        self, node: str, commands: list[Command], attempts: dict[str, Attempt]
+    ) -> None:
+        if not self._orderer.reachable(node):
+            return
+        first = [c.attempt for c in commands if isinstance(c, Start)]
+        unoffered = [id for id in first if not attempts[id].offered]
+        if unoffered:
+            await self._database.write(lambda tx: run_store.offer(tx, unoffered))
+        runs = {attempts[id].run for id in (c.attempt for c in commands)}
+        orders = await self._database.read(lambda tx: run_store.orders_of(tx, runs))
+        for batch in _batches([_item(c, orders[attempts[c.attempt].run]) for c in commands]):
+            try:
+                answers = await self._orderer.ask(node, batch)
+            except Unavailable as error:
+                if error.code == "no_responders" and unoffered:
+                    await self._database.write(lambda tx: run_store.withdraw(tx, unoffered))
+                return
+            unoffered = []
+            await self._apply(answers, batch)
+
+    async def _apply(self, answers: tuple[AnswerItem, ...], asked: tuple[OrderItem, ...]) -> None:
+        events = [
+            (item.attempt, event)
+            for item, answer in zip(asked, answers, strict=False)
+            if (event := _event(item, answer)) is not None
+        ]
+        if events:
+            await self._ingest.apply(events)
+
+
+def _item(command: Command, order: Order) -> OrderItem:
+    match command:
+        case Start(attempt=attempt):
+            return StartAttempt(attempt=attempt, order=order_message(order))
+        case Stop(attempt=attempt, count=count, signal=signal):
+            return StopAttempt(
+                attempt=attempt, count=count, signal=signal, grace_s=order.grace_s or None
+            )
+        case Revoke(attempt=attempt):
+            return RevokeAttempt(attempt=attempt)
+        case Release(attempt=attempt):
+            return ReleaseAttempt(attempt=attempt)
+
+
+def _event(asked: OrderItem, answer: AnswerItem) -> machine.Event | None:
+    """What an answer means for its attempt; None when it means nothing."""
+    match answer:
+        case AttemptSnapshot():
+            return machine.Reported(snapshot=snapshot_record(answer))
+        case AttemptRefused(text=text, code=code):
+            reason = Reason.CANCELLED if code == "revoked" else Reason.REFUSED
+            return machine.TurnedDown(reason=reason, error=text)
+        case AttemptReleased():
+            return machine.Dropped()
+        case AttemptUnknown():
+            if isinstance(asked, ReleaseAttempt):
+                return machine.Dropped()
+            if isinstance(asked, ReportAttempt | StopAttempt):
+                return machine.Vanished()
+            return None
+        case _:
+            return None
+
+
+def _batches(items: list[OrderItem]) -> list[tuple[OrderItem, ...]]:
+    """Items in groups that fit into one message."""
+    batches: list[list[OrderItem]] = [[]]
+    size = 0
+    for item in items:
+        weight = len(msgspec.msgpack.encode(item)) if isinstance(item, StartAttempt) else 100
+        if batches[-1] and (size + weight > BATCH_BYTES or len(batches[-1]) >= BATCH_ITEMS):
+            batches.append([])
+            size = 0
+        batches[-1].append(item)
+        size += weight
+    return [tuple(batch) for batch in batches if batch]

@@ -1,0 +1,88 @@
+"""Enrolment: a join token and a key made on the node become an identity on the fabric."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from quarterdeck.control.observe import Fleet
+from quarterdeck.core.ids import node_id
+from quarterdeck.core.model import Node
+from quarterdeck.errors import Denied, Invalid
+from quarterdeck.fabric.identity import verify
+from quarterdeck.service import Clock
+from quarterdeck.store import access as access_store
+from quarterdeck.store import node as node_store
+from quarterdeck.store.base import Database
+from quarterdeck.telemetry import NodeEnrolled, Telemetry
+from quarterdeck.wire.enrol import Credentials, Enrolment, signed_part
+
+JWT_TTL_S = 14 * 86_400
+
+
+class Enrolments:
+    """Admits nodes. `mint(node id, public key, now, ttl_s)` makes the JWT."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        fleet: Fleet,
+        clock: Clock,
+        telemetry: Telemetry,
+        mint: Callable[[str, str, int, int], str],
+        fabric_urls: tuple[str, ...],
+        order_keys: tuple[str, ...],
+    ) -> None:
+        self._database = database
+        self._fleet = fleet
+        self._clock = clock
+        self._telemetry = telemetry
+        self._mint = mint
+        self._fabric_urls = fabric_urls
+        self._order_keys = order_keys
+
+    async def enrol(self, request: Enrolment) -> Credentials:
+        """Admit a node, or renew one. Raises Invalid or Denied.
+
+        A known key needs no token unless the node was removed; its id stays the same for ever.
+        """
+        now = self._clock.now()
+        self._check(request)
+        id = node_id(request.public_key)
+        known = await self._database.read(lambda tx: node_store.get(tx, id))
+        if known is None:
+            await self._admit(request)
+        elif known.removed:
+            raise Denied("node_removed", f"Node {known.name} was removed from this fleet.")
+        jwt = self._mint(id, request.public_key, int(now.timestamp()), JWT_TTL_S)
+        return Credentials(
+            node=id,
+            jwt=jwt,
+            fabric_urls=self._fabric_urls,
+            order_keys=self._order_keys,
+            expires_at=int(now.timestamp()) + JWT_TTL_S,
+        )
+
+    async def _admit(self, request: Enrolment) -> None:
+        now = self._clock.now()
+        principal = await self._database.read(
+            lambda tx: access_store.principal(tx, request.token, now)
+        )
+        if principal.kind != "join":
+            raise Denied("wrong_token", "This token can't enrol nodes: a join token is needed.")
+        node = Node(
+            id=node_id(request.public_key),
+            name=request.name,
+            public_key=request.public_key,
+            created_at=now,
+        )
+        enrolled = await self._database.write(lambda tx: node_store.enrol(tx, node))
+        self._fleet.know(enrolled)
+        self._telemetry.emit(NodeEnrolled(node=node.id, name=node.name))
+
+    def _check(self, request: Enrolment) -> None:
+        if not request.name or len(request.name) > 255:
+            raise Invalid("node_name", "A node needs a name of 1 to 255 characters.")
+        part = signed_part(request.public_key, request.name, request.token)
+        if not verify(request.public_key, part, request.signature):
+            raise Denied("bad_signature", "The enrolment is not signed by the key it names.")

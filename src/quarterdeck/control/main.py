@@ -1,0 +1,225 @@
+"""The server without its HTTP face: puts store, fabric and loops together, starts and stops them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+from quarterdeck.control.changes import Changes
+from quarterdeck.control.dispatch import Dispatch
+from quarterdeck.control.enrol import Enrolments
+from quarterdeck.control.ingest import Ingest
+from quarterdeck.control.observe import Fleet
+from quarterdeck.control.orders import Orderer
+from quarterdeck.control.output import Output
+from quarterdeck.control.run import Runs
+from quarterdeck.control.seal import Seal
+from quarterdeck.control.watch import Watching
+from quarterdeck.core.ids import RANDOM_BYTES, run_id
+from quarterdeck.errors import Unavailable
+from quarterdeck.fabric import topology
+from quarterdeck.fabric.identity import Authority, Identity
+from quarterdeck.fabric.nats.fabric import NatsFabric
+from quarterdeck.service import Clock, Poke, Services, entropy, jitter
+from quarterdeck.settings import ServerSettings
+from quarterdeck.store import access as access_store
+from quarterdeck.store.archive import Archive
+from quarterdeck.store.base import Tx
+from quarterdeck.store.database import SqliteDatabase
+from quarterdeck.telemetry import FabricConnected, FabricTrouble, Started, Stopped, Telemetry
+
+MIB = 1 << 20
+LOGIN_TTL_S = 86_400
+CONNECT_PAUSE_S = 0.2
+
+
+class Server:
+    """Everything the API calls, and the loops behind it."""
+
+    def __init__(self, settings: ServerSettings, *, telemetry: Telemetry, clock: Clock) -> None:
+        self.settings = settings
+        self.telemetry = telemetry
+        self.clock = clock
+        self._data = Path(settings.data)
+        self._data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.services = Services(telemetry.loop_failed, clock)
+        self.changes = Changes()
+        self.draining = asyncio.Event()
+        self.database = SqliteDatabase(self._data / "quarterdeck.sqlite3")
+        self._authority = Authority.open(Path(settings.keys))
+        self._order_key = Identity.open(Path(settings.keys) / "orders.nk")
+        self._login = Identity.open(self._data / "server.nk")
+        self._id = "s" + self._login.public_key[1:16].lower()
+        self.fabric = NatsFabric(
+            [settings.fabric_url],
+            self._id,
+            jwt_source=self._jwt,
+            signer=self._login.sign,
+            spawn=self.services.spawn,
+            random=jitter,
+            on_error=lambda text: telemetry.emit(FabricTrouble(who=self._id, error=text)),
+        )
+        self._assemble()
+
+    def _assemble(self) -> None:
+        dispatch, ask, seal = Poke(), Poke(), Poke()
+        self.fleet = Fleet(
+            database=self.database,
+            fabric=self.fabric,
+            clock=self.clock,
+            telemetry=self.telemetry,
+            changes=self.changes,
+            dispatch=dispatch,
+            ask=ask,
+        )
+        orderer = Orderer(
+            fabric=self.fabric, fleet=self.fleet, sign=self._order_key.sign, new_id=self.new_id
+        )
+        self._ingest = Ingest(
+            database=self.database,
+            fabric=self.fabric,
+            clock=self.clock,
+            telemetry=self.telemetry,
+            changes=self.changes,
+            dispatch=dispatch,
+            seal=seal,
+        )
+        self._dispatch = Dispatch(
+            database=self.database,
+            orderer=orderer,
+            fleet=self.fleet,
+            ingest=self._ingest,
+            services=self.services,
+            clock=self.clock,
+            poke=dispatch,
+            ask=ask,
+        )
+        archive = Archive(self._data / "archive")
+        self.output = Output(
+            database=self.database, fabric=self.fabric, archive=archive, orderer=orderer
+        )
+        self._seal = Seal(
+            database=self.database,
+            fabric=self.fabric,
+            archive=archive,
+            output=self.output,
+            ingest=self._ingest,
+            services=self.services,
+            clock=self.clock,
+            telemetry=self.telemetry,
+            poke=seal,
+        )
+        self.watching = Watching(
+            database=self.database, fabric=self.fabric, output=self.output, changes=self.changes
+        )
+        self.runs = Runs(
+            database=self.database,
+            fleet=self.fleet,
+            clock=self.clock,
+            telemetry=self.telemetry,
+            changes=self.changes,
+            dispatch=dispatch,
+            new_id=self.new_id,
+            room=self.room,
+        )
+        self.enrolments = Enrolments(
+            database=self.database,
+            fleet=self.fleet,
+            clock=self.clock,
+            telemetry=self.telemetry,
+            mint=lambda node, key, now, ttl_s: self._authority.mint_node(
+                node, key, now=now, ttl_s=ttl_s
+            ),
+            fabric_urls=(self.settings.fabric_url,),
+            order_keys=(self._order_key.public_key,),
+        )
+
+    async def start(self) -> None:
+        """Raises Unavailable or Denied with a sentence."""
+        await self.database.start()
+        await self._register_tokens()
+        await self._connect()
+        self.fabric.on_connect(lambda: self.telemetry.emit(FabricConnected(who=self._id)))
+        await self.fleet.start()
+        for name, loop in (
+            ("beats", self.fleet.watch_beats),
+            ("ingest", self._ingest.take_facts),
+            ("dispatch", self._dispatch.send_orders),
+            ("journals", self._dispatch.ask_journals),
+            ("offers", self._dispatch.expire_offers),
+            ("due runs", self.runs.step_due),
+            ("seal", self._seal.seal_logs),
+            ("purge", self._seal.purge_cache),
+        ):
+            self.services.loop(name, loop)
+        self.telemetry.emit(Started(what="server", where=self.settings.listen))
+
+    async def stop(self) -> None:
+        await self.services.stop()
+        await self.fabric.stop()
+        await self.database.stop()
+        self.telemetry.emit(Stopped(what="server"))
+
+    def ready(self) -> str:
+        """Empty when the server can do its work, else why not."""
+        return "" if self.fabric.connected else "The link to the fabric is down."
+
+    def room(self) -> str:
+        """Empty when the disk has room for new work, else a sentence."""
+        disk = os.statvfs(self._data)
+        free_mib = disk.f_bavail * disk.f_frsize // MIB
+        if free_mib >= self.settings.min_free_mib:
+            return ""
+        return (
+            f"The disk of {self._data} has only {free_mib} MiB free (needs "
+            f"{self.settings.min_free_mib}); new runs are refused until space is freed."
+        )
+
+    def new_id(self) -> str:
+        """A fresh id, sorted by time."""
+        now_ms = int(self.clock.now().timestamp() * 1000)
+        return run_id(now_ms, entropy(RANDOM_BYTES))
+
+    async def principal(self, token: str) -> access_store.Principal:
+        """Who a token stands for. Raises Denied."""
+        now = self.clock.now()
+        return await self.database.read(lambda tx: access_store.principal(tx, token, now))
+
+    async def _connect(self) -> None:
+        """The fabric may be starting at the same time: wait for it, and say so."""
+        limits = topology.Limits(out_max_bytes=self.settings.out_max_mib * MIB)
+        told = ""
+        while True:
+            try:
+                await self.fabric.start()
+                await topology.ensure(self.fabric, limits)
+                return
+            except Unavailable as error:
+                if error.message != told:
+                    told = error.message
+                    self.telemetry.emit(FabricTrouble(who=self._id, error=told))
+            await asyncio.sleep(CONNECT_PAUSE_S)
+
+    async def _jwt(self) -> str:
+        now = int(self.clock.now().timestamp())
+        return self._authority.mint_server(
+            self._id, self._login.public_key, now=now, ttl_s=LOGIN_TTL_S
+        )
+
+    async def _register_tokens(self) -> None:
+        """Take over the tokens that `qd up` (or an operator) laid down in `tokens`, one a line."""
+        path = self._data / "tokens"
+        if not path.exists():
+            return
+        lines = path.read_text(encoding="utf-8").split()
+        now = self.clock.now()
+
+        def register(tx: Tx) -> None:
+            for line in lines:
+                try:
+                    access_store.register(tx, line, "default", now)
+                except ValueError as error:
+                    raise Unavailable("tokens", f"{path} holds a line that is no token.") from error
+
+        await self.database.write(register)

@@ -1,0 +1,164 @@
+"""What the server knows of its nodes: the beats loop and the table of sessions.
+
+Waits for: heartbeats (`hb.*`), and a tick of `FLUSH_S` for writing what they said. A beat that
+opens a new session is written at once; figures are written together. Each beat is compared with
+the recorded attempts of its node (core/reconcile.py) when there are any.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from quarterdeck.core import liveness
+from quarterdeck.core.model import Attempt, Node
+from quarterdeck.core.reconcile import Beat, Watch, compare
+from quarterdeck.errors import Invalid, NotFound
+from quarterdeck.fabric.base import Fabric, Message
+from quarterdeck.service import Clock, Poke
+from quarterdeck.store import node as node_store
+from quarterdeck.store import run as run_store
+from quarterdeck.store.base import Database
+from quarterdeck.telemetry import FactRejected, NodeCloned, NodeSession, Telemetry
+from quarterdeck.control.changes import NODES, Changes
+from quarterdeck.wire import subjects
+from quarterdeck.wire.codec import decode
+from quarterdeck.wire.run import Heartbeat, facts_record, load_record
+
+FLUSH_S = 1.0
+
+
+class Fleet:
+    """Nodes by id, kept current by their beats.
+
+    `dispatch` is poked with node ids that beat, `ask` with attempts whose node's journal is to be
+    asked.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        fabric: Fabric,
+        clock: Clock,
+        telemetry: Telemetry,
+        changes: Changes,
+        dispatch: Poke,
+        ask: Poke,
+    ) -> None:
+        self._database = database
+        self._fabric = fabric
+        self._clock = clock
+        self._telemetry = telemetry
+        self._changes = changes
+        self._dispatch = dispatch
+        self._ask = ask
+        self._nodes: dict[str, Node] = {}
+        self._sessions: dict[str, liveness.Sessions] = {}
+        self._watches: dict[str, Watch] = {}
+        self._beats: dict[str, Heartbeat] = {}
+        self._arrived = Poke()
+        self._dirty: dict[str, Node] = {}
+
+    async def start(self) -> None:
+        for node in await self._database.read(node_store.every):
+            self.know(node)
+        await self._fabric.subscribe(subjects.ALL_BEATS, self._heard)
+
+    def know(self, node: Node) -> None:
+        """Take a node in that was enrolled."""
+        self._nodes[node.id] = node
+        self._sessions[node.id] = liveness.Sessions(current=node.session)
+        self._changes.tell(NODES)
+
+    def get(self, node_id: str) -> Node:
+        """Raises NotFound."""
+        node = self._nodes.get(node_id)
+        if node is None:
+            raise NotFound("node_not_found", f"There is no node {node_id!r}.")
+        return node
+
+    def every(self) -> list[Node]:
+        """All nodes, by name."""
+        return sorted(self._nodes.values(), key=lambda node: (node.name, node.id))
+
+    async def watch_beats(self) -> None:
+        """Loop: take beats in as they come, write at most once per `FLUSH_S`."""
+        flushed = self._clock.monotonic()
+        while True:
+            await self._arrived.wait(FLUSH_S if self._dirty else None)
+            beats, self._beats = list(self._beats.values()), {}
+            urgent = await self._take(beats)
+            if self._dirty and (urgent or self._clock.monotonic() - flushed >= FLUSH_S):
+                changed, self._dirty = list(self._dirty.values()), {}
+                await self._database.write(lambda tx: node_store.save(tx, changed), bulk=not urgent)
+                flushed = self._clock.monotonic()
+                self._changes.tell(NODES)
+
+    def _heard(self, message: Message) -> None:
+        try:
+            beat: Heartbeat = decode(message.data, Heartbeat)
+            if beat.node != subjects.node_of(message.subject):
+                raise Invalid("wrong_node", f"A beat of {beat.node!r} came on {message.subject}.")
+        except Invalid as error:
+            self._telemetry.emit(FactRejected(subject=message.subject, error=error.message))
+            return
+        self._beats[beat.node] = beat
+        self._arrived(beat.node)
+
+    async def _take(self, beats: list[Heartbeat]) -> bool:
+        known = [beat for beat in beats if beat.node in self._nodes]
+        urgent = any([self._record(beat) for beat in known])
+        busy = [beat for beat in known if beat.attempts]
+        ids = {beat.node for beat in known}
+        if not ids:
+            return urgent
+        recorded = await self._database.read(lambda tx: run_store.open_attempts(tx, ids))
+        for beat in known:
+            if beat in busy or beat.node in recorded:
+                self._compare(beat, {a.id: a for a in recorded.get(beat.node, [])})
+        self._dispatch(*recorded)
+        return urgent
+
+    def _record(self, beat: Heartbeat) -> bool:
+        """Note a beat; True when it should be written at once."""
+        node = self._nodes[beat.node]
+        before = self._sessions[beat.node]
+        after = liveness.beat(before, beat.session)
+        self._sessions[beat.node] = after
+        if after.cloned and not node.quarantined:
+            self._telemetry.emit(NodeCloned(node=node.id, name=node.name))
+        fresh = msgspec.structs.replace(
+            node,
+            name=beat.name or node.name,
+            labels=beat.labels,
+            session=after.current,
+            last_seen=self._clock.now(),
+            quarantined=after.cloned,
+            facts=facts_record(beat.facts),
+            load=load_record(beat.load),
+            full=beat.full,
+        )
+        self._nodes[node.id] = fresh
+        self._dirty[node.id] = fresh
+        if after.current == before.current and after.cloned == node.quarantined:
+            return False
+        self._telemetry.emit(NodeSession(node=node.id, name=fresh.name, session=beat.session))
+        return True
+
+    def _compare(self, beat: Heartbeat, recorded: dict[str, Attempt]) -> None:
+        verdict = compare(
+            self._watches.get(beat.node, Watch()),
+            Beat(
+                session=beat.session,
+                revisions=dict(beat.attempts),
+                complete=beat.attempt_count <= len(beat.attempts),
+            ),
+            recorded,
+        )
+        self._watches[beat.node] = verdict.watch
+        node = self._nodes[beat.node]
+        if node.unknown != verdict.unknown:
+            self._nodes[node.id] = msgspec.structs.replace(node, unknown=verdict.unknown)
+            self._dirty[node.id] = self._nodes[node.id]
+        if verdict.ask:
+            self._ask(*verdict.ask)

@@ -1,0 +1,161 @@
+"""One reader over the output of an attempt, wherever it lies now.
+
+Sealed: the archive, and only the archive. Before that the node's own files are the truth and are
+read through its agent; while the node is away, what the cache OUT holds of it serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from quarterdeck.control.orders import Orderer
+from quarterdeck.core.model import STREAMS, Attempt, Phase
+from quarterdeck.core.stream import Mark, Segment, Taken, Timeline, last_lines_start, splice
+from quarterdeck.errors import Invalid, Unavailable
+from quarterdeck.fabric.base import Fabric
+from quarterdeck.store import log as log_store
+from quarterdeck.store.archive import MARKS, Archive, SealedLog
+from quarterdeck.store.base import Database
+from quarterdeck.wire import subjects
+from quarterdeck.wire.codec import Chunk, decode_chunk
+from quarterdeck.wire.marks import decode_marks
+
+PIECE = 1 << 20
+SHOWN_PIECE = 256 << 10
+LINE_BLOCK = 256 << 10
+
+
+class Output:
+    """Reads output of attempts for people and for sealing."""
+
+    def __init__(
+        self, *, database: Database, fabric: Fabric, archive: Archive, orderer: Orderer
+    ) -> None:
+        self._database = database
+        self._fabric = fabric
+        self._archive = archive
+        self._orderer = orderer
+
+    async def size(self, attempt: Attempt, stream: str) -> int:
+        """Bytes of a stream that can be read now."""
+        if attempt.sealed:
+            log = await self._sealed(attempt)
+            return log.layout[stream].bytes if stream in log.layout else 0
+        snapshot = attempt.snapshot
+        if snapshot is not None and snapshot.phase is Phase.ENDED:
+            return (snapshot.stdout if stream == "stdout" else snapshot.stderr).bytes
+        try:
+            answer = await self._orderer.read_output(attempt.node, attempt.id, stream, 0, 0)
+        except Unavailable:
+            answer = None
+        if answer is not None:
+            return answer.size
+        return max([0, *[c.offset + len(c.data) async for c in self.cached(attempt, stream)]])
+
+    async def read(self, attempt: Attempt, stream: str, offset: int, length: int) -> bytes:
+        """Up to `length` bytes from `offset`; fewer at the present end. Raises Unavailable."""
+        if attempt.sealed:
+            return await self._archive.read(await self._sealed(attempt), stream, offset, length)
+        try:
+            answer = await self._orderer.read_output(
+                attempt.node, attempt.id, stream, offset, min(length, PIECE)
+            )
+        except Unavailable:
+            answer = None
+        if answer is not None:
+            return answer.data
+        found = await self._read_cache(attempt, stream, offset, length)
+        if found:
+            return found
+        sealed = await self._sealed_meanwhile(attempt)
+        if sealed is None:
+            return b""
+        return await self._archive.read(sealed, stream, offset, length)
+
+    async def pieces(
+        self, attempt: Attempt, stream: str, start: int, end: int
+    ) -> AsyncIterator[bytes]:
+        """The bytes from `start` to `end` in pieces. Raises Unavailable when some are missing."""
+        while start < end:
+            data = await self.read(attempt, stream, start, min(PIECE, end - start))
+            if not data:
+                raise Unavailable(
+                    "output_away",
+                    f"The {stream} of {attempt.id} from byte {start} lies on its node, "
+                    "which does not answer now.",
+                )
+            yield data
+            start += len(data)
+
+    async def last_lines(self, attempt: Attempt, stream: str, lines: int) -> int:
+        """The offset at which the last `lines` lines of a stream begin."""
+        size = await self.size(attempt, stream)
+        block = b""
+        start = size
+        while start > 0:
+            step = min(max(LINE_BLOCK, len(block)), start)
+            part = b"".join([p async for p in self.pieces(attempt, stream, start - step, start)])
+            block = part + block
+            start -= step
+            found = last_lines_start(block, lines, final=start == 0)
+            if found is not None:
+                return start + found
+        return 0
+
+    async def in_order(self, attempt: Attempt, positions: dict[str, int]) -> AsyncIterator[Chunk]:
+        """Both streams of an ended attempt from `positions`, in the order they were written."""
+        sizes = {stream: await self.size(attempt, stream) for stream in STREAMS}
+        if all(positions[stream] >= sizes[stream] for stream in STREAMS):
+            return
+        timeline = Timeline(positions)
+        timeline.add(await self._marks(attempt))
+        segments = timeline.take(sizes)
+        rest = [
+            Segment(stream, timeline.positions[stream], sizes[stream], 0)
+            for stream in STREAMS
+            if timeline.positions[stream] < sizes[stream]
+        ]
+        for segment in segments + rest:
+            start = segment.start
+            while start < segment.end:
+                end = min(start + SHOWN_PIECE, segment.end)
+                async for data in self.pieces(attempt, segment.stream, start, end):
+                    yield Chunk(segment.stream, start, segment.time_us, data)
+                    start += len(data)
+
+    async def cached(self, attempt: Attempt, stream: str | None = None) -> AsyncIterator[Chunk]:
+        """What OUT holds of an attempt, in the order it came; chunks may repeat and overlap."""
+        subject = subjects.output(attempt.node, attempt.run, attempt.id)
+        async for kept in self._fabric.replay(subjects.OUT, subject):
+            try:
+                chunk = decode_chunk(kept.data)
+            except Invalid:
+                continue
+            if stream is None or chunk.stream == stream:
+                yield chunk
+
+    async def _read_cache(self, attempt: Attempt, stream: str, offset: int, length: int) -> bytes:
+        found = bytearray()
+        async for chunk in self.cached(attempt, stream):
+            taken = splice(offset + len(found), chunk.offset, chunk.data)
+            if isinstance(taken, Taken):
+                found += taken.data
+                if len(found) >= length:
+                    break
+        return bytes(found[:length])
+
+    async def _marks(self, attempt: Attempt) -> list[Mark]:
+        data = bytearray()
+        try:
+            while piece := await self.read(attempt, MARKS, len(data), PIECE):
+                data += piece
+        except Unavailable:
+            return [Mark(c.stream, c.offset, c.time_us) async for c in self.cached(attempt)]
+        return decode_marks(bytes(data))[0]
+
+    async def _sealed(self, attempt: Attempt) -> SealedLog:
+        return await self._sealed_meanwhile(attempt) or SealedLog(attempt=attempt.id)
+
+    async def _sealed_meanwhile(self, attempt: Attempt) -> SealedLog | None:
+        found = await self._database.read(lambda tx: log_store.load(tx, [attempt.id]))
+        return found.get(attempt.id)

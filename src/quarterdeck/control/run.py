@@ -1,0 +1,203 @@
+"""Runs as a service: create, cancel, look at; and the step that turns facts into progress.
+
+`step_run` is a unit of work: it loads what changed, lets the pure machine decide, and writes under
+the version guard. Whoever commits facts calls it in the same transaction; `step_due` is the loop
+that catches what a crash left due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import msgspec
+
+from quarterdeck.control.changes import Changes, run_topic
+from quarterdeck.control.observe import Fleet
+from quarterdeck.core import attempt as attempt_machine
+from quarterdeck.core import run as machine
+from quarterdeck.core import liveness
+from quarterdeck.core.ids import attempt_id, task_id
+from quarterdeck.core.model import Attempt, Counts, Node, Order, Run, Task
+from quarterdeck.core.states import NodeState, RunState
+from quarterdeck.core.target import resolve, suggest
+from quarterdeck.errors import Conflict, Invalid, Unavailable
+from quarterdeck.service import Clock, Poke
+from quarterdeck.store import run as run_store
+from quarterdeck.store.base import Database, Tx
+from quarterdeck.telemetry import RunCreated, Telemetry
+
+STEP_BATCH = 2000
+DUE_TICK_S = 2.0
+
+
+class NewRun(msgspec.Struct, frozen=True, kw_only=True):
+    """What a caller asks for. `offline_ttl_s` 0 means that a node that is away fails at once."""
+
+    target: str
+    order: Order
+    title: str = ""
+    created_by: str
+    namespace: str = "default"
+    offline_ttl_s: float = 60.0
+    key: str | None = None
+    allow_empty: bool = False
+
+
+class Runs:
+    """What the API calls."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        fleet: Fleet,
+        clock: Clock,
+        telemetry: Telemetry,
+        changes: Changes,
+        dispatch: Poke,
+        new_id: Callable[[], str],
+        room: Callable[[], str],
+    ) -> None:
+        self._database = database
+        self._fleet = fleet
+        self._clock = clock
+        self._telemetry = telemetry
+        self._changes = changes
+        self._dispatch = dispatch
+        self._new_id = new_id
+        self._room = room
+
+    async def create(self, new: NewRun) -> Run:
+        """Resolve, write, and let dispatch begin. Raises Invalid, Conflict or Unavailable.
+
+        A repeat with the same idempotency key gives the run that exists.
+        """
+        full = self._room()
+        if full:
+            raise Unavailable("disk_full", full)
+        nodes = resolve(new.target, self._fleet.every())
+        if not nodes and not new.allow_empty:
+            hint = suggest(new.target, self._fleet.every())
+            raise Invalid("no_target", f"The target {new.target!r} hits no node. {hint}")
+        run, tasks, attempts = self._rows(new, nodes)
+
+        def write(tx: Tx) -> str:
+            if new.key is not None and (known := run_store.by_key(tx, new.key)) is not None:
+                return known
+            run_store.create(tx, run, tasks, attempts, new.key)
+            return run.id
+
+        known = await self._database.write(write)
+        if known != run.id:
+            return await self.get(known)
+        self._telemetry.emit(RunCreated(run=run.id, tasks=len(tasks)))
+        self._dispatch(*(node.id for node in nodes))
+        return run
+
+    async def get(self, run_id: str) -> Run:
+        """Raises NotFound."""
+        return await self._database.read(lambda tx: run_store.get(tx, run_store.find(tx, run_id)))
+
+    async def page(self, which: run_store.RunFilter) -> list[Run]:
+        return await self._database.read(lambda tx: run_store.page(tx, which))
+
+    async def detail(self, run_id: str) -> tuple[Run, list[Task], list[Attempt]]:
+        """A run with its tasks and attempts, of one moment. Raises NotFound."""
+
+        def read(tx: Tx) -> tuple[Run, list[Task], list[Attempt]]:
+            run = run_store.get(tx, run_store.find(tx, run_id))
+            return run, run_store.tasks_of(tx, run.id), run_store.attempts_of(tx, run.id)
+
+        return await self._database.read(read)
+
+    async def cancel(self, run_id: str) -> Run:
+        """Ask every task to stop: TERM the first time, KILL when asked again.
+
+        Raises NotFound, and Conflict for a run that has ended.
+        """
+
+        def write(tx: Tx) -> tuple[Run, list[Attempt]]:
+            now = self._clock.now()
+            run = run_store.get(tx, run_store.find(tx, run_id))
+            if run.state is RunState.ENDED:
+                raise Conflict("run_ended", f"Run {run.id} has already ended: {run.outcome}.")
+            after, commands = machine.step(run, machine.CancelAsked(), now)
+            run_store.stepped(tx, after, (), (), more=True)
+            attempts = run_store.attempts_of(tx, run.id)
+            for command in commands:
+                stop = attempt_machine.StopAsked(signal=command.signal)
+                run_store.save_attempts(
+                    tx, [(a, attempt_machine.step(a, stop, now)) for a in attempts], now
+                )
+            return step_run(tx, run.id, now) or after, attempts
+
+        run, attempts = await self._database.write(write)
+        self._changes.tell(run_topic(run.id))
+        self._dispatch(*{attempt.node for attempt in attempts})
+        return run
+
+    async def step_due(self) -> None:
+        """Loop: step runs that a crash left due. Waits for a tick only."""
+        while True:
+            for run in await self._database.read(lambda tx: run_store.due_runs(tx, 100)):
+                await self._database.write(
+                    lambda tx, run=run: step_run(tx, run, self._clock.now()),  # type: ignore[misc]
+                    bulk=True,
+                )
+                self._changes.tell(run_topic(run))
+            await asyncio.sleep(DUE_TICK_S)
+
+    def _rows(self, new: NewRun, nodes: list[Node]) -> tuple[Run, list[Task], list[Attempt]]:
+        now = self._clock.now()
+        id = self._new_id()
+        tasks = [
+            Task(id=task_id(id, at), run=id, position=at, node=node.id, node_name=node.name)
+            for at, node in enumerate(nodes)
+        ]
+        attempts = [
+            Attempt(
+                id=attempt_id(task.id, 1),
+                run=id,
+                task=task.id,
+                node=task.node,
+                number=1,
+                offer_until=now + timedelta(seconds=self._ttl(new, node, now)),
+            )
+            for task, node in zip(tasks, nodes, strict=True)
+        ]
+        run = Run(
+            id=id,
+            target=new.target,
+            order=new.order,
+            created_at=now,
+            created_by=new.created_by,
+            namespace=new.namespace,
+            title=new.title,
+            counts=Counts(total=len(tasks), pending=len(tasks)),
+        )
+        if not tasks:
+            run, _ = machine.step(run, machine.TasksMoved(counts=run.counts), now)
+        return run, tasks, attempts
+
+    def _ttl(self, new: NewRun, node: Node, now: datetime) -> float:
+        """How long an attempt may wait unsent. A node that is there gets a moment at least."""
+        away = liveness.state(node, now) is not NodeState.READY
+        return new.offline_ttl_s if away else max(new.offline_ttl_s, liveness.SILENT_AFTER_S)
+
+
+def step_run(tx: Tx, run_id: str, now: datetime) -> Run | None:
+    """Fold changed attempts into tasks, counts and the run. None when there is nothing to do."""
+    pairs = run_store.fresh(tx, run_id, STEP_BATCH)
+    run = run_store.get(tx, run_id, whole=False)
+    counts = run.counts
+    moved = []
+    for before, attempt in pairs:
+        after = machine.task_after(before, attempt)
+        if after is not before:
+            counts = machine.moved(counts, before, after)
+            moved.append(after)
+    after_run, _ = machine.step(run, machine.TasksMoved(counts=counts), now)
+    seen = [attempt for _, attempt in pairs]
+    return run_store.stepped(tx, after_run, moved, seen, more=len(pairs) == STEP_BATCH)

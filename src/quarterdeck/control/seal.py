@@ -1,0 +1,251 @@
+"""The seal loop: output of ended attempts goes into the archive, checked by length and sha256.
+
+Waits for: pokes after each commit of facts, and a tick of `TICK_S`. For each ended, unsealed
+attempt it puts both streams together from the cache; what the cache lacks is read from the node's
+own files. Only when length and hash are those of the final snapshot is the log committed; then the
+node is told to delete its directory, and the cache is emptied a minute later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+from quarterdeck.control.ingest import Ingest
+from quarterdeck.control.output import PIECE, Output
+from quarterdeck.core import attempt as machine
+from quarterdeck.core.model import STREAMS, Attempt, Reason, Snapshot, StreamEnd
+from quarterdeck.core.stream import Gap, Mark, splice
+from quarterdeck.errors import Unavailable
+from quarterdeck.fabric.base import Fabric
+from quarterdeck.service import Clock, Poke, Services, guarded, sentence
+from quarterdeck.store import log as log_store
+from quarterdeck.store import run as run_store
+from quarterdeck.store.archive import (
+    INLINE_BYTES,
+    MARKS,
+    Archive,
+    FrameWriter,
+    SealedLog,
+    StreamLayout,
+    object_key,
+)
+from quarterdeck.store.base import Database, Tx
+from quarterdeck.telemetry import LogPulled, LogSealed, LoopFailed, Telemetry
+from quarterdeck.wire import subjects
+from quarterdeck.wire.codec import Chunk
+from quarterdeck.wire.marks import encode_marks
+
+TICK_S = 2.0
+AT_ONCE = 4
+RETRY_S = 5.0
+PURGE_AFTER = timedelta(seconds=60)
+
+
+class Seal:
+    """Archives the output of ended attempts, a few at a time."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        fabric: Fabric,
+        archive: Archive,
+        output: Output,
+        ingest: Ingest,
+        services: Services,
+        clock: Clock,
+        telemetry: Telemetry,
+        poke: Poke,
+    ) -> None:
+        self._database = database
+        self._fabric = fabric
+        self._archive = archive
+        self._output = output
+        self._ingest = ingest
+        self._services = services
+        self._clock = clock
+        self._telemetry = telemetry
+        self._poke = poke
+        self._busy: set[str] = set()
+        self._later: dict[str, float] = {}
+
+    async def seal_logs(self) -> None:
+        """Loop: keep up to `AT_ONCE` sealings under way."""
+        while True:
+            await self._poke.wait(TICK_S)
+            now = self._clock.monotonic()
+            self._later = {id: at for id, at in self._later.items() if at > now}
+            skip = self._busy | self._later.keys()
+            room = AT_ONCE - len(self._busy)
+            if room <= 0:
+                continue
+            ready = await self._database.read(
+                lambda tx, room=room, skip=skip: run_store.to_seal(tx, room, skip)  # type: ignore[misc]
+            )
+            for attempt in ready:
+                self._busy.add(attempt.id)
+                self._services.spawn(self._one(attempt), f"seal {attempt.id}")
+
+    async def purge_cache(self) -> None:
+        """Loop: drop from the cache what was archived a minute ago."""
+        while True:
+            before = self._clock.now() - PURGE_AFTER
+            old = await self._database.read(
+                lambda tx, before=before: run_store.to_purge(tx, before, 200)  # type: ignore[misc]
+            )
+            for attempt in old:
+                subject = subjects.output(attempt.node, attempt.run, attempt.id)
+                await self._fabric.purge(subjects.OUT, subject)
+            ids = [attempt.id for attempt in old]
+            if ids:
+                await self._database.write(
+                    lambda tx, ids=ids: run_store.mark_purged(tx, ids),  # type: ignore[misc]
+                    bulk=True,
+                )
+            await asyncio.sleep(TICK_S)
+
+    async def _one(self, attempt: Attempt) -> None:
+        try:
+            done = await guarded(self._seal(attempt), partial(self._failed, attempt))
+            if not done:
+                self._later[attempt.id] = self._clock.monotonic() + RETRY_S
+        finally:
+            self._busy.discard(attempt.id)
+            self._poke()
+
+    def _failed(self, attempt: Attempt, error: Exception) -> bool:
+        if not isinstance(error, Unavailable):
+            self._telemetry.emit(
+                LoopFailed(loop=f"seal {attempt.id}", error=sentence(error), delay_s=RETRY_S)
+            )
+        return False
+
+    async def _seal(self, attempt: Attempt) -> bool:
+        snapshot = attempt.snapshot
+        assert snapshot is not None
+        forgotten = snapshot.reason is Reason.FORGOTTEN
+        if machine.log_length(snapshot) == 0 and not forgotten:
+            await self._commit(SealedLog(attempt=attempt.id))
+            return True
+        job = _Assembly(attempt, snapshot, self._archive.work, self._output, self._telemetry)
+        try:
+            layout = await job.build(complete=not forgotten)
+            if layout is None:
+                return False
+            await self._commit(await self._stored(attempt, job.paths, layout))
+        finally:
+            job.discard()
+        self._telemetry.emit(
+            LogSealed(attempt=attempt.id, bytes=sum(layout[s].bytes for s in STREAMS))
+        )
+        return True
+
+    async def _stored(
+        self, attempt: Attempt, paths: dict[str, Path], layout: dict[str, StreamLayout]
+    ) -> SealedLog:
+        if sum(part.bytes for part in layout.values()) <= INLINE_BYTES:
+            inline = {stream: path.read_bytes() for stream, path in paths.items()}
+            return SealedLog(attempt=attempt.id, inline=inline, layout=layout)
+        prefix = f"{attempt.run}/{attempt.id}"
+        for stream, path in paths.items():
+            await self._archive.put(object_key(prefix, stream), path)
+        return SealedLog(attempt=attempt.id, object=prefix, layout=layout)
+
+    async def _commit(self, log: SealedLog) -> None:
+        def unit(tx: Tx) -> list[tuple[Attempt, Attempt]]:
+            found = run_store.attempts_by_id(tx, [log.attempt])
+            log_store.save(tx, log)
+            now = self._clock.now()
+            return [(a, machine.step(a, machine.Sealed(), now)) for a in found.values()]
+
+        await self._ingest.change(unit)
+
+
+class _Assembly:
+    """Puts the streams of one attempt together into compressed files."""
+
+    def __init__(
+        self,
+        attempt: Attempt,
+        snapshot: Snapshot,
+        directory: Path,
+        output: Output,
+        telemetry: Telemetry,
+    ) -> None:
+        self._attempt = attempt
+        self._ends = {"stdout": snapshot.stdout, "stderr": snapshot.stderr}
+        self._output = output
+        self._telemetry = telemetry
+        self._marks: list[Mark] = []
+        self._pulled = False
+        self.paths = {stream: directory / f"{attempt.id}.{stream}" for stream in (*STREAMS, MARKS)}
+        self._writers = {stream: FrameWriter(path) for stream, path in self.paths.items()}
+
+    async def build(self, *, complete: bool) -> dict[str, StreamLayout] | None:
+        """The layouts when every stream has the length and hash the node reported, else None."""
+        async for chunk in self._output.cached(self._attempt):
+            await self._take(chunk, complete=complete)
+        layout: dict[str, StreamLayout] = {}
+        for stream in STREAMS:
+            if complete:
+                await self._pull(stream, self._ends[stream].bytes)
+            layout[stream] = await asyncio.to_thread(self._writers[stream].finish)
+            if complete and not _matches(layout[stream], self._ends[stream]):
+                layout[stream] = await self._again(stream)
+                if not _matches(layout[stream], self._ends[stream]):
+                    return None
+        await self._write_marks()
+        layout[MARKS] = await asyncio.to_thread(self._writers[MARKS].finish)
+        return layout
+
+    def discard(self) -> None:
+        for writer in self._writers.values():
+            writer.discard()
+
+    async def _take(self, chunk: Chunk, *, complete: bool) -> None:
+        writer = self._writers[chunk.stream]
+        taken = splice(writer.bytes, chunk.offset, chunk.data)
+        if isinstance(taken, Gap) and complete:
+            await self._pull(chunk.stream, taken.end)
+            taken = splice(writer.bytes, chunk.offset, chunk.data)
+        if taken is None or isinstance(taken, Gap):
+            return
+        self._marks.append(Mark(chunk.stream, taken.offset, chunk.time_us))
+        await asyncio.to_thread(writer.feed, taken.data)
+
+    async def _pull(self, stream: str, end: int) -> None:
+        """Read from the node's files up to `end` what the cache did not have."""
+        writer = self._writers[stream]
+        start = writer.bytes
+        if start >= end:
+            return
+        self._pulled = True
+        async for data in self._output.pieces(self._attempt, stream, start, end):
+            await asyncio.to_thread(writer.feed, data)
+        self._telemetry.emit(
+            LogPulled(
+                attempt=self._attempt.id, stream=stream, offset=start, bytes=writer.bytes - start
+            )
+        )
+
+    async def _again(self, stream: str) -> StreamLayout:
+        """The cache held other bytes than the node's files: take the whole stream from there."""
+        self._writers[stream].discard()
+        self._writers[stream] = FrameWriter(self.paths[stream])
+        await self._pull(stream, self._ends[stream].bytes)
+        return await asyncio.to_thread(self._writers[stream].finish)
+
+    async def _write_marks(self) -> None:
+        writer = self._writers[MARKS]
+        if self._pulled:
+            while data := await self._output.read(self._attempt, MARKS, writer.bytes, PIECE):
+                await asyncio.to_thread(writer.feed, data)
+        if not writer.bytes:
+            await asyncio.to_thread(writer.feed, encode_marks(self._marks))
+
+
+def _matches(layout: StreamLayout, end: StreamEnd) -> bool:
+    return layout.bytes == end.bytes and (not end.bytes or layout.sha256 == end.sha256)

@@ -1,0 +1,320 @@
+"""Watching a run: its output and the ends of its tasks, past first, then live, without gap or repeat.
+
+Theory. A watcher holds a cursor: the version of the run it has seen and, per attempt, the offset
+reached in each stream. Everything it is told is "what lies behind the cursor":
+
+* First the live subject is subscribed, then the past is read (cache; archive for sealed attempts),
+  then live chunks are spliced on by offset. What overlaps is trimmed; a gap is read from wherever
+  the output lies.
+* A task's end is told after the last byte of its output, the run's end after all its tasks.
+* The cursor travels as the id of each event, so a watcher that lost its connection goes on exactly
+  where it was, on any server.
+* A slow watcher does not cost memory: beyond `PENDING_BYTES` live chunks are dropped and read
+  again as a gap.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+
+import msgspec
+
+from quarterdeck.control.changes import Changes, run_topic
+from quarterdeck.control.output import SHOWN_PIECE, Output
+from quarterdeck.core.model import STREAMS, Attempt, Run, Task
+from quarterdeck.core.states import RunState, TaskState
+from quarterdeck.core.stream import Gap, Taken, splice
+from quarterdeck.errors import Invalid, Unavailable
+from quarterdeck.fabric.base import Fabric, Message
+from quarterdeck.store import run as run_store
+from quarterdeck.store.base import Database, Tx
+from quarterdeck.wire import subjects
+from quarterdeck.wire.codec import Chunk, decode_chunk
+
+PENDING_BYTES = 8 << 20
+CURSOR_ENTRIES = 500
+LOOK_AGAIN_S = 2.0
+
+
+class OutputSeen(msgspec.Struct, frozen=True):
+    """New bytes of one stream of one attempt."""
+
+    task: Task
+    attempt: str
+    chunk: Chunk
+
+
+class TaskSeen(msgspec.Struct, frozen=True):
+    """A task changed; when it has ended, all its output was told before."""
+
+    task: Task
+    attempt: Attempt | None
+
+
+class RunEndSeen(msgspec.Struct, frozen=True):
+    """The run has ended and everything about it was told."""
+
+    run: Run
+
+
+Seen = OutputSeen | TaskSeen | RunEndSeen
+
+
+class Cursor:
+    """How far a watcher has come. Text form: `version;attempt:stdout,stderr;...` without the run."""
+
+    def __init__(self, version: int = 0) -> None:
+        self.version = version
+        self.positions: dict[str, dict[str, int]] = {}
+
+    def of(self, attempt: str) -> dict[str, int]:
+        """The offsets reached in an attempt; change them in place."""
+        return self.positions.setdefault(attempt, dict.fromkeys(STREAMS, 0))
+
+    def text(self) -> str | None:
+        """None when too many attempts are under way to name them all: the watcher keeps its last
+        one, and output that comes again is known by its offset."""
+        moved = {a: p for a, p in self.positions.items() if any(p.values())}
+        if len(moved) > CURSOR_ENTRIES:
+            return None
+        parts = [f"{a.partition('-')[2]}:{p['stdout']},{p['stderr']}" for a, p in moved.items()]
+        return ";".join([str(self.version), *parts])
+
+    @classmethod
+    def parse(cls, run: str, text: str) -> Cursor:
+        """Raises Invalid for what is not a cursor."""
+        try:
+            version, *parts = text.split(";")
+            cursor = cls(int(version))
+            for part in parts:
+                tail, _, offsets = part.partition(":")
+                out, err = offsets.split(",")
+                cursor.positions[f"{run}-{tail}"] = {"stdout": int(out), "stderr": int(err)}
+        except ValueError as error:
+            raise Invalid("cursor", f"{text[:80]!r} is not the id of an event.") from error
+        return cursor
+
+
+class Watching:
+    """Makes watchers of runs."""
+
+    def __init__(
+        self, *, database: Database, fabric: Fabric, output: Output, changes: Changes
+    ) -> None:
+        self._database = database
+        self._fabric = fabric
+        self._output = output
+        self._changes = changes
+
+    async def watch(
+        self, run_id: str, cursor: Cursor, *, follow: bool = True
+    ) -> AsyncIterator[Seen]:
+        """Everything behind the cursor, which is moved along. Ends after `RunEndSeen`; without
+        `follow` as soon as everything there is now was told."""
+        inbox = _Inbox()
+        subscription = await self._fabric.subscribe(
+            subjects.run_output(run_id), inbox.put, pending_bytes=PENDING_BYTES
+        )
+        try:
+            with self._changes.watch(run_topic(run_id)) as poke:
+                inbox.wake = poke
+                view = _View(cursor)
+                await self._refresh(run_id, view)
+                async for seen in self._past(run_id, view):
+                    yield seen
+                while True:
+                    messages, dropped = inbox.take()
+                    for message in messages:
+                        async for seen in self._chunk(view, message):
+                            yield seen
+                    for subject in dropped:
+                        async for seen in self._dropped(view, subject):
+                            yield seen
+                    async for seen in self._tasks(view):
+                        yield seen
+                    if view.finished():
+                        yield RunEndSeen(view.run)
+                        return
+                    if not follow:
+                        async for seen in self._present(view):
+                            yield seen
+                        return
+                    if not inbox.waiting:
+                        keys = await poke.wait(LOOK_AGAIN_S)
+                        if not keys or run_topic(run_id) in keys:
+                            await self._refresh(run_id, view)
+        finally:
+            await subscription.close()
+
+    async def _refresh(self, run_id: str, view: _View) -> None:
+        after = view.read_version
+
+        def read(tx: Tx) -> tuple[Run, list[Task], list[Attempt]]:
+            run = run_store.get(tx, run_id, whole=False)
+            if run.version == after:
+                return run, [], []
+            return (
+                run,
+                run_store.tasks_of(tx, run_id, changed_after=after),
+                run_store.attempts_of(tx, run_id, changed_after=after),
+            )
+
+        view.update(*await self._database.read(read))
+
+    async def _past(self, run_id: str, view: _View) -> AsyncIterator[Seen]:
+        """What the cache holds of the run; ended attempts are completed where their end is told."""
+        try:
+            async for kept in self._fabric.replay(subjects.OUT, subjects.run_output(run_id)):
+                message = Message(kept.subject, kept.data)
+                async for seen in self._chunk(view, message):
+                    yield seen
+        except Unavailable:
+            return
+
+    async def _chunk(self, view: _View, message: Message) -> AsyncIterator[Seen]:
+        found = view.task_and_attempt(subjects.attempt_of(message.subject))
+        if found is None:
+            return
+        task, attempt = found
+        try:
+            chunk = decode_chunk(message.data)
+        except Invalid:
+            return
+        positions = view.cursor.of(attempt.id)
+        met = splice(positions[chunk.stream], chunk.offset, chunk.data)
+        if isinstance(met, Gap):
+            async for seen in self._fill(view, task, attempt, chunk.stream, met.end):
+                yield seen
+            met = splice(positions[chunk.stream], chunk.offset, chunk.data)
+        if isinstance(met, Taken):
+            positions[chunk.stream] += len(met.data)
+            taken = Chunk(chunk.stream, met.offset, chunk.time_us, met.data)
+            yield OutputSeen(task, attempt.id, taken)
+
+    async def _fill(
+        self, view: _View, task: Task, attempt: Attempt, stream: str, end: int
+    ) -> AsyncIterator[Seen]:
+        """Read up to `end`; what can't be had now is tried again with the next chunk or the end."""
+        positions = view.cursor.of(attempt.id)
+        try:
+            while (start := positions[stream]) < end:
+                length = min(SHOWN_PIECE, end - start)
+                data = await self._output.read(attempt, stream, start, length)
+                if not data:
+                    return
+                positions[stream] += len(data)
+                yield OutputSeen(task, attempt.id, Chunk(stream, start, 0, data))
+        except Unavailable:
+            return
+
+    async def _tasks(self, view: _View) -> AsyncIterator[Seen]:
+        while view.changed:
+            task = view.changed[0]
+            attempt = view.newest.get(task.id)
+            if task.state is TaskState.ENDED and attempt is not None:
+                try:
+                    async for chunk in self._output.in_order(attempt, view.cursor.of(attempt.id)):
+                        view.cursor.of(attempt.id)[chunk.stream] = chunk.offset + len(chunk.data)
+                        yield OutputSeen(task, attempt.id, chunk)
+                except Unavailable:
+                    return
+            view.told()
+            yield TaskSeen(task, attempt)
+
+    async def _present(self, view: _View) -> AsyncIterator[Seen]:
+        """Output of attempts that have not ended, up to now."""
+        for attempt in list(view.newest.values()):
+            found = view.task_and_attempt(attempt.id)
+            if found is None or found[0].state is TaskState.ENDED:
+                continue
+            for stream in STREAMS:
+                end = await self._output.size(attempt, stream)
+                async for seen in self._fill(view, found[0], attempt, stream, end):
+                    yield seen
+
+    async def _dropped(self, view: _View, subject: str) -> AsyncIterator[Seen]:
+        """Catch up with an attempt whose live chunks did not fit into the inbox."""
+        found = view.task_and_attempt(subjects.attempt_of(subject))
+        if found is None:
+            return
+        task, attempt = found
+        for stream in STREAMS:
+            end = await self._output.size(attempt, stream)
+            async for seen in self._fill(view, task, attempt, stream, end):
+                yield seen
+
+
+class _Inbox:
+    """Live messages that wait for the watcher, bounded in bytes: what is dropped becomes a gap."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[Message] = deque()
+        self.wake: Callable[[str], None] | None = None
+        self._dropped: set[str] = set()
+        self._bytes = 0
+
+    def put(self, message: Message) -> None:
+        if self._bytes + len(message.data) > PENDING_BYTES:
+            self._dropped.add(message.subject)
+            return
+        self.waiting.append(message)
+        self._bytes += len(message.data)
+        if self.wake is not None:
+            self.wake("output")
+
+    def take(self) -> tuple[list[Message], set[str]]:
+        """(what waits, subjects of what was dropped since the last call)."""
+        messages, dropped = list(self.waiting), self._dropped
+        self.waiting.clear()
+        self._dropped = set()
+        self._bytes = 0
+        return messages, dropped
+
+
+class _View:
+    """What a watcher knows of its run."""
+
+    def __init__(self, cursor: Cursor) -> None:
+        self.cursor = cursor
+        self.read_version = -1
+        self.changed: deque[Task] = deque()
+        self.newest: dict[str, Attempt] = {}
+        self._attempts: dict[str, Attempt] = {}
+        self._tasks: dict[str, Task] = {}
+        self._run: Run | None = None
+
+    @property
+    def run(self) -> Run:
+        assert self._run is not None
+        return self._run
+
+    def update(self, run: Run, tasks: list[Task], attempts: list[Attempt]) -> None:
+        self._run = run
+        self.read_version = run.version
+        news = [task for task in tasks if task.changed > self.cursor.version]
+        waiting = {task.id: task for task in [*self.changed, *news]}
+        self.changed = deque(sorted(waiting.values(), key=lambda task: task.changed))
+        for task in tasks:
+            self._tasks[task.id] = task
+        for attempt in attempts:
+            self._attempts[attempt.id] = attempt
+            known = self.newest.get(attempt.task)
+            if known is None or attempt.number >= known.number:
+                self.newest[attempt.task] = attempt
+
+    def task_and_attempt(self, attempt_id: str) -> tuple[Task, Attempt] | None:
+        attempt = self._attempts.get(attempt_id)
+        if attempt is None or attempt.task not in self._tasks:
+            return None
+        return self._tasks[attempt.task], attempt
+
+    def told(self) -> None:
+        """The first changed task is about to be told: move the cursor when it was the last one of
+        its version."""
+        task = self.changed.popleft()
+        if not self.changed or self.changed[0].changed > task.changed:
+            self.cursor.version = task.changed
+
+    def finished(self) -> bool:
+        return self.run.state is RunState.ENDED and not self.changed

@@ -1,0 +1,1 @@
+"""Decisions: pure machines and records, without IO, clock or randomness."""

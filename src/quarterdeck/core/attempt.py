@@ -1,0 +1,193 @@
+"""The machine of one attempt as the server sees it: what is wanted against what was reported.
+
+Rules (attempt.md):
+1. A snapshot with a higher revision replaces the last one; others change nothing.
+2. An end is shown only when a log of the reported length can be read (`cached` or sealed).
+3. What was never offered to the node may be ended by the server alone; what was offered needs the
+   node's word (a snapshot, or a refusal, which a node gives only for what it never accepted).
+4. After the log is sealed the node is told to forget; after its answer nothing is wanted any more.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import assert_never
+
+import msgspec
+
+from quarterdeck.core.model import Attempt, Phase, Reason, Record, Snapshot, Wanted
+from quarterdeck.core.states import ATTEMPT_MOVES, AttemptState, Outcome
+
+
+class Reported(Record, frozen=True, kw_only=True):
+    """A snapshot arrived from the node."""
+
+    snapshot: Snapshot
+
+
+class TurnedDown(Record, frozen=True, kw_only=True):
+    """The node says that it never accepted the attempt and never will (a tombstone stays)."""
+
+    reason: Reason
+    error: str
+
+
+class StopAsked(Record, frozen=True, kw_only=True):
+    """A person or a limit wants the attempt to stop."""
+
+    signal: int
+
+
+class OfferExpired(Record, frozen=True, kw_only=True):
+    """The time in which the node could have come back is over."""
+
+
+class Vanished(Record, frozen=True, kw_only=True):
+    """The node answered that it holds nothing of an attempt it had reported before."""
+
+
+class Sealed(Record, frozen=True, kw_only=True):
+    """The log is archived and committed."""
+
+
+class Dropped(Record, frozen=True, kw_only=True):
+    """The node deleted its directory."""
+
+
+Event = Reported | TurnedDown | StopAsked | OfferExpired | Vanished | Sealed | Dropped
+
+PHASE_STATE = {
+    Phase.ACCEPTED: AttemptState.STARTING,
+    Phase.RUNNING: AttemptState.RUNNING,
+    Phase.STOPPING: AttemptState.STOPPING,
+}
+
+
+def step(attempt: Attempt, event: Event, now: datetime) -> Attempt:
+    """The attempt after the event; the same object when nothing changes."""
+    match event:
+        case Reported(snapshot=snapshot):
+            return _reported(attempt, snapshot)
+        case TurnedDown(reason=reason, error=error):
+            return _ended_unstarted(attempt, reason, error, now)
+        case StopAsked(signal=signal):
+            return _stop_asked(attempt, signal, now)
+        case OfferExpired():
+            if attempt.offered:
+                return attempt
+            return _ended_unstarted(
+                attempt, Reason.OFFLINE, "The node did not come back in time.", now
+            )
+        case Vanished():
+            return _vanished(attempt, now)
+        case Sealed():
+            return _sealed(attempt)
+        case Dropped():
+            return msgspec.structs.replace(attempt, released=True)
+        case _ as never:
+            assert_never(never)
+
+
+def outcome(snapshot: Snapshot) -> Outcome:
+    """What an ended attempt came to. The exit code itself is never rewritten."""
+    if snapshot.kill_failed:
+        return Outcome.KILL_FAILED
+    match snapshot.reason:
+        case Reason.TIMEOUT:
+            return Outcome.TIMED_OUT
+        case Reason.CANCELLED:
+            return Outcome.CANCELLED
+        case Reason.LOST | Reason.LOST_AFTER | Reason.FORGOTTEN:
+            return Outcome.LOST
+        case Reason.START_ERROR | Reason.REFUSED | Reason.OFFLINE:
+            return Outcome.FAILED
+        case None:
+            return Outcome.SUCCEEDED if snapshot.exit_code == 0 else Outcome.FAILED
+        case _ as never:
+            assert_never(never)
+
+
+def log_length(snapshot: Snapshot) -> int:
+    """Bytes of both streams that a reader of the ended attempt must be able to get."""
+    return snapshot.stdout.bytes + snapshot.stderr.bytes
+
+
+def settled(attempt: Attempt) -> bool:
+    """Whether nothing is wanted of the node any more."""
+    return attempt.released
+
+
+def _move(attempt: Attempt, state: AttemptState) -> AttemptState:
+    return state if state in ATTEMPT_MOVES[attempt.state] else attempt.state
+
+
+def _reported(attempt: Attempt, snapshot: Snapshot) -> Attempt:
+    known = attempt.snapshot
+    if known is not None and known.phase is Phase.ENDED:
+        return attempt
+    if known is not None and snapshot.revision <= known.revision:
+        return attempt
+    fresh = msgspec.structs.replace(attempt, snapshot=snapshot, offered=True)
+    if snapshot.phase is not Phase.ENDED:
+        state = _move(attempt, PHASE_STATE[snapshot.phase])
+        return msgspec.structs.replace(fresh, state=state)
+    if snapshot.cached or log_length(snapshot) == 0:
+        return _shown_ended(fresh)
+    return fresh
+
+
+def _shown_ended(attempt: Attempt) -> Attempt:
+    assert attempt.snapshot is not None
+    return msgspec.structs.replace(
+        attempt, state=AttemptState.ENDED, outcome=outcome(attempt.snapshot)
+    )
+
+
+def _ended_unstarted(attempt: Attempt, reason: Reason, error: str, now: datetime) -> Attempt:
+    if attempt.snapshot is not None:
+        return attempt
+    cancelled = attempt.wanted is Wanted.STOP
+    final = Snapshot(
+        attempt=attempt.id,
+        revision=1,
+        phase=Phase.ENDED,
+        reason=Reason.CANCELLED if cancelled else reason,
+        error=error,
+        ended_at=now,
+        cached=True,
+    )
+    ended = _shown_ended(msgspec.structs.replace(attempt, snapshot=final))
+    return msgspec.structs.replace(ended, sealed=True, released=True, wanted=Wanted.FORGET)
+
+
+def _stop_asked(attempt: Attempt, signal: int, now: datetime) -> Attempt:
+    if attempt.state is AttemptState.ENDED or attempt.wanted is Wanted.FORGET:
+        return attempt
+    stopped = msgspec.structs.replace(
+        attempt, wanted=Wanted.STOP, stops=attempt.stops + 1, stop_signal=signal
+    )
+    if not attempt.offered:
+        return _ended_unstarted(stopped, Reason.CANCELLED, "Cancelled before it was sent.", now)
+    return stopped
+
+
+def _vanished(attempt: Attempt, now: datetime) -> Attempt:
+    known = attempt.snapshot
+    if known is None or known.phase is Phase.ENDED:
+        return attempt
+    final = msgspec.structs.replace(
+        known,
+        revision=known.revision + 1,
+        phase=Phase.ENDED,
+        reason=Reason.FORGOTTEN,
+        ended_at=now,
+        error="The node no longer has the attempt's directory, so its end is unknown.",
+        cached=True,
+    )
+    return _shown_ended(msgspec.structs.replace(attempt, snapshot=final))
+
+
+def _sealed(attempt: Attempt) -> Attempt:
+    if attempt.snapshot is None or attempt.snapshot.phase is not Phase.ENDED:
+        return attempt
+    return msgspec.structs.replace(_shown_ended(attempt), sealed=True, wanted=Wanted.FORGET)

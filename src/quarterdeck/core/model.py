@@ -1,0 +1,228 @@
+"""The records that decisions are made on: orders, snapshots, attempts, tasks, runs, nodes.
+
+All are frozen. Times are aware UTC datetimes; lengths are bytes; `_s` is seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+
+import msgspec
+
+from quarterdeck.core.states import (
+    AttemptState,
+    Outcome,
+    RunState,
+    TaskState,
+)
+
+STDOUT = "stdout"
+STDERR = "stderr"
+STREAMS = (STDOUT, STDERR)
+
+MAX_ORDER_BYTES = 4 << 20
+DEFAULT_GRACE_S = 10.0
+DEFAULT_MAX_OUTPUT = 1 << 30
+DEFAULT_OFFLINE_TTL_S = 60.0
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all core records."""
+
+
+class Order(Record, frozen=True, kw_only=True):
+    """What is to be executed on each target. Exactly one of `argv` and `script` is given."""
+
+    argv: tuple[str, ...] = ()
+    script: bytes = b""
+    args: tuple[str, ...] = ()
+    env: Mapping[str, str] = {}
+    cwd: str | None = None
+    stdin: bytes = b""
+    timeout_s: float = 0.0
+    grace_s: float = DEFAULT_GRACE_S
+    max_output: int = DEFAULT_MAX_OUTPUT
+    leftovers: str = "keep"
+    lost_after_s: float = 0.0
+
+
+class Wanted(StrEnum):
+    """What the database wants of an attempt."""
+
+    RUN = "run"
+    STOP = "stop"
+    FORGET = "forget"
+
+
+class Phase(StrEnum):
+    """How far an attempt has come on its node."""
+
+    ACCEPTED = "accepted"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    ENDED = "ended"
+
+
+class Reason(StrEnum):
+    """Why an attempt ended, when it did not simply exit."""
+
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+    LOST_AFTER = "lost_after"
+    START_ERROR = "start_error"
+    REFUSED = "refused"
+    OFFLINE = "offline"
+    FORGOTTEN = "forgotten"
+
+
+class StreamEnd(Record, frozen=True, kw_only=True):
+    """The final length and hash of one stream; `dropped` bytes were not kept (max_output)."""
+
+    bytes: int = 0
+    sha256: str = ""
+    dropped: int = 0
+
+
+class Snapshot(Record, frozen=True, kw_only=True):
+    """Everything a node knows of one attempt. A higher revision replaces a lower one.
+
+    `revision` is the number of facts in the attempt's directory (order, started, stops, end), so
+    it grows with every change and survives a restart of the agent without a counter.
+    `cached` says of an ended attempt that the fabric took all of its output.
+    """
+
+    attempt: str
+    revision: int
+    phase: Phase
+    accepted_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    reason: Reason | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    error: str | None = None
+    stdout: StreamEnd = StreamEnd()
+    stderr: StreamEnd = StreamEnd()
+    survivors: int = 0
+    kill_failed: bool = False
+    cached: bool = False
+    stops: int = 0
+
+
+class Attempt(Record, frozen=True, kw_only=True):
+    """The server's row of one attempt: what is wanted, and what was last reported."""
+
+    id: str
+    run: str
+    task: str
+    node: str
+    number: int
+    wanted: Wanted = Wanted.RUN
+    stops: int = 0
+    stop_signal: int = 15
+    offered: bool = False
+    offer_until: datetime | None = None
+    state: AttemptState = AttemptState.PENDING
+    outcome: Outcome | None = None
+    snapshot: Snapshot | None = None
+    sealed: bool = False
+    released: bool = False
+    version: int = 1
+
+
+class Task(Record, frozen=True, kw_only=True):
+    """A run's part on one node."""
+
+    id: str
+    run: str
+    position: int
+    node: str
+    node_name: str
+    state: TaskState = TaskState.PENDING
+    outcome: Outcome | None = None
+    exit_code: int | None = None
+    changed: int = 0
+
+
+class Counts(Record, frozen=True, kw_only=True):
+    """How many tasks of a run stand where."""
+
+    total: int = 0
+    pending: int = 0
+    running: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    timed_out: int = 0
+    cancelled: int = 0
+    lost: int = 0
+    kill_failed: int = 0
+
+    @property
+    def ended(self) -> int:
+        return self.total - self.pending - self.running
+
+
+class Run(Record, frozen=True, kw_only=True):
+    """One execution of an order over its resolved targets."""
+
+    id: str
+    target: str
+    order: Order
+    created_at: datetime
+    created_by: str
+    origin: str = "run"
+    namespace: str = "default"
+    title: str = ""
+    state: RunState = RunState.PENDING
+    outcome: Outcome | None = None
+    stop_asked: int = 0
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    counts: Counts = Counts()
+    version: int = 1
+
+
+class Load(Record, frozen=True, kw_only=True):
+    """Figures of a node at one moment."""
+
+    cpu_percent: float = 0.0
+    load1: float = 0.0
+    memory_total: int = 0
+    memory_used: int = 0
+    disk_total: int = 0
+    disk_free: int = 0
+    attempts: int = 0
+
+
+class Facts(Record, frozen=True, kw_only=True):
+    """What a node is: changes only with its machine or its settings."""
+
+    os: str = ""
+    kernel: str = ""
+    arch: str = ""
+    cpus: int = 0
+    boot_id: str = ""
+    hostname: str = ""
+    addresses: tuple[str, ...] = ()
+    version: str = ""
+
+
+class Node(Record, frozen=True, kw_only=True):
+    """One machine of the fleet, as the server knows it."""
+
+    id: str
+    name: str
+    public_key: str
+    created_at: datetime
+    labels: Mapping[str, str] = {}
+    session: str = ""
+    last_seen: datetime | None = None
+    quarantined: bool = False
+    removed: bool = False
+    facts: Facts = Facts()
+    load: Load = Load()
+    full: str = ""
+    unknown: tuple[str, ...] = ()

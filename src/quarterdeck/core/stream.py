@@ -1,0 +1,107 @@
+"""Putting a stream together from chunks that may repeat, overlap, come late or be missing.
+
+A chunk is (offset, bytes). `Splice` knows the next offset wanted: what lies before is trimmed,
+what starts there is taken, what starts later is a gap that somebody has to fetch.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Taken(msgspec.Struct, frozen=True):
+    """Bytes that continue the stream at `offset`."""
+
+    offset: int
+    data: bytes
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """Bytes from `start` up to `end` are missing before this chunk."""
+
+    start: int
+    end: int
+
+
+def splice(wanted: int, offset: int, data: bytes) -> Taken | Gap | None:
+    """What a chunk means for a reader that wants `wanted` next; None when it holds nothing new."""
+    if offset > wanted:
+        return Gap(wanted, offset)
+    if offset + len(data) <= wanted:
+        return None
+    return Taken(wanted, data[wanted - offset :])
+
+
+def last_lines_start(block: bytes, lines: int, *, final: bool) -> int | None:
+    """The index in `block` (the end of a stream) at which its last `lines` lines begin.
+
+    None when the block holds too few line ends and more must be read in front of it; `final` says
+    that the block begins at offset 0. A stream's last line counts with or without a line end.
+    """
+    if lines <= 0:
+        return len(block)
+    position = len(block)
+    if block.endswith(b"\n"):
+        position -= 1
+    for _ in range(lines):
+        position = block.rfind(b"\n", 0, position)
+        if position < 0:
+            return 0 if final else None
+    return position + 1
+
+
+class Mark(msgspec.Struct, frozen=True):
+    """Bytes of `stream` from `offset` on were read at `time_us`, until its next mark."""
+
+    stream: str
+    offset: int
+    time_us: int
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """A range of one stream, in the order in which both streams were written."""
+
+    stream: str
+    start: int
+    end: int
+    time_us: int
+
+
+class Timeline:
+    """Turns marks and the present lengths of both streams into segments in the order of writing.
+
+    The lengths must have been taken before the marks were read: then a mark may be known whose
+    bytes are not yet counted, but never bytes whose mark is missing.
+    """
+
+    def __init__(self, positions: dict[str, int]) -> None:
+        self.positions = dict(positions)
+        self._marks: list[Mark] = []
+
+    def add(self, marks: list[Mark]) -> None:
+        self._marks += marks
+
+    def take(self, sizes: dict[str, int]) -> list[Segment]:
+        """The segments between what was taken before and `sizes`; neighbours are joined."""
+        ends: list[int] = []
+        following = dict(sizes)
+        for mark in reversed(self._marks):
+            ends.append(min(following[mark.stream], sizes[mark.stream]))
+            following[mark.stream] = mark.offset
+        segments: list[Segment] = []
+        for mark, end in zip(self._marks, reversed(ends), strict=True):
+            start = self.positions[mark.stream]
+            if end <= start:
+                continue
+            self.positions[mark.stream] = end
+            if segments and segments[-1].stream == mark.stream:
+                joined = segments.pop()
+                segments.append(Segment(mark.stream, joined.start, end, joined.time_us))
+            else:
+                segments.append(Segment(mark.stream, start, end, mark.time_us))
+        self._marks = self._last_marks()
+        return segments
+
+    def _last_marks(self) -> list[Mark]:
+        last = {mark.stream: index for index, mark in enumerate(self._marks)}
+        return [self._marks[index] for index in sorted(last.values())]

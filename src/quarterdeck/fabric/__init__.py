@@ -1,0 +1,1 @@
+"""How messages cross: the fabric protocol and its NATS implementation."""

@@ -1,0 +1,267 @@
+"""One connection to NATS that never mends itself: nats-py with its edge paths cut off.
+
+nats-py's own reconnect hangs on black holes, closes for ever on most errors, replays nothing that
+was in flight and cannot await a new JWT. So here a connection only lives and dies: `lost` is called
+once when it is over for whatever reason, and `Link` makes the next one. What is used of nats-py is
+the handshake, TLS, WebSocket, the parser and the flusher; messages go straight from the parser to
+the handler (no queue, no task per subscription), and sending is a plain call (`post`).
+
+This file is the only one that touches nats-py's private names; tests/contracts guards them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+
+import nats.aio.client
+import nats.errors
+
+from quarterdeck.errors import Denied, Invalid, Unavailable
+
+RawHandler = Callable[[bytes, bytes, bytes, bytes | None], None]
+"""subject, reply, data, header block (or None)"""
+
+_BUFFER = 256 << 10  # doubles the receive rate against the default of 32 KiB
+_ROOM = 2 << 20
+_NEVER_S = 10**9
+ZOMBIE = "zombie"
+_CLOSE_S = 2.0
+
+# A module constant of nats-py is the only way to set it.
+nats.aio.client.DEFAULT_BUFFER_SIZE = _BUFFER
+
+
+class Client(nats.aio.client.Client):
+    """A connection. `lost(reason)` is called at most once; `complain(text)` for refused subjects
+    and for handlers that raise."""
+
+    def __init__(self, lost: Callable[[str], None], complain: Callable[[str], None]) -> None:
+        super().__init__()
+        self.lost_reason: str | None = None
+        self.on_lost: set[Callable[[], None]] = set()
+        self._tell_lost = lost
+        self._complain = complain
+        self._handlers: dict[int, RawHandler] = {}
+        self._flushed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._flushed.set_result(None)
+
+    async def open(
+        self,
+        url: str,
+        *,
+        name: str,
+        jwt: str,
+        signature: Callable[[str], bytes],
+        inbox_prefix: str,
+        timeout_s: float,
+        ping_interval_s: float,
+        pings_outstanding: int,
+        tls: object = None,
+    ) -> None:
+        """Connect or raise `Unavailable`/`Denied`; disposes of itself when it raises."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.connect(
+                    servers=[url],
+                    name=name,
+                    error_cb=self._on_error,
+                    allow_reconnect=False,
+                    connect_timeout=timeout_s,  # type: ignore[arg-type]
+                    # nats-py would try a second time after this pause; _on_error stops it before.
+                    reconnect_time_wait=_NEVER_S,
+                    ping_interval=ping_interval_s,  # type: ignore[arg-type]
+                    max_outstanding_pings=pings_outstanding,
+                    flusher_queue_size=0,
+                    user_jwt_cb=jwt.encode,
+                    signature_cb=signature,
+                    inbox_prefix=inbox_prefix,
+                    tls=tls,  # type: ignore[arg-type]
+                )
+            if not self.is_connected or self._reading_task is None:
+                # An INFO line that overtakes the PONG leaves nats-py CONNECTING for ever.
+                raise Unavailable("zombie", f"The fabric at {url} did not finish the handshake.")
+            self._reading_task.add_done_callback(lambda _: self.over("the reader ended"))
+            self._limit_unacknowledged(ping_interval_s * pings_outstanding)
+        except (OSError, nats.errors.Error, TimeoutError, ValueError) as error:
+            await self.dispose()
+            raise _as_ours(url, name, error) from error
+        except BaseException:
+            await self.dispose()
+            raise
+
+    def _limit_unacknowledged(self, seconds: float) -> None:
+        # A black hole with unsent bytes would otherwise hold for 15 minutes.
+        writer = getattr(self._transport, "_bare_io_writer", None)
+        raw = writer.get_extra_info("socket") if writer is not None else None
+        if raw is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+            milliseconds = max(1000, int(seconds * 1000))
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+    async def dispose(self) -> None:
+        """Cut the connection at once and end every task of nats-py. Never hangs on the peer."""
+        self.lost_reason = self.lost_reason or "closed here"
+        self._status = self.CLOSED
+        self._pending.clear()
+        self._pending_data_size = 0
+        for task in (self._ping_interval_task, self._flusher_task, self._reading_task):
+            if task is not None:
+                task.cancel()
+        self._release_waiters()
+        for writer_name in ("_io_writer", "_bare_io_writer"):
+            writer = getattr(self._transport, writer_name, None)
+            if writer is not None:
+                writer.transport.abort()
+        tasks = [self._ping_interval_task, self._flusher_task, self._reading_task]
+        await asyncio.gather(*(task for task in tasks if task), return_exceptions=True)
+        if self._transport:
+            self._transport.close()  # type: ignore[no-untyped-call]
+            # TimeoutError is an OSError.
+            with contextlib.suppress(OSError):
+                async with asyncio.timeout(_CLOSE_S):
+                    await self._transport.wait_closed()  # type: ignore[no-untyped-call]
+
+    def _release_waiters(self) -> None:
+        for pong in self._pongs:
+            if not pong.done():
+                pong.set_result(False)
+        self._pongs.clear()
+        while self._flush_queue is not None and not self._flush_queue.empty():
+            flushed = self._flush_queue.get_nowait()
+            if not flushed.done():
+                flushed.set_result(None)
+
+    def over(self, reason: str) -> None:
+        """Declare the connection lost, once; `dispose` cuts it."""
+        if self.lost_reason is not None:
+            return
+        self.lost_reason = reason
+        self._release_waiters()
+        for callback in list(self.on_lost):
+            callback()
+        self._tell_lost(reason)
+
+    # What nats-py calls.
+
+    async def _on_error(self, error: Exception) -> None:
+        if not self.is_connected:
+            raise error
+        if not isinstance(error, nats.errors.UnexpectedEOF):
+            self._complain(str(error))
+
+    async def _process_err(self, err_msg: str) -> None:
+        if "permissions violation" in err_msg:
+            self._complain(err_msg.strip("'"))
+        else:
+            self.over(f"the fabric said {err_msg}")
+
+    async def _process_op_err(self, e: Exception) -> None:
+        self.over(str(e) or type(e).__name__)
+
+    async def _process_pong(self) -> None:
+        self._pings_outstanding = 0
+        if self._pongs:
+            pong = self._pongs.pop(0)
+            if not pong.done():
+                pong.set_result(True)
+
+    async def _process_msg(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
+    ) -> None:
+        handler = self._handlers.get(sid)
+        if handler is None:
+            return
+        try:
+            handler(subject, reply, data, headers)
+        except Exception as error:  # noqa: BLE001 - one bad message must not end the link of all
+            self._complain(f"the handler of {subject.decode()} raised {error!r}")
+
+    # Sending: plain calls, in order.
+
+    def post(self, subject: str, data: bytes, reply: str = "", headers: bytes = b"") -> None:
+        """Queue one message; the flusher writes it in this turn of the loop."""
+        if headers:
+            size = len(headers)
+            self._pending.append(
+                f"HPUB {subject} {reply} {size} {size + len(data)}\r\n".encode() + headers
+            )
+        else:
+            self._pending.append(f"PUB {subject} {reply} {len(data)}\r\n".encode())
+        self._pending.append(data)
+        self._pending.append(b"\r\n")
+        self._pending_data_size += len(data) + len(headers) + 64
+        self._kick()
+
+    def _command(self, line: str) -> None:
+        self._pending.append(line.encode())
+        self._pending_data_size += len(line)
+        self._kick()
+
+    def _kick(self) -> None:
+        if self._flush_queue is not None and self._flush_queue.empty():
+            self._flush_queue.put_nowait(self._flushed)
+
+    def attach(self, subject: str, handler: RawHandler, queue: str = "") -> int:
+        """Subscribe; the answer is the id for `detach`."""
+        self._sid += 1
+        self._handlers[self._sid] = handler
+        self._command(f"SUB {subject} {queue} {self._sid}\r\n")
+        return self._sid
+
+    def detach(self, sid: int) -> None:
+        if self._handlers.pop(sid, None) is not None and self.lost_reason is None:
+            self._command(f"UNSUB {sid}\r\n")
+
+    def retire(self, sid: int, last: RawHandler) -> None:
+        """Unsubscribe; what is still on its way goes to `last`."""
+        if sid not in self._handlers or self.lost_reason is not None:
+            return
+        self._handlers[sid] = last
+        self._command(f"UNSUB {sid}\r\n")
+        pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        pong.add_done_callback(lambda _: self._handlers.pop(sid, None))
+        self._pongs.append(pong)
+        self._command("PING\r\n")
+
+    async def room(self) -> None:
+        """Wait while more than 2 MiB have not been taken by the socket."""
+        if self._pending_data_size > _ROOM and self._flush_queue is not None:
+            flushed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._flush_queue.put_nowait(flushed)
+            await flushed
+
+    async def barrier(self, timeout_s: float) -> bool:
+        """Whether the fabric has worked on everything sent before; False when lost or late."""
+        # nats-py's flush() lets its PING overtake queued commands.
+        if self.lost_reason is not None:
+            return False
+        pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._pongs.append(pong)
+        self._command("PING\r\n")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                return await pong
+        return False
+
+
+def _as_ours(url: str, name: str, error: Exception) -> Unavailable | Denied:
+    text = str(error) or type(error).__name__
+    if "authorization violation" in text.lower() or "authentication" in text.lower():
+        return Denied(
+            "fabric_login",
+            f"The fabric at {url} does not admit {name!r}: its login is unknown, expired or "
+            "revoked. Enrol it again.",
+        )
+    return Unavailable(
+        "fabric_unreachable",
+        f"The fabric at {url} cannot be reached ({text}): check that it runs and that the "
+        "address is right.",
+    )
+
+
+def check_subject(subject: str) -> None:
+    """Raises `Invalid` for what would break the line protocol: empty, spaces, control bytes."""
+    if not subject or not subject.isprintable() or " " in subject:
+        raise Invalid("bad_subject", f"{subject!r} is not a subject.")

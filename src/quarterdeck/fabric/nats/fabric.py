@@ -1,0 +1,281 @@
+"""`NatsFabric`: the fabric protocol over one self-mending link to nats-server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import ssl
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from quarterdeck.errors import Denied, Invalid, NotFound, Unavailable
+from quarterdeck.fabric.base import (
+    Delivery,
+    Handler,
+    JwtSource,
+    Kept,
+    Message,
+    Refused,
+    Signer,
+    Stored,
+)
+from quarterdeck.fabric.identity import check_id
+from quarterdeck.fabric.nats.client import Client, check_subject
+from quarterdeck.fabric.nats.link import Link, Options, Spawn, Standing
+from quarterdeck.fabric.nats.outbox import Outbox
+from quarterdeck.fabric.nats.streams import consume, replay, status_of
+from quarterdeck.service import jitter
+
+_REFUSED = re.compile(
+    r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE
+)
+
+
+class _Subscription:
+    def __init__(self, link: Link, standing: Standing) -> None:
+        self._link = link
+        self._standing = standing
+
+    async def close(self) -> None:
+        self._link.remove(self._standing)
+
+
+class NatsFabric:
+    """One principal's connection. `name` is its id: the login's name and the inbox's prefix.
+
+    `jwt_source` is asked for the login at each dial; `signer` signs the server's nonce with the
+    key of that login. `spawn` starts background tasks and owns them; `stop` ends and awaits them.
+    `on_error` gets sentences about refused subjects, lost links and failed attempts: it is called
+    in the event loop and must be quick.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        name: str,
+        *,
+        jwt_source: JwtSource,
+        signer: Signer,
+        spawn: Spawn,
+        on_error: Callable[[str], None] | None = None,
+        random: Callable[[], float] = jitter,
+        options: Options | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._options = options or Options()
+        self._on_error = on_error
+        self._random = random
+        # Answers to an earlier process of the same name must not be taken for answers to us.
+        self._inbox = f"_INBOX_{check_id(name)}.{int(random() * 2**48):012x}"
+        self._numbers = 0
+        self._answers: dict[int, tuple[str, asyncio.Future[tuple[bytes, int]]]] = {}
+        self._on_connect: list[Callable[[], None]] = []
+        self._refused: set[str] = set()
+        self._outbox = Outbox(
+            f"{self._inbox}.a.",
+            random=random,
+            ack_timeout_s=self._options.ack_timeout_s,
+            window_messages=self._options.window_messages,
+            window_bytes=self._options.window_bytes,
+            complain=self._complain,
+        )
+        self._link = Link(
+            urls,
+            name,
+            jwt_source=jwt_source,
+            signer=signer,
+            spawn=spawn,
+            random=random,
+            options=self._options,
+            tls=tls,
+            up=self._up,
+            down=self._down,
+            complain=self._complain,
+        )
+        self._link.add(Standing(f"{self._inbox}.a.*", self._outbox.answered, ""))
+        self._link.add(Standing(f"{self._inbox}.q.*", self._answered, ""))
+
+    async def start(self) -> None:
+        await self._link.start()
+
+    async def stop(self) -> None:
+        await self._link.stop()
+        self._outbox.close()
+
+    @property
+    def connected(self) -> bool:
+        return self._link.client is not None
+
+    def on_connect(self, callback: Callable[[], None]) -> None:
+        self._on_connect.append(callback)
+
+    def reconnect(self) -> None:
+        """Drop the link and dial again at once: the new login of `jwt_source` counts from then."""
+        self._link.reconnect()
+
+    def _up(self, client: Client) -> None:
+        self._outbox.up(client)
+        for callback in list(self._on_connect):
+            callback()
+
+    def _down(self) -> None:
+        self._outbox.down()
+        for _, future in self._answers.values():
+            if not future.done():
+                future.set_exception(_link_down())
+        self._answers.clear()
+
+    def _complain(self, text: str) -> None:
+        refusal = _REFUSED.search(text)
+        if refusal is not None:
+            # nats-py gives the subject in lower case.
+            subject = refusal[2].lower()
+            if refusal[1].lower() == "subscription":
+                self._refused.add(subject)
+            else:
+                self._outbox.denied(subject)
+                for asked, future in self._answers.values():
+                    if asked.lower() == subject and not future.done():
+                        future.set_exception(_no_right(asked))
+        if self._on_error is not None:
+            self._on_error(text)
+
+    def _client(self, size: int = 0) -> Client:
+        client = self._link.client
+        if client is None:
+            raise _link_down()
+        if size > client.max_payload:
+            raise Invalid(
+                "too_large",
+                f"A message of {size} bytes exceeds the fabric's limit of {client.max_payload}.",
+            )
+        return client
+
+    async def publish(self, subject: str, data: bytes, *, reply: str = "") -> None:
+        check_subject(subject)
+        if reply:
+            check_subject(reply)
+        client = self._client(len(data))
+        client.post(subject, data, reply)
+        await client.room()
+        if client.lost_reason is not None:
+            raise _link_down()
+
+    async def subscribe(
+        self,
+        subject: str,
+        handler: Handler,
+        *,
+        queue: str = "",
+        pending_bytes: int = 64 << 20,
+    ) -> _Subscription:
+        """See `Fabric.subscribe`. Raises `Denied` when the fabric refuses the subject at once.
+
+        `pending_bytes` has no use here: the handler is called as the bytes are parsed, so nothing
+        ever waits on this side, and a slow handler slows the socket.
+        """
+        check_subject(subject)
+        if queue:
+            check_subject(queue)
+
+        def received(subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+            if not data and status_of(headers):
+                return  # the server's own word, as "no responders" to a publish with reply
+            handler(Message(subject.decode(), data, reply.decode()))
+
+        standing = Standing(subject, received, queue)
+        self._refused.discard(subject.lower())
+        self._link.add(standing)
+        client = self._link.client
+        if client is not None:
+            await client.barrier(self._options.answer_timeout_s)
+        if subject.lower() in self._refused:
+            self._refused.discard(subject.lower())
+            self._link.remove(standing)
+            raise _no_right(subject)
+        return _Subscription(self._link, standing)
+
+    async def request(self, subject: str, data: bytes, *, timeout_s: float) -> bytes:
+        check_subject(subject)
+        client = self._client(len(data))
+        number = self._number()
+        future: asyncio.Future[tuple[bytes, int]] = asyncio.get_running_loop().create_future()
+        self._answers[number] = (subject, future)
+        try:
+            client.post(subject, data, f"{self._inbox}.q.{number}")
+            async with asyncio.timeout(timeout_s):
+                answer, status = await future
+        except TimeoutError as error:
+            raise Unavailable(
+                "timeout", f"Nobody answered on {subject} within {timeout_s:g} s."
+            ) from error
+        finally:
+            self._answers.pop(number, None)
+            if future.done() and not future.cancelled():
+                future.exception()  # seen, also when the caller was cancelled in that moment
+        if status == 503:
+            raise Unavailable("no_responders", f"Nobody listens on {subject} at present.")
+        return answer
+
+    def _answered(self, subject: bytes, _reply: bytes, data: bytes, headers: bytes | None) -> None:
+        with contextlib.suppress(ValueError):
+            number = int(subject[len(self._inbox) + 3 :])
+            _, future = self._answers.get(number, ("", None))
+            if future is not None and not future.done():
+                future.set_result((data, status_of(headers)))
+
+    def store(
+        self, subject: str, data: bytes, *, message_id: str = ""
+    ) -> asyncio.Future[Stored | Refused]:
+        return self._outbox.store(subject, data, message_id)
+
+    def replay(self, stream: str, subject: str, *, after: int = 0) -> AsyncIterator[Kept]:
+        check_subject(subject)
+        inbox = f"{self._inbox}.r{self._number()}"
+        timeout_s = self._options.answer_timeout_s
+        return replay(self._link, inbox, stream, subject, after, timeout_s)
+
+    def consume(self, stream: str, consumer: str, *, batch: int) -> AsyncIterator[list[Delivery]]:
+        return consume(
+            self._link,
+            f"{self._inbox}.c{self._number()}",
+            f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}",
+            batch,
+            idle_heartbeat_s=self._options.idle_heartbeat_s,
+            random=self._random,
+            complain=self._complain,
+        )
+
+    async def purge(self, stream: str, subject: str) -> None:
+        check_subject(subject)
+        data = await self.request(
+            f"$JS.API.STREAM.PURGE.{stream}",
+            msgspec.json.encode({"filter": subject}),
+            timeout_s=self._options.answer_timeout_s,
+        )
+        error = msgspec.json.decode(data, type=dict[str, Any]).get("error")
+        if error and error.get("code") == 404:
+            raise NotFound("no_stream", f"The fabric has no JetStream stream {stream}.")
+        if error:
+            raise Unavailable(
+                "purge_failed",
+                f"JetStream stream {stream} was not purged: {error.get('description')}.",
+            )
+
+    def _number(self) -> int:
+        self._numbers += 1
+        return self._numbers
+
+
+def _link_down() -> Unavailable:
+    return Unavailable(
+        "disconnected",
+        "The link to the fabric is down; it is being mended in the background.",
+    )
+
+
+def _no_right(subject: str) -> Denied:
+    return Denied("fabric_subject", f"This login has no right to {subject} on the fabric.")

@@ -1,0 +1,230 @@
+"""Keep one connection standing: dial, notice its end, dial again, with all subscriptions.
+
+States: down -> dialling -> standing -> down ... for ever until `stop`. Every connection is a new
+`Client`; nothing of a lost one is used again. The login is asked for at each dial, so an expired
+one mends itself as soon as its source has a new one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+import msgspec
+
+from quarterdeck.errors import Denied, QuarterdeckError, Unavailable
+from quarterdeck.fabric.base import JwtSource, Signer
+from quarterdeck.fabric.nats.client import ZOMBIE, Client, RawHandler
+
+Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """Times and windows of one link; the defaults suit production."""
+
+    connect_timeout_s: float = 5.0
+    ping_interval_s: float = 20.0
+    pings_outstanding: int = 2
+    backoff_first_s: float = 0.2
+    backoff_cap_s: float = 2.0
+    denied_cap_s: float = 30.0
+    ack_timeout_s: float = 5.0
+    answer_timeout_s: float = 5.0
+    idle_heartbeat_s: float = 5.0
+    window_messages: int = 2048
+    window_bytes: int = 16 << 20
+
+
+class Standing:
+    """One subscription, made again on every connection."""
+
+    def __init__(self, subject: str, handler: RawHandler, queue: str) -> None:
+        self.subject = subject
+        self.handler = handler
+        self.queue = queue
+        self.sid = 0
+
+
+class Link:
+    """`up(client)` and `down()` are called in the event loop at each change."""
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        name: str,
+        *,
+        jwt_source: JwtSource,
+        signer: Signer,
+        spawn: Spawn,
+        random: Callable[[], float],
+        options: Options,
+        tls: object,
+        up: Callable[[Client], None],
+        down: Callable[[], None],
+        complain: Callable[[str], None],
+    ) -> None:
+        self._urls = list(urls)
+        self._name = name
+        self._jwt_source = jwt_source
+        self._signer = signer
+        self._spawn = spawn
+        self._random = random
+        self._options = options
+        self._tls = tls
+        self._up = up
+        self._down = down
+        self._complain = complain
+        self._standing: list[Standing] = []
+        self._dead: list[Client] = []
+        self._lost = asyncio.Event()
+        self._ready = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._attempt = 0
+        self._stood_since = 0.0
+        self._task: asyncio.Task[None] | None = None
+        self.client: Client | None = None
+        self.stopped = False
+
+    async def start(self) -> None:
+        if self._task is not None:
+            return
+        await self._dial_any()
+        self._task = self._spawn(self._keep(), f"fabric link of {self._name}")
+
+    async def stop(self) -> None:
+        self.stopped = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self.client is not None:
+            client = self.client
+            await client.barrier(min(1.0, self._options.connect_timeout_s))
+            self._lose(client, "stopped")
+        await self._bury()
+        self._ready.set()  # nobody waits for a link that will not come
+
+    def reconnect(self) -> None:
+        """Drop the connection, if any, and dial at once, to use a new login."""
+        self._hurry.set()
+        if self.client is not None:
+            self._lose(self.client, "reconnecting with a new login")
+
+    async def wait_up(self) -> Client | None:
+        """The standing connection, now or later; None when the link was stopped."""
+        while self.client is None and not self.stopped:
+            await self._ready.wait()
+        return self.client
+
+    def add(self, standing: Standing) -> None:
+        self._standing.append(standing)
+        if self.client is not None:
+            standing.sid = self.client.attach(standing.subject, standing.handler, standing.queue)
+
+    def remove(self, standing: Standing) -> None:
+        if standing in self._standing:
+            self._standing.remove(standing)
+            if self.client is not None:
+                self.client.detach(standing.sid)
+
+    async def _keep(self) -> None:
+        """Waits for: the end of the connection, then the next attempt to dial."""
+        while True:
+            await self._lost.wait()
+            self._lost.clear()
+            await self._bury()
+            if self.client is None:
+                await self._mend()
+
+    async def _mend(self) -> None:
+        options, told = self._options, ""
+        cap = options.backoff_cap_s
+        if asyncio.get_running_loop().time() - self._stood_since > cap:
+            self._attempt = 0  # else it was cut at once, perhaps for what we sent
+        while True:
+            pause = min(cap, options.backoff_first_s * 2.0 ** min(self._attempt, 20))
+            await self._pause(pause * self._random())
+            self._attempt += 1
+            try:
+                await self._dial_any()
+                return
+            except QuarterdeckError as error:
+                # When denied, only a new login helps: do not hammer the fabric with the old one.
+                cap = options.denied_cap_s if isinstance(error, Denied) else options.backoff_cap_s
+                if error.message != told:
+                    told = error.message
+                    self._complain(told)
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._hurry.wait()
+        self._hurry.clear()
+
+    async def _dial_any(self) -> None:
+        """One try of each address, in random order; raises the most telling error."""
+        worst: QuarterdeckError = Unavailable("fabric_no_address", "No address of a fabric given.")
+        for url in sorted(self._urls, key=lambda _: self._random()):
+            try:
+                try:
+                    await self._dial(url)
+                except Unavailable as error:
+                    if error.code != ZOMBIE:
+                        raise
+                    await self._dial(url)  # a matter of timing: the next one is well
+                return
+            except (Unavailable, Denied) as error:
+                if not isinstance(worst, Denied):
+                    worst = error
+        raise worst
+
+    async def _dial(self, url: str) -> None:
+        options = self._options
+        jwt = await self._jwt_source()
+        client = Client(lambda reason: self._lose(client, reason), self._complain)
+        await client.open(
+            url,
+            name=self._name,
+            jwt=jwt,
+            signature=lambda nonce: base64.b64encode(self._signer(nonce.encode())),
+            inbox_prefix=f"_INBOX_{self._name}",
+            timeout_s=options.connect_timeout_s,
+            ping_interval_s=options.ping_interval_s,
+            pings_outstanding=options.pings_outstanding,
+            tls=self._tls,
+        )
+        # In one turn of the loop: whoever subscribes from now on finds the client.
+        for standing in self._standing:
+            standing.sid = client.attach(standing.subject, standing.handler, standing.queue)
+        self.client = client
+        self._ready.set()
+        usable = False
+        try:
+            usable = await client.barrier(options.connect_timeout_s)
+        finally:
+            if not usable:
+                self._lose(client, "not usable after the handshake")
+                await self._bury()
+        if not usable:
+            raise Unavailable("fabric_unreachable", f"The fabric at {url} went away at once.")
+        self._stood_since = asyncio.get_running_loop().time()
+        self._up(client)
+
+    def _lose(self, client: Client, reason: str) -> None:
+        if client is not self.client:
+            return
+        self.client = None
+        self._ready.clear()
+        self._dead.append(client)
+        if not self.stopped:
+            self._complain(f"link to the fabric lost: {reason}")
+        self._down()
+        client.over(reason)
+        self._lost.set()
+
+    async def _bury(self) -> None:
+        while self._dead:
+            await self._dead[-1].dispose()
+            self._dead.pop()

@@ -1,0 +1,131 @@
+"""Which JetStream streams and consumers exist, with their limits; made and kept so by `ensure`.
+
+EV is a work queue of facts (a message leaves it when acknowledged), OUT a cache of recent output.
+Both refuse new messages when full (`discard=new`): publishers wait, nothing old is lost.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import msgspec
+
+from quarterdeck.errors import Invalid, Unavailable
+
+EV = "EV"
+OUT = "OUT"
+INGEST = "ingest"
+FULL = 10077
+"""The JetStream error code of a full stream, as in `Refused.code`."""
+
+_SECOND_NS = 10**9
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What the streams may hold; `replicas` 3 in a cluster."""
+
+    ev_max_bytes: int = 1 << 30
+    out_max_bytes: int = 2 << 30
+    out_compression: str = "none"  # or "s2"
+    replicas: int = 1
+    duplicate_window_s: float = 120.0
+    ack_wait_s: float = 30.0
+    max_ack_pending: int = 20_000
+
+
+class Requester(Protocol):
+    async def request(self, subject: str, data: bytes, *, timeout_s: float) -> bytes: ...
+
+
+def streams(limits: Limits) -> list[dict[str, Any]]:
+    """The stream configurations, only with the keys that matter to us."""
+    common = {
+        "storage": "file",
+        "discard": "new",
+        "num_replicas": limits.replicas,
+        "max_age": 0,
+        "max_msgs": -1,
+        "max_consumers": -1,
+    }
+    return [
+        {
+            **common,
+            "name": EV,
+            "subjects": ["ev.>"],
+            "retention": "workqueue",
+            "max_bytes": limits.ev_max_bytes,
+            "duplicate_window": int(limits.duplicate_window_s * _SECOND_NS),
+        },
+        {
+            **common,
+            "name": OUT,
+            "subjects": ["out.>"],
+            "retention": "limits",
+            "max_bytes": limits.out_max_bytes,
+            "compression": limits.out_compression,
+            "allow_direct": True,
+        },
+    ]
+
+
+def ingest_consumer(limits: Limits) -> dict[str, Any]:
+    """The durable pull consumer of EV that all servers share."""
+    return {
+        "durable_name": INGEST,
+        "deliver_policy": "all",
+        "ack_policy": "explicit",
+        "ack_wait": int(limits.ack_wait_s * _SECOND_NS),
+        "max_ack_pending": limits.max_ack_pending,
+        "max_deliver": -1,
+        "num_replicas": limits.replicas,
+    }
+
+
+async def ensure(fabric: Requester, limits: Limits, *, timeout_s: float = 10.0) -> None:
+    """Make what is absent, update what differs. May be called by many servers, at any time.
+
+    Raises `Unavailable` while JetStream does not answer, `Invalid` when it refuses the limits.
+    """
+    for wanted in streams(limits):
+        name = wanted["name"]
+        info = await _call(fabric, f"STREAM.INFO.{name}", {}, timeout_s)
+        if _code(info) == 404:
+            made = await _call(fabric, f"STREAM.CREATE.{name}", wanted, timeout_s)
+            # Of two servers that create at once with different limits, one finds it made.
+            if _code(made) == 400 and made["error"].get("err_code") == 10058:
+                info = await _call(fabric, f"STREAM.INFO.{name}", {}, timeout_s)
+            else:
+                _check(made, name)
+                continue
+        _check(info, name)
+        present = info["config"]
+        if any(present.get(key) != value for key, value in wanted.items()):
+            changed = {**present, **wanted}
+            _check(await _call(fabric, f"STREAM.UPDATE.{name}", changed, timeout_s), name)
+    body = {"stream_name": EV, "config": ingest_consumer(limits)}
+    answer = await _call(fabric, f"CONSUMER.DURABLE.CREATE.{EV}.{INGEST}", body, timeout_s)
+    _check(answer, f"{EV}.{INGEST}")
+
+
+async def _call(
+    fabric: Requester, call: str, body: dict[str, Any], timeout_s: float
+) -> dict[str, Any]:
+    data = msgspec.json.encode(body) if body else b""
+    answer = await fabric.request(f"$JS.API.{call}", data, timeout_s=timeout_s)
+    return msgspec.json.decode(answer, type=dict[str, Any])
+
+
+def _code(answer: dict[str, Any]) -> int:
+    return int(answer.get("error", {}).get("code", 0))
+
+
+def _check(answer: dict[str, Any], name: str) -> None:
+    if "error" not in answer:
+        return
+    text = answer["error"].get("description", "no reason given")
+    if _code(answer) == 400:
+        raise Invalid(
+            "stream_limits",
+            f"JetStream refuses the settings of {name}: {text}. Change the limits.",
+        )
+    raise Unavailable("stream_unavailable", f"JetStream could not set up {name}: {text}.")

@@ -1,0 +1,190 @@
+"""Start and stop of every loop of a process; home of the clock, of randomness and of tasks.
+
+A loop is a coroutine function that runs until it is cancelled. When it raises, the error becomes a
+call of `failed` and the loop starts again with a growing delay: no loop dies of bad input. This
+is the only module that catches everything and the only one that creates tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from datetime import UTC, datetime
+from typing import Any, Protocol, TypeVar
+
+from quarterdeck.errors import QuarterdeckError
+
+T = TypeVar("T")
+# (name of the loop or task, what happened as a sentence, seconds until it is started again)
+Failed = Callable[[str, str, float], None]
+
+FIRST_DELAY_S = 0.2
+MAX_DELAY_S = 10.0
+CALM_S = 30.0
+
+
+class Clock(Protocol):
+    """Time as an argument: records use `now`, loops use `monotonic`, never mixed."""
+
+    def now(self) -> datetime:
+        """Aware UTC."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+        ...
+
+
+class SystemClock:
+    """The clock of the machine."""
+
+    def now(self) -> datetime:
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+def entropy(length: int) -> bytes:
+    """Random bytes fit for secrets."""
+    return os.urandom(length)
+
+
+def jitter() -> float:
+    """A number in [0, 1) for spreading work."""
+    return random.random()
+
+
+class Poke:
+    """Wakes one loop and tells it which keys to look at; pokes that come early are kept."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+        self._keys: set[str] = set()
+
+    def __call__(self, *keys: str) -> None:
+        self._keys.update(keys)
+        self._event.set()
+
+    async def wait(self, timeout_s: float | None = None) -> set[str]:
+        """The keys poked since the last wait; empty after `timeout_s` without a poke."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._event.wait()
+        except TimeoutError:
+            return set()
+        self._event.clear()
+        keys, self._keys = self._keys, set()
+        return keys
+
+
+class Services:
+    """The tasks of one process. `stop` cancels and awaits them, newest first; twice is fine."""
+
+    def __init__(self, failed: Failed, clock: Clock) -> None:
+        self._failed = failed
+        self._clock = clock
+        self._tasks: dict[asyncio.Task[Any], None] = {}
+        self._doing: dict[str, str] = {}
+
+    def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """Run a coroutine as an owned task. An error that nobody awaits is told to `failed`."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks[task] = None
+        task.add_done_callback(self._done)
+        return task
+
+    def loop(self, name: str, work: Callable[[], Awaitable[None]]) -> asyncio.Task[None]:
+        """Run `work` for ever; start it again when it raises."""
+        return self.spawn(self._supervise(name, work), name)
+
+    def doing(self) -> list[str]:
+        """The names of what runs now (for `/debug/status`)."""
+        return sorted(task.get_name() for task in self._tasks)
+
+    async def stop(self) -> None:
+        while self._tasks:
+            tasks = list(self._tasks)
+            for task in reversed(tasks):
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.pop(task, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failed(task.get_name(), sentence(error), 0.0)
+
+    async def _supervise(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        delay_s = FIRST_DELAY_S
+        while True:
+            begun = self._clock.monotonic()
+            try:
+                await work()
+            except Exception as error:
+                if self._clock.monotonic() - begun > CALM_S:
+                    delay_s = FIRST_DELAY_S
+                self._failed(name, sentence(error), delay_s)
+                await asyncio.sleep(delay_s * (0.5 + jitter() / 2))
+                delay_s = min(delay_s * 2, MAX_DELAY_S)
+            else:
+                return
+
+
+async def guarded(work: Awaitable[T], failed: Callable[[Exception], T]) -> T:
+    """The result of `work`, or what `failed` makes of its error: for loops over foreign input."""
+    try:
+        return await work
+    except Exception as error:
+        return failed(error)
+
+
+def sentence(error: BaseException) -> str:
+    """An error as one line: ours say it themselves, others with their type."""
+    if isinstance(error, QuarterdeckError):
+        return error.message
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+async def until_told(parent_fd: int | None = None) -> str:
+    """Wait for SIGTERM, SIGINT, or the end of the supervisor's pipe; the name of what came."""
+    loop = asyncio.get_running_loop()
+    told: asyncio.Future[str] = loop.create_future()
+
+    def tell(what: str) -> None:
+        if not told.done():
+            told.set_result(what)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, tell, number.name)
+    if parent_fd is not None:
+        loop.add_reader(parent_fd, tell, "supervisor gone")
+    try:
+        return await told
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+        if parent_fd is not None:
+            loop.remove_reader(parent_fd)
+
+
+async def first_of(start: Coroutine[Any, Any, None], told: Coroutine[Any, Any, str]) -> str:
+    """Run `start`, then wait for `told`; being told ends an unfinished start. What was told.
+
+    An error of `start` is raised.
+    """
+    starting = asyncio.create_task(start, name="start")
+    telling = asyncio.create_task(told, name="signals")
+    try:
+        await asyncio.wait([starting, telling], return_when=asyncio.FIRST_COMPLETED)
+        if not telling.done():
+            await starting
+        return await telling
+    finally:
+        starting.cancel()
+        telling.cancel()
+        await asyncio.gather(starting, telling, return_exceptions=True)

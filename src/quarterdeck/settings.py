@@ -1,0 +1,207 @@
+"""Settings of every kind of process: file < environment < flag; the only reader of the environment.
+
+An unknown key or a wrong value is an error that names the file or variable and suggests the key
+that was probably meant.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from quarterdeck.errors import Invalid
+
+S = TypeVar("S", bound="Settings")
+
+PREFIX = "QD_"
+DEFAULT_LISTEN = "127.0.0.1:7333"
+ATTEMPT_MARK = "QD_ATTEMPT"
+
+
+class Secret:
+    """A value that must not show up in logs, reprs or error pages."""
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(***)"
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of the settings of one process kind."""
+
+
+class ServerSettings(Settings, frozen=True, kw_only=True):
+    """`qd server`. `data` holds the database, the archive and the keys."""
+
+    data: str = ""
+    listen: str = DEFAULT_LISTEN
+    fabric_url: str = ""
+    keys: str = ""
+    log_level: str = "info"
+    min_free_mib: int = 64
+    out_max_mib: int = 2048
+
+
+class AgentSettings(Settings, frozen=True, kw_only=True):
+    """`qd agent`. `state` is the node's own directory; `join` and `token` enrol it once."""
+
+    state: str = ""
+    join: str = ""
+    token: str = ""
+    name: str = ""
+    labels: dict[str, str] = {}
+    log_level: str = "info"
+    min_free_mib: int = 64
+    heartbeat_s: float = 5.0
+
+
+class UpSettings(Settings, frozen=True, kw_only=True):
+    """`qd up`. `nodes` agents, named after the host."""
+
+    data: str = ""
+    listen: str = DEFAULT_LISTEN
+    nodes: int = 1
+    log_level: str = "info"
+    min_free_mib: int = 64
+    out_max_mib: int = 2048
+    heartbeat_s: float = 5.0
+
+
+class ClientSettings(Settings, frozen=True, kw_only=True):
+    """Where the command line finds its server."""
+
+    url: str = ""
+    token: str = ""
+    data: str = ""
+
+
+def load(
+    kind: type[S],
+    *,
+    file: str | None = None,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, object] | None = None,
+) -> S:
+    """Settings of `kind` from an optional TOML file, `QD_*` variables, and flags that are not None.
+
+    Raises Invalid with a sentence for unknown keys and values of the wrong type.
+    """
+    values: dict[str, Any] = {}
+    if file is not None:
+        values.update(_from_file(kind, Path(file)))
+    values.update(_from_environment(kind, os.environ if environ is None else environ))
+    values.update({key: value for key, value in (flags or {}).items() if value is not None})
+    try:
+        settings = msgspec.convert(values, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise Invalid("settings", f"A setting has a wrong value: {error}.") from error
+    _check(settings)
+    return settings
+
+
+def default_data() -> str:
+    """Where `qd up` keeps everything unless told otherwise."""
+    if os.geteuid() == 0:
+        return "/var/lib/quarterdeck"
+    home = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return str(Path(home) / "quarterdeck")
+
+
+def client_file() -> Path:
+    """The CLI's own settings file; it need not exist."""
+    home = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return Path(home) / "quarterdeck" / "config.toml"
+
+
+def task_environment() -> dict[str, str]:
+    """What a task inherits: the agent's environment without quarterdeck's own variables.
+
+    Variables that are not valid UTF-8 are left out: they can't be written into an order.
+    """
+    return {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(PREFIX) and _utf8(key) and _utf8(value)
+    }
+
+
+def marked() -> str | None:
+    """The attempt this process was started in, if any: its mark must not be inherited."""
+    return os.environ.get(ATTEMPT_MARK)
+
+
+def without_mark() -> dict[str, str]:
+    """The environment of this process without the mark of an attempt."""
+    return {key: value for key, value in os.environ.items() if key != ATTEMPT_MARK}
+
+
+def host_name() -> str:
+    """The machine's name, made fit for a node name."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname()) or "node"
+
+
+def split_listen(listen: str) -> tuple[str, int]:
+    """(host, port) of `HOST:PORT` or `[V6]:PORT`. Raises Invalid."""
+    host, colon, port = listen.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65535:
+        raise Invalid("listen", f"{listen!r} is not an address to listen on: write HOST:PORT.")
+    return host.strip("[]") or "0.0.0.0", int(port)
+
+
+def _utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _from_file(kind: type[Settings], path: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise Invalid("settings", f"The settings file {path} does not exist.") from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise Invalid("settings", f"The settings file {path} can't be read: {error}.") from error
+    for key in values:
+        if key not in kind.__struct_fields__:
+            close = get_close_matches(key, kind.__struct_fields__, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            raise Invalid("settings", f"{path}: {key!r} is not a setting.{hint}")
+    return values
+
+
+def _from_environment(kind: type[Settings], environ: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        field: environ[PREFIX + field.upper()]
+        for field in kind.__struct_fields__
+        if environ.get(PREFIX + field.upper()) and field != "labels"
+    }
+
+
+def _check(settings: Settings) -> None:
+    listen = getattr(settings, "listen", None)
+    if listen is not None:
+        split_listen(listen)
+    level = getattr(settings, "log_level", "info")
+    if level not in ("debug", "info", "warning", "error"):
+        raise Invalid("settings", f"log_level is {level!r}; say debug, info, warning or error.")
+    nodes = getattr(settings, "nodes", 1)
+    if not 0 <= nodes <= 1000:
+        raise Invalid("settings", f"nodes is {nodes}; say a number from 0 to 1000.")

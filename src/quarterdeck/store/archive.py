@@ -1,0 +1,131 @@
+"""The archive of finished output: compressed objects that can be read from any byte.
+
+A stream is cut into pieces of 1 MiB, each an independent zstd frame. The layout (lengths of the
+frames) lies in the database row, so reading byte N costs one range request and one frame. Small
+logs are kept inside the row itself: most commands print little.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+import obstore
+import zstandard
+from obstore.store import LocalStore
+
+from quarterdeck.errors import Broken
+
+PIECE = 1 << 20
+LEVEL = 3
+INLINE_BYTES = 64 << 10
+MARKS = "times"
+
+
+class StreamLayout(msgspec.Struct, frozen=True, kw_only=True):
+    """One stream: raw length, hash of the raw bytes, compressed length of each frame."""
+
+    bytes: int = 0
+    sha256: str = hashlib.sha256(b"").hexdigest()
+    frames: tuple[int, ...] = ()
+
+
+class SealedLog(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the archived output of an attempt is: in `inline` (by stream) or under `object`."""
+
+    attempt: str
+    object: str | None = None
+    inline: dict[str, bytes] = {}
+    layout: dict[str, StreamLayout] = {}
+
+
+class FrameWriter:
+    """Compresses one stream into a file, piece by piece; knows its length and hash so far."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("wb")
+        self._hash = hashlib.sha256()
+        self._rest = bytearray()
+        self._frames: list[int] = []
+        self._compressor = zstandard.ZstdCompressor(level=LEVEL)
+        self.bytes = 0
+
+    def feed(self, data: bytes) -> None:
+        """Blocking: call it in a thread."""
+        self.bytes += len(data)
+        self._hash.update(data)
+        self._rest += data
+        while len(self._rest) >= PIECE:
+            self._frame(bytes(self._rest[:PIECE]))
+            del self._rest[:PIECE]
+
+    def finish(self) -> StreamLayout:
+        """Write the last piece; the layout of the whole."""
+        if self._rest:
+            self._frame(bytes(self._rest))
+            self._rest.clear()
+        self._file.close()
+        return StreamLayout(
+            bytes=self.bytes, sha256=self._hash.hexdigest(), frames=tuple(self._frames)
+        )
+
+    def discard(self) -> None:
+        self._file.close()
+        self.path.unlink(missing_ok=True)
+
+    def _frame(self, piece: bytes) -> None:
+        frame = self._compressor.compress(piece)
+        self._file.write(frame)
+        self._frames.append(len(frame))
+
+
+class Archive:
+    """Objects under a local directory (obstore also speaks S3)."""
+
+    def __init__(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.work = directory / "work"
+        self.work.mkdir(exist_ok=True)
+        for leftover in self.work.iterdir():
+            leftover.unlink()
+        (directory / "logs").mkdir(exist_ok=True)
+        self._store = LocalStore(directory / "logs")
+
+    async def put(self, key: str, path: Path) -> None:
+        """Store a file under a key, replacing what an earlier, unfinished sealing left there."""
+        await obstore.put_async(self._store, key, path)
+
+    async def read(self, log: SealedLog, stream: str, offset: int, length: int) -> bytes:
+        """Up to `length` raw bytes of a stream from `offset`; fewer at the end only."""
+        layout = log.layout.get(stream)
+        if layout is None or offset >= layout.bytes or length <= 0:
+            return b""
+        end = min(offset + length, layout.bytes)
+        first, last = offset // PIECE, (end - 1) // PIECE
+        start = sum(layout.frames[:first])
+        sizes = layout.frames[first : last + 1]
+        packed = await self._packed(log, stream, start, sum(sizes))
+        raw = bytearray()
+        position = 0
+        for size in sizes:
+            frame = packed[position : position + size]
+            raw += zstandard.ZstdDecompressor().decompress(frame, max_output_size=PIECE)
+            position += size
+        return bytes(raw[offset - first * PIECE : end - first * PIECE])
+
+    async def _packed(self, log: SealedLog, stream: str, start: int, length: int) -> bytes:
+        if log.object is None:
+            return log.inline[stream][start : start + length]
+        key = object_key(log.object, stream)
+        try:
+            data = await obstore.get_range_async(self._store, key, start=start, length=length)
+        except FileNotFoundError as error:
+            raise Broken("archive", f"The archived object {key} is missing.") from error
+        return bytes(data)
+
+
+def object_key(prefix: str, stream: str) -> str:
+    """The key of one stream of an archived attempt."""
+    return f"{prefix}/{stream}.zst"

@@ -1,0 +1,67 @@
+"""Nodes: enrolled once, kept current by their heartbeats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from sqlalchemy import bindparam, insert, select, update
+
+from quarterdeck.core.model import Node
+from quarterdeck.store.base import Tx
+from quarterdeck.store.rows import node_record, node_values, to_us
+from quarterdeck.store.tables import nodes, rejected
+
+
+def enrol(tx: Tx, node: Node) -> Node:
+    """Write a new node, or give back the one that has its id already."""
+    known = get(tx, node.id)
+    if known is not None:
+        return known
+    tx.execute(
+        insert(nodes).values(
+            id=node.id,
+            public_key=node.public_key,
+            created_at=to_us(node.created_at),
+            **node_values(node),
+        )
+    )
+    return node
+
+
+def get(tx: Tx, node_id: str) -> Node | None:
+    row = tx.execute(select(nodes).where(nodes.c.id == node_id)).first()
+    return None if row is None else node_record(row)
+
+
+def every(tx: Tx) -> list[Node]:
+    """All nodes that were not removed, by name."""
+    rows = tx.execute(
+        select(nodes).where(nodes.c.removed_at.is_(None)).order_by(nodes.c.name, nodes.c.id)
+    )
+    return [node_record(row) for row in rows]
+
+
+def save(tx: Tx, changed: Iterable[Node]) -> None:
+    """Write what heartbeats said."""
+    rows = [
+        {"b_" + name: value for name, value in node_values(node).items()} | {"b_id": node.id}
+        for node in changed
+    ]
+    if rows:
+        names = [name.removeprefix("b_") for name in rows[0] if name != "b_id"]
+        tx.execute(
+            update(nodes)
+            .where(nodes.c.id == bindparam("b_id"))
+            .values({name: bindparam("b_" + name) for name in names}),
+            rows,
+        )
+
+
+def reject(tx: Tx, subject: str, data: bytes, error: str, now: datetime) -> None:
+    """Keep a message that could not be taken, so that its ack loses nothing."""
+    tx.execute(
+        insert(rejected).values(
+            subject=subject[:255], data=data[: 1 << 20], error=error, at=to_us(now)
+        )
+    )

@@ -1,0 +1,182 @@
+"""Between rows and records: times as integers, records as msgpack, states as words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+import msgspec
+from sqlalchemy import Row
+
+from quarterdeck.core.model import Attempt, Counts, Facts, Load, Node, Order, Run, Snapshot, Task
+from quarterdeck.core.model import Phase, Wanted
+from quarterdeck.core.states import AttemptState, Outcome, RunState, TaskState
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+R = TypeVar("R")
+
+pack = msgspec.msgpack.encode
+
+
+def unpack(data: bytes, kind: type[R]) -> R:
+    """A record from its blob."""
+    return msgspec.msgpack.decode(data, type=kind)
+
+
+def to_us(time: datetime | None) -> int | None:
+    """Microseconds since 1970."""
+    return None if time is None else (time - EPOCH) // MICROSECOND
+
+
+def from_us(value: int | None) -> datetime | None:
+    """An aware UTC time."""
+    return None if value is None else EPOCH + timedelta(microseconds=value)
+
+
+def time_of(value: int) -> datetime:
+    """An aware UTC time of a column that is never null."""
+    return EPOCH + timedelta(microseconds=value)
+
+
+def run_record(row: Row[Any], order: Order) -> Run:
+    return Run(
+        id=row.id,
+        target=row.target,
+        order=order,
+        created_at=time_of(row.created_at),
+        created_by=row.created_by,
+        origin=row.origin,
+        namespace=row.namespace,
+        title=row.title,
+        state=RunState(row.state),
+        outcome=_outcome(row.outcome),
+        stop_asked=row.stop_asked,
+        started_at=from_us(row.started_at),
+        ended_at=from_us(row.ended_at),
+        counts=unpack(row.counts, Counts),
+        version=row.version,
+    )
+
+
+def run_state_values(run: Run) -> dict[str, Any]:
+    """The columns of a run that a step may change."""
+    return {
+        "state": run.state.value,
+        "outcome": run.outcome.value if run.outcome else None,
+        "stop_asked": run.stop_asked,
+        "started_at": to_us(run.started_at),
+        "ended_at": to_us(run.ended_at),
+        "counts": pack(run.counts),
+        "version": run.version,
+    }
+
+
+def task_record(row: Row[Any]) -> Task:
+    return Task(
+        id=row.id,
+        run=row.run,
+        position=row.position,
+        node=row.node,
+        node_name=row.node_name,
+        state=TaskState(row.state),
+        outcome=_outcome(row.outcome),
+        exit_code=row.exit_code,
+        changed=row.changed,
+    )
+
+
+def task_values(task: Task) -> dict[str, Any]:
+    return {
+        "id": task.id,
+        "run": task.run,
+        "position": task.position,
+        "node": task.node,
+        "node_name": task.node_name,
+        "state": task.state.value,
+        "outcome": task.outcome.value if task.outcome else None,
+        "exit_code": task.exit_code,
+        "changed": task.changed,
+    }
+
+
+def attempt_record(row: Row[Any]) -> Attempt:
+    return Attempt(
+        id=row.id,
+        run=row.run,
+        task=row.task,
+        node=row.node,
+        number=row.number,
+        wanted=Wanted(row.wanted),
+        stops=row.stops,
+        stop_signal=row.stop_signal,
+        offered=row.offered,
+        offer_until=from_us(row.offer_until),
+        state=AttemptState(row.state),
+        outcome=_outcome(row.outcome),
+        snapshot=None if row.snapshot is None else unpack(row.snapshot, Snapshot),
+        sealed=row.sealed,
+        released=row.released,
+        version=row.version,
+    )
+
+
+def attempt_values(attempt: Attempt) -> dict[str, Any]:
+    snapshot = attempt.snapshot
+    return {
+        "id": attempt.id,
+        "run": attempt.run,
+        "task": attempt.task,
+        "node": attempt.node,
+        "number": attempt.number,
+        "wanted": attempt.wanted.value,
+        "stops": attempt.stops,
+        "stop_signal": attempt.stop_signal,
+        "offered": attempt.offered,
+        "offer_until": to_us(attempt.offer_until),
+        "state": attempt.state.value,
+        "outcome": attempt.outcome.value if attempt.outcome else None,
+        "snapshot": None if snapshot is None else pack(snapshot),
+        "ended": snapshot is not None and snapshot.phase is Phase.ENDED,
+        "sealed": attempt.sealed,
+        "released": attempt.released,
+        "version": attempt.version,
+    }
+
+
+def node_record(row: Row[Any]) -> Node:
+    return Node(
+        id=row.id,
+        name=row.name,
+        public_key=row.public_key,
+        created_at=time_of(row.created_at),
+        labels=msgspec.msgpack.decode(row.labels, type=dict[str, str]),
+        session=row.session,
+        last_seen=from_us(row.last_seen),
+        quarantined=row.quarantined,
+        removed=row.removed_at is not None,
+        facts=unpack(row.facts, Facts),
+        load=unpack(row.load, Load),
+        full=row.full,
+        unknown=msgspec.msgpack.decode(row.unknown, type=tuple[str, ...]),
+    )
+
+
+def node_values(node: Node) -> Mapping[str, Any]:
+    """The columns of a node that its heartbeats change."""
+    return {
+        "name": node.name,
+        "labels": pack(dict(node.labels)),
+        "session": node.session,
+        "last_seen": to_us(node.last_seen),
+        "quarantined": node.quarantined,
+        "facts": pack(node.facts),
+        "load": pack(node.load),
+        "full": node.full,
+        "unknown": pack(node.unknown),
+    }
+
+
+def _outcome(value: str | None) -> Outcome | None:
+    return None if value is None else Outcome(value)

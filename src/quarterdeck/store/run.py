@@ -1,0 +1,322 @@
+"""Runs, tasks and attempts: create, look up, and change under the version guard."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+import msgspec
+from sqlalchemy import Select, and_, bindparam, insert, select, update
+
+from quarterdeck.core.model import Attempt, Order, Run, Task
+from quarterdeck.core.states import RunState, TaskState
+from quarterdeck.errors import NotFound
+from quarterdeck.store.base import StaleWrite, Tx
+from quarterdeck.store.rows import (
+    attempt_record,
+    attempt_values,
+    pack,
+    run_record,
+    run_state_values,
+    task_record,
+    task_values,
+    to_us,
+    unpack,
+)
+from quarterdeck.store.tables import attempts, orders, runs, tasks
+
+T = TypeVar("T")
+
+BATCH = 500
+TASK_STATE_FIELDS = ("state", "outcome", "exit_code", "changed")
+
+
+class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which runs a list shows; `before` is the id of the last run of the page before."""
+
+    state: RunState | None = None
+    origin: str | None = None
+    before: str | None = None
+    limit: int = 50
+
+
+def create(
+    tx: Tx, run: Run, run_tasks: Sequence[Task], run_attempts: Sequence[Attempt], key: str | None
+) -> None:
+    """Write a run with everything that belongs to it."""
+    data = pack(run.order)
+    digest = hashlib.sha256(data).hexdigest()
+    if tx.execute(select(orders.c.hash).where(orders.c.hash == digest)).first() is None:
+        tx.execute(insert(orders).values(hash=digest, data=data))
+    tx.execute(
+        insert(runs).values(
+            id=run.id,
+            namespace=run.namespace,
+            origin=run.origin,
+            title=run.title,
+            target=run.target,
+            order_hash=digest,
+            created_at=to_us(run.created_at),
+            created_by=run.created_by,
+            idempotency_key=key,
+            **run_state_values(run),
+        )
+    )
+    if run_tasks:
+        tx.execute(insert(tasks), [task_values(task) for task in run_tasks])
+        tx.execute(insert(attempts), [attempt_values(attempt) for attempt in run_attempts])
+
+
+def get(tx: Tx, run_id: str, *, whole: bool = True) -> Run:
+    """A run; without its order (which may be megabytes) unless `whole`. Raises NotFound."""
+    query: Select[Any] = select(runs).where(runs.c.id == run_id)
+    if whole:
+        query = select(runs, orders.c.data).join(orders).where(runs.c.id == run_id)
+    row = tx.execute(query).first()
+    if row is None:
+        raise NotFound("run_not_found", f"There is no run {run_id!r}; `qd runs` lists them.")
+    return run_record(row, unpack(row.data, Order) if whole else Order())
+
+
+def find(tx: Tx, text: str) -> str:
+    """The id of the run that `text` names: a whole id, a unique beginning, or `last`.
+
+    Raises NotFound, also when the beginning fits several.
+    """
+    if text == "last":
+        row = tx.execute(select(runs.c.id).order_by(runs.c.id.desc()).limit(1)).first()
+        if row is None:
+            raise NotFound("run_not_found", "There is no run yet; start one with `qd run`.")
+        return str(row.id)
+    found = tx.execute(
+        select(runs.c.id).where(runs.c.id >= text, runs.c.id < text + "~").limit(2)
+    ).all()
+    if len(found) == 1 and text:
+        return str(found[0].id)
+    if len(found) > 1:
+        raise NotFound("run_not_found", f"Several runs begin with {text!r}; give more characters.")
+    raise NotFound("run_not_found", f"There is no run {text!r}; `qd runs` lists them.")
+
+
+def by_key(tx: Tx, key: str) -> str | None:
+    """The run made by an earlier request with the same idempotency key."""
+    row = tx.execute(select(runs.c.id).where(runs.c.idempotency_key == key)).first()
+    return None if row is None else str(row.id)
+
+
+def page(tx: Tx, which: RunFilter) -> list[Run]:
+    """Runs, newest first, with empty orders: a list does not need scripts and stdin."""
+    query: Select[Any] = select(runs).order_by(runs.c.id.desc())
+    if which.state is not None:
+        query = query.where(runs.c.state == which.state.value)
+    if which.origin is not None:
+        query = query.where(runs.c.origin == which.origin)
+    if which.before is not None:
+        query = query.where(runs.c.id < which.before)
+    return [run_record(row, Order()) for row in tx.execute(query.limit(which.limit))]
+
+
+def tasks_of(tx: Tx, run_id: str, *, changed_after: int = -1) -> list[Task]:
+    """The tasks of a run that changed after a version of the run, by position."""
+    rows = tx.execute(
+        select(tasks)
+        .where(tasks.c.run == run_id, tasks.c.changed > changed_after)
+        .order_by(tasks.c.position)
+    )
+    return [task_record(row) for row in rows]
+
+
+def attempts_of(tx: Tx, run_id: str, *, changed_after: int = -1) -> list[Attempt]:
+    """The attempts of a run whose tasks changed after a version of the run, oldest first."""
+    query = select(attempts).where(attempts.c.run == run_id)
+    if changed_after >= 0:
+        query = query.join(tasks).where(tasks.c.changed > changed_after)
+    return [attempt_record(row) for row in tx.execute(query.order_by(attempts.c.id))]
+
+
+def attempts_by_id(tx: Tx, ids: Iterable[str]) -> dict[str, Attempt]:
+    """The attempts that exist among `ids`."""
+    found: dict[str, Attempt] = {}
+    for part in _parts(sorted(set(ids))):
+        for row in tx.execute(select(attempts).where(attempts.c.id.in_(part))):
+            found[row.id] = attempt_record(row)
+    return found
+
+
+def open_attempts(tx: Tx, node_ids: Iterable[str]) -> dict[str, list[Attempt]]:
+    """Unreleased attempts by node, oldest first."""
+    found: dict[str, list[Attempt]] = {}
+    for part in _parts(sorted(set(node_ids))):
+        query = select(attempts).where(attempts.c.node.in_(part), ~attempts.c.released)
+        for row in tx.execute(query.order_by(attempts.c.id)):
+            found.setdefault(row.node, []).append(attempt_record(row))
+    return found
+
+
+def nodes_with_open_attempts(tx: Tx) -> set[str]:
+    """Nodes that hold, or may hold, an unreleased attempt."""
+    rows = tx.execute(select(attempts.c.node).where(~attempts.c.released).distinct())
+    return {row.node for row in rows}
+
+
+def orders_of(tx: Tx, run_ids: Iterable[str]) -> dict[str, Order]:
+    """The orders of runs."""
+    found: dict[str, Order] = {}
+    for part in _parts(sorted(set(run_ids))):
+        query = select(runs.c.id, orders.c.data).join(orders).where(runs.c.id.in_(part))
+        for row in tx.execute(query):
+            found[row.id] = unpack(row.data, Order)
+    return found
+
+
+def offer(tx: Tx, ids: Iterable[str]) -> None:
+    """Record that these attempts are about to be sent: from now on the node's word is needed."""
+    for part in _parts(sorted(set(ids))):
+        tx.execute(update(attempts).where(attempts.c.id.in_(part)).values(offered=True))
+
+
+def withdraw(tx: Tx, ids: Iterable[str]) -> None:
+    """Take `offer` back for attempts that certainly reached nobody and were never reported."""
+    for part in _parts(sorted(set(ids))):
+        tx.execute(
+            update(attempts)
+            .where(attempts.c.id.in_(part), attempts.c.snapshot.is_(None))
+            .values(offered=False)
+        )
+
+
+def expired_offers(tx: Tx, now: datetime) -> list[Attempt]:
+    """Attempts never sent whose time to live is over."""
+    rows = tx.execute(
+        select(attempts).where(
+            ~attempts.c.offered, ~attempts.c.released, attempts.c.offer_until <= to_us(now)
+        )
+    )
+    return [attempt_record(row) for row in rows]
+
+
+def to_seal(tx: Tx, limit: int, skip: Iterable[str]) -> list[Attempt]:
+    """Ended attempts whose log is not archived yet, oldest first."""
+    query = select(attempts).where(
+        and_(attempts.c.ended, ~attempts.c.sealed), attempts.c.id.not_in(list(skip))
+    )
+    rows = tx.execute(query.order_by(attempts.c.id).limit(limit))
+    return [attempt_record(row) for row in rows]
+
+
+def to_purge(tx: Tx, before: datetime, limit: int) -> list[Attempt]:
+    """Attempts sealed before a time whose chunks still lie in the cache."""
+    query = select(attempts).where(
+        and_(attempts.c.sealed, ~attempts.c.purged), attempts.c.sealed_at <= to_us(before)
+    )
+    return [attempt_record(row) for row in tx.execute(query.limit(limit))]
+
+
+def mark_purged(tx: Tx, ids: Iterable[str]) -> None:
+    for part in _parts(sorted(set(ids))):
+        tx.execute(update(attempts).where(attempts.c.id.in_(part)).values(purged=True))
+
+
+def save_attempts(tx: Tx, changed: Iterable[tuple[Attempt, Attempt]], now: datetime) -> set[str]:
+    """Write (before, after) pairs that differ; mark their runs due; the ids of these runs.
+
+    Raises StaleWrite when a row has another version than `before`.
+    """
+    values = []
+    for before, after in changed:
+        if after is before:
+            continue
+        row = attempt_values(msgspec.structs.replace(after, version=before.version + 1))
+        row = {"b_" + name: value for name, value in row.items()}
+        row["guard"] = before.version
+        row["b_sealed_at"] = to_us(now) if after.sealed else None
+        row["b_purged"] = after.sealed and (after.snapshot is None or not _has_output(after))
+        row["b_fresh"] = after.state is not before.state or after.outcome is not before.outcome
+        values.append(row)
+    if not values:
+        return set()
+    columns = [name.removeprefix("b_") for name in values[0] if name.startswith("b_")]
+    fixed = ("id", "run", "task", "node", "number", "fresh", "sealed_at", "purged")
+    statement = (
+        update(attempts)
+        .where(attempts.c.id == bindparam("b_id"), attempts.c.version == bindparam("guard"))
+        .values(
+            {name: bindparam("b_" + name) for name in columns if name not in fixed}
+            | {"fresh": attempts.c.fresh | bindparam("b_fresh", type_=attempts.c.fresh.type)}
+            | {"sealed_at": bindparam("b_sealed_at"), "purged": bindparam("b_purged")}
+        )
+    )
+    if tx.execute(statement, values).rowcount != len(values):
+        raise StaleWrite
+    due = {row["b_run"] for row in values if row["b_fresh"]}
+    for part in _parts(sorted(due)):
+        tx.execute(update(runs).where(runs.c.id.in_(part)).values(due=True))
+    return due
+
+
+def due_runs(tx: Tx, limit: int) -> list[str]:
+    """Runs whose attempts changed since they were last stepped."""
+    return [row.id for row in tx.execute(select(runs.c.id).where(runs.c.due).limit(limit))]
+
+
+def fresh(tx: Tx, run_id: str, limit: int) -> list[tuple[Task, Attempt]]:
+    """Attempts of a run that changed since it was last stepped, with their tasks."""
+    changed = [
+        attempt_record(row)
+        for row in tx.execute(
+            select(attempts).where(attempts.c.run == run_id, attempts.c.fresh).limit(limit)
+        )
+    ]
+    by_id: dict[str, Task] = {}
+    for part in _parts([attempt.task for attempt in changed]):
+        for row in tx.execute(select(tasks).where(tasks.c.id.in_(part))):
+            by_id[row.id] = task_record(row)
+    return [(by_id[attempt.task], attempt) for attempt in changed]
+
+
+def stepped(tx: Tx, run: Run, moved: Sequence[Task], seen: Sequence[Attempt], *, more: bool) -> Run:
+    """Write a step: the run under its version guard, its moved tasks, its attempts no longer fresh.
+
+    `more` keeps the run due. Raises StaleWrite.
+    """
+    after = msgspec.structs.replace(run, version=run.version + 1)
+    result = tx.execute(
+        update(runs)
+        .where(runs.c.id == run.id, runs.c.version == run.version)
+        .values(due=more, **run_state_values(after))
+    )
+    if result.rowcount != 1:
+        raise StaleWrite
+    if moved:
+        rows = [
+            {"b_id": task.id}
+            | {
+                "b_" + name: value
+                for name, value in task_values(
+                    msgspec.structs.replace(task, changed=after.version)
+                ).items()
+                if name in TASK_STATE_FIELDS
+            }
+            for task in moved
+        ]
+        tx.execute(
+            update(tasks)
+            .where(tasks.c.id == bindparam("b_id"), tasks.c.state != TaskState.ENDED.value)
+            .values({name: bindparam("b_" + name) for name in TASK_STATE_FIELDS}),
+            rows,
+        )
+    for part in _parts([attempt.id for attempt in seen]):
+        tx.execute(update(attempts).where(attempts.c.id.in_(part)).values(fresh=False))
+    return after
+
+
+def _has_output(attempt: Attempt) -> bool:
+    snapshot = attempt.snapshot
+    return snapshot is not None and bool(snapshot.stdout.bytes or snapshot.stderr.bytes)
+
+
+def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), BATCH):
+        yield items[start : start + BATCH]

@@ -1,0 +1,212 @@
+"""Named events: what happens inside a process, said once, heard by logs, metrics and tests.
+
+Code emits an event; it never formats a log line. Fields named `error` hold a sentence. Secrets are
+never fields.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import TextIO
+
+import msgspec
+import structlog
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Base of all events. `level` is the weight of its log line."""
+
+    @property
+    def level(self) -> str:
+        return "info"
+
+
+class Warned(Event, frozen=True, kw_only=True):
+    """Base of events an operator should look at."""
+
+    @property
+    def level(self) -> str:
+        return "warning"
+
+
+class Started(Event, frozen=True, kw_only=True):
+    """A process is ready: `what` is server, agent or supervisor."""
+
+    what: str
+    where: str = ""
+
+
+class Stopped(Event, frozen=True, kw_only=True):
+    what: str
+
+
+class LoopFailed(Warned, frozen=True, kw_only=True):
+    """A loop ended with an error and is started again after `delay_s`."""
+
+    loop: str
+    error: str
+    delay_s: float
+
+
+class LoopDone(Event, frozen=True, kw_only=True):
+    """One round of a loop did `items` pieces of work."""
+
+    loop: str
+    items: int
+
+    @property
+    def level(self) -> str:
+        return "debug"
+
+
+class FabricConnected(Event, frozen=True, kw_only=True):
+    who: str
+
+
+class FabricTrouble(Warned, frozen=True, kw_only=True):
+    who: str
+    error: str
+
+
+class NodeEnrolled(Event, frozen=True, kw_only=True):
+    node: str
+    name: str
+
+
+class NodeSession(Event, frozen=True, kw_only=True):
+    """A node announced a new start of its agent."""
+
+    node: str
+    name: str
+    session: str
+
+
+class NodeCloned(Warned, frozen=True, kw_only=True):
+    """Two agents answer with the identity of one node."""
+
+    node: str
+    name: str
+
+
+class OrderRejected(Warned, frozen=True, kw_only=True):
+    """An agent threw an order away: not signed, not for it, not for this session."""
+
+    node: str
+    code: str
+    error: str
+
+
+class AttemptStarted(Event, frozen=True, kw_only=True):
+    attempt: str
+    pid: int
+
+
+class AttemptAdopted(Event, frozen=True, kw_only=True):
+    attempt: str
+
+
+class AttemptEnded(Event, frozen=True, kw_only=True):
+    attempt: str
+    reason: str
+    exit_code: int | None
+
+
+class AttemptBroken(Warned, frozen=True, kw_only=True):
+    """A directory of an attempt can't be read."""
+
+    attempt: str
+    error: str
+
+
+class FactRejected(Warned, frozen=True, kw_only=True):
+    """A message that ingest could not take; it lies in the table `rejected`."""
+
+    subject: str
+    error: str
+
+
+class RunCreated(Event, frozen=True, kw_only=True):
+    run: str
+    tasks: int
+
+
+class RunEnded(Event, frozen=True, kw_only=True):
+    run: str
+    outcome: str
+
+
+class LogSealed(Event, frozen=True, kw_only=True):
+    attempt: str
+    bytes: int
+
+
+class LogPulled(Event, frozen=True, kw_only=True):
+    """Bytes that the cache lacked were read from the node's files."""
+
+    attempt: str
+    stream: str
+    offset: int
+    bytes: int
+
+
+class ChildStarted(Event, frozen=True, kw_only=True):
+    child: str
+    pid: int
+
+
+class ChildExited(Warned, frozen=True, kw_only=True):
+    child: str
+    pid: int
+    status: str
+
+
+class RequestFailed(Warned, frozen=True, kw_only=True):
+    """A request met an error that is ours."""
+
+    method: str
+    path: str
+    error: str
+
+
+Subscriber = Callable[[Event], None]
+
+
+class Telemetry:
+    """Where events of one process go. Subscribers must be quick and must not raise."""
+
+    def __init__(self) -> None:
+        self._subscribers: list[Subscriber] = []
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        self._subscribers.append(subscriber)
+
+    def emit(self, event: Event) -> None:
+        for subscriber in self._subscribers:
+            subscriber(event)
+
+    def loop_failed(self, loop: str, error: str, delay_s: float) -> None:
+        """What `service.Services` calls when a loop or task of it failed."""
+        self.emit(LoopFailed(loop=loop, error=error, delay_s=delay_s))
+
+
+def log_to(stream: TextIO | None = None, *, level: str = "info") -> Subscriber:
+    """A subscriber that writes one JSON line per event of at least `level`, default to stderr."""
+    logger = structlog.wrap_logger(
+        structlog.PrintLogger(stream or sys.stderr),
+        processors=[
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+    )
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+
+    def write(event: Event) -> None:
+        if logging.getLevelNamesMapping()[event.level.upper()] < threshold:
+            return
+        fields = msgspec.to_builtins(event)
+        name = fields.pop("type")
+        logger.msg(name, level=event.level, **fields)
+
+    return write

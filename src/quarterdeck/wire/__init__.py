@@ -1,0 +1,1 @@
+"""What crosses between processes: messages, their encoding and their subjects."""

@@ -1,0 +1,31 @@
+"""Enrolment over HTTP: what a node sends to be admitted or renewed, and what it gets."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
+    """`signature` (base64 in JSON) is the node's own over `signed_part`; `token` is empty on a
+    renewal."""
+
+    public_key: str
+    name: str
+    signature: bytes
+    token: str = ""
+
+
+class Credentials(msgspec.Struct, frozen=True, kw_only=True):
+    """Its id, its pass to the fabric until `expires_at` (seconds since 1970), and the public keys
+    that sign its orders."""
+
+    node: str
+    jwt: str
+    fabric_urls: tuple[str, ...]
+    order_keys: tuple[str, ...]
+    expires_at: int
+
+
+def signed_part(public_key: str, name: str, token: str) -> bytes:
+    """The bytes a node signs when it enrols or renews: worthless without its private key."""
+    return "\n".join(["quarterdeck-enrol", public_key, name, token]).encode()

@@ -1,0 +1,66 @@
+"""The subjects of the fabric: the only place that puts them together or takes them apart."""
+
+from __future__ import annotations
+
+from quarterdeck.core.ids import TOKEN
+from quarterdeck.errors import Invalid
+
+EV = "EV"
+OUT = "OUT"
+INGEST = "ingest"
+
+ALL_BEATS = "hb.*"
+ALL_EVENTS = "ev.>"
+ALL_OUTPUT = "out.>"
+
+
+def _token(text: str) -> str:
+    if TOKEN.fullmatch(text) is None:
+        raise Invalid("subject_token", f"{text[:80]!r} can't be part of a subject.")
+    return text
+
+
+def orders(node: str) -> str:
+    """Requests from a server to the agent of `node`."""
+    return f"cmd.{_token(node)}.orders"
+
+
+def all_orders(node: str) -> str:
+    """What the agent of `node` listens to."""
+    return f"cmd.{_token(node)}.>"
+
+
+def beat(node: str) -> str:
+    """Heartbeats of `node`: to whoever listens, never kept."""
+    return f"hb.{_token(node)}"
+
+
+def snapshots(node: str) -> str:
+    """Facts about attempts on `node`: kept in EV until ingested."""
+    return f"ev.{_token(node)}.attempt"
+
+
+def output(node: str, run: str, attempt: str) -> str:
+    """Chunks of one attempt."""
+    return f"out.{_token(node)}.{_token(run)}.{_token(attempt)}"
+
+
+def run_output(run: str) -> str:
+    """Chunks of every attempt of a run."""
+    return f"out.*.{_token(run)}.*"
+
+
+def node_of(subject: str) -> str:
+    """The node token of a subject of this module (always the second)."""
+    parts = subject.split(".")
+    if len(parts) < 2:
+        raise Invalid("subject", f"{subject[:80]!r} names no node.")
+    return parts[1]
+
+
+def attempt_of(subject: str) -> str:
+    """The attempt token of an output subject."""
+    parts = subject.split(".")
+    if len(parts) != 4 or parts[0] != "out":
+        raise Invalid("subject", f"{subject[:80]!r} is not a subject of output.")
+    return parts[3]
