@@ -10,7 +10,7 @@ import os
 import re
 import socket
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
@@ -149,6 +149,13 @@ def marked() -> str | None:
 def without_mark() -> dict[str, str]:
     """The environment of this process without the mark of an attempt."""
     return {key: value for key, value in os.environ.items() if key != ATTEMPT_MARK}
+
+
+def child_environment(decided: Iterable[str]) -> dict[str, str]:
+    """The environment for a child whose settings in `decided` come from its parent: variables
+    meant for the parent (`QD_DATA` of `qd up`) must not override them."""
+    names = {PREFIX + name.upper() for name in decided}
+    return {key: value for key, value in os.environ.items() if key not in names}
 
 
 def host_name() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
@@ -175,10 +176,14 @@ class Connections:
 
 
 class Proxy:
-    """A TCP proxy that can turn into a black hole: connections stay, bytes vanish."""
+    """A TCP proxy that can turn into a black hole: connections stay, bytes vanish.
 
-    def __init__(self, port: int) -> None:
+    With `bytes_per_s` the way to the server is slow, and holds little.
+    """
+
+    def __init__(self, port: int, bytes_per_s: int = 0) -> None:
         self._port = port
+        self._bytes_per_s = bytes_per_s
         self._server: asyncio.Server | None = None
         self._black: set[asyncio.StreamWriter] = set()
         self._open: set[asyncio.StreamWriter] = set()
@@ -199,6 +204,9 @@ class Proxy:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        if self._bytes_per_s:
+            near = writer.get_extra_info("socket")
+            near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         self._open |= {writer, far_writer}
         for source, sink in ((reader, far_writer), (far_reader, writer)):
             task = asyncio.get_running_loop().create_task(self._pump(source, sink))
@@ -207,10 +215,21 @@ class Proxy:
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await source.read(65536):
+                if self._bytes_per_s and len(data) > 1000:
+                    await self._after(len(data) / self._bytes_per_s)
                 if sink not in self._black:
                     sink.write(data)
                     await sink.drain()
         sink.close()
+
+    async def _after(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        over = loop.create_future()
+        handle = loop.call_later(seconds, over.set_result, None)
+        try:
+            await over
+        finally:
+            handle.cancel()
 
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None

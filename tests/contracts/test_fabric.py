@@ -469,6 +469,21 @@ async def test_a_black_hole_is_noticed_and_mended(place: Harbour) -> None:
         await node.stop()
 
 
+async def test_a_slow_link_is_not_taken_for_a_dead_one_and_repeats_nothing(
+    place: Harbour,
+) -> None:
+    server, _ = await place.fleet()
+    # 8 MiB at 4 MB/s: two seconds, against 0.6 s of pings and 0.5 s for answers.
+    async with Proxy(urlsplit(place.server.url).port or 0, bytes_per_s=4_000_000) as proxy:
+        node = await place.join("node", "n9", url=proxy.url)
+        back = Connections(node)
+        stores = [node.store("out.n9.r1.1", b"x" * (64 << 10)) for _ in range(128)]
+        await asyncio.wait_for(asyncio.gather(*stores), DEADLINE_S)
+        assert back.count == 0
+        assert len(await replayed(server, "out.n9.>")) == 128
+        await node.stop()
+
+
 async def test_a_link_can_be_stopped_in_a_black_hole_and_while_dialling(place: Harbour) -> None:
     _, node = await place.fleet()
     async with Proxy(urlsplit(place.server.url).port or 0) as proxy:

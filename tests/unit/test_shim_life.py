@@ -141,7 +141,7 @@ def test_output_of_the_main_process_is_waited_for_however_long_the_disk_takes() 
 
 
 def test_killing_is_repeated_with_growing_pauses_and_given_up() -> None:
-    state, commands = play((0, Opened()), (0, STOP_NOW))
+    state, _ = play((0, Opened()), (0, STOP_NOW))
     now, rounds = 0.0, 1
     while isinstance(state, Killing):
         now = wake_at(state) or now

@@ -66,6 +66,7 @@ class Agent:
             on_error=lambda text: self._telemetry.emit(FabricTrouble(who=node, error=text)),
         )
         self._follower.start()
+        self._spawner.start()
         attempts, outbox = self._attempts(node, journal, fabric)
         attempts.resume()
         self._services.loop("facts", outbox.send_facts)
@@ -170,8 +171,8 @@ class Agent:
             services=self._services,
             telemetry=self._telemetry,
             full=full,
+            beat=lambda: beats.now("orders"),
         )
-        await fabric.subscribe(subjects.all_orders(node), desk.receive)
         beats = Beats(
             node=node,
             name=self._settings.name,
@@ -190,6 +191,8 @@ class Agent:
             beats.now("connected")
 
         fabric.on_connect(connected)
+        await fabric.subscribe(subjects.orders(node), desk.receive)
+        await fabric.subscribe(subjects.beat_now(node), beats.asked)
         self._services.loop("beats", beats.beat_on)
 
     async def _prune(self, journal: Journal) -> None:

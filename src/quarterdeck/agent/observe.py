@@ -18,13 +18,13 @@ import msgspec
 
 from quarterdeck.agent.addresses import addresses
 from quarterdeck.agent.shim.tree import boot_id
-from quarterdeck.errors import Unavailable
-from quarterdeck.fabric.base import Fabric
-from quarterdeck.service import Clock, Poke
+from quarterdeck.errors import Invalid, Unavailable
+from quarterdeck.fabric.base import Fabric, Message
+from quarterdeck.service import Clock, Poke, jitter
 from quarterdeck.settings import host_name
 from quarterdeck.wire import subjects
-from quarterdeck.wire.codec import encode
-from quarterdeck.wire.run import BEAT_LIMIT, FactsMessage, Heartbeat, LoadMessage
+from quarterdeck.wire.codec import decode, encode
+from quarterdeck.wire.run import BEAT_LIMIT, BeatNow, FactsMessage, Heartbeat, LoadMessage
 
 MIB = 1 << 20
 
@@ -116,6 +116,7 @@ class Beats:
         self._unreleased = unreleased
         self._full = full
         self._number = 0
+        self._within_s = 0.0
         self._facts = facts()
         self.now = Poke()
 
@@ -130,6 +131,17 @@ class Beats:
                 await asyncio.sleep(0)  # the link is down: the next connection pokes `now`
             await self.now.wait(wait_s)
             wait_s = self._every_s
+            delay_s, self._within_s = self._within_s * jitter(), 0.0
+            await asyncio.sleep(delay_s)
+
+    def asked(self, message: Message) -> None:
+        """The handler of a server's request for a beat."""
+        try:
+            wish: BeatNow = decode(message.data, BeatNow)
+        except Invalid:
+            return
+        self._within_s = min(max(wish.within_s, 0.0), self._every_s)
+        self.now("asked")
 
     async def _beat(self) -> None:
         held = self._unreleased()

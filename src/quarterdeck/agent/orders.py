@@ -1,7 +1,7 @@
 """Orders from servers: verified, done, answered.
 
 Every request is a signed envelope for this node and this session; anything else is dropped and
-told to telemetry, never answered. Orders that change attempts are done one after the other; reads
+told to telemetry. Only a server that signed for an earlier session gets an answer: the new one. Orders that change attempts are done one after the other; reads
 of output go beside them.
 """
 
@@ -59,6 +59,7 @@ class OrderDesk:
         services: Services,
         telemetry: Telemetry,
         full: Callable[[], str],
+        beat: Callable[[], None],
     ) -> None:
         self._node = node
         self._session = session
@@ -69,6 +70,7 @@ class OrderDesk:
         self._services = services
         self._telemetry = telemetry
         self._full = full
+        self._beat = beat
         self._turn = asyncio.Lock()
 
     def receive(self, message: Message) -> None:
@@ -85,10 +87,19 @@ class OrderDesk:
             self._telemetry.emit(
                 OrderRejected(node=self._node, code=error.code, error=error.message)
             )
+            if error.code == "wrong_session":
+                await self._tell_session(message)
             return
         items = tuple([await self._do(item) for item in orders.items])
         answer = Answers(node=self._node, session=self._session, items=items)
         if message.reply:
+            await self._fabric.publish(message.reply, encode(answer))
+
+    async def _tell_session(self, message: Message) -> None:
+        """A server of ours that missed our start: let it know at once instead of waiting."""
+        self._beat()
+        if message.reply:
+            answer = Answers(node=self._node, session=self._session)
             await self._fabric.publish(message.reply, encode(answer))
 
     def _verify(self, data: bytes, signature: bytes) -> bool:

@@ -26,6 +26,10 @@ class Spawner:
         self._waiting: dict[int, asyncio.Future[int]] = {}
         self._number = 0
 
+    def start(self) -> None:
+        """Start the spawner now, so that the first attempt does not wait for it."""
+        self._connection()
+
     async def fork(self, directory: Path, lock_fd: int) -> int:
         """Fork a shim for an attempt; its pid. The lock's descriptor is handed over and closed.
 

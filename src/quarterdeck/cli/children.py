@@ -22,6 +22,7 @@ from quarterdeck.agent.shim.tree import boot_id, identity, signal_process
 from quarterdeck.core.ids import RANDOM_BYTES, run_id
 from quarterdeck.errors import Conflict, Unavailable
 from quarterdeck.service import Services, SystemClock, entropy
+from quarterdeck.settings import child_environment
 from quarterdeck.store.access import spell
 
 OLD_CHILDREN_S = 10.0
@@ -31,6 +32,18 @@ MAX_PAUSE_S = 5.0
 CALM_S = 10.0
 LOG_LIMIT = 16 << 20
 MIB = 1 << 20
+# settings of children that `qd up` writes into their files
+DECIDED = (
+    "data",
+    "fabric_url",
+    "join",
+    "keys",
+    "listen",
+    "name",
+    "state",
+    "token",
+    "url",
+)
 
 
 class Child(msgspec.Struct, frozen=True):
@@ -224,6 +237,7 @@ class Keeper:
                 stdout=log,
                 stderr=log,
                 pass_fds=fds,
+                env=child_environment(DECIDED),
                 start_new_session=True,
             )
         self._processes[child.name] = process

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 COLOURS = (36, 33, 35, 32, 34, 96, 93, 95, 92, 94)
 LONGEST_LINE = 64 << 10
+PLAIN_WIDTH = 1000
 # A terminal may be coloured by a task, not steered: only SGR sequences, tabs, returns and line
 # ends pass.
 STEERING = re.compile(
@@ -116,7 +117,9 @@ def table(
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(stderr=to_stderr, highlight=False, soft_wrap=False)
+    console = Console(stderr=to_stderr, highlight=False)
+    if not console.is_terminal:
+        console.width = PLAIN_WIDTH
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for header in headers:
         shown.add_column(header, overflow="fold")

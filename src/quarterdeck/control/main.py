@@ -144,6 +144,7 @@ class Server:
         await self.fleet.start()
         for name, loop in (
             ("beats", self.fleet.watch_beats),
+            ("hello", self.fleet.ask_for_beats),
             ("ingest", self._ingest.take_facts),
             ("dispatch", self._dispatch.send_orders),
             ("journals", self._dispatch.ask_journals),

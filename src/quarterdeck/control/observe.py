@@ -21,10 +21,11 @@ from quarterdeck.store.base import Database
 from quarterdeck.telemetry import FactRejected, NodeCloned, NodeSession, Telemetry
 from quarterdeck.control.changes import NODES, Changes
 from quarterdeck.wire import subjects
-from quarterdeck.wire.codec import decode
-from quarterdeck.wire.run import Heartbeat, facts_record, load_record
+from quarterdeck.wire.codec import decode, encode
+from quarterdeck.wire.run import BeatNow, Heartbeat, facts_record, load_record
 
 FLUSH_S = 1.0
+BEATS_PER_S = 2000
 
 
 class Fleet:
@@ -57,12 +58,23 @@ class Fleet:
         self._watches: dict[str, Watch] = {}
         self._beats: dict[str, Heartbeat] = {}
         self._arrived = Poke()
+        self._connected = Poke()
         self._dirty: dict[str, Node] = {}
 
     async def start(self) -> None:
         for node in await self._database.read(node_store.every):
             self.know(node)
         await self._fabric.subscribe(subjects.ALL_BEATS, self._heard)
+        self._fabric.on_connect(lambda: self._connected("connected"))
+        self._connected("start")
+
+    async def ask_for_beats(self) -> None:
+        """Loop: after each connection ask every node for a beat, spread over a moment."""
+        while True:
+            await self._connected.wait()
+            wish = encode(BeatNow(within_s=len(self._nodes) / BEATS_PER_S))
+            for node in self.every():
+                await self._fabric.publish(subjects.beat_now(node.id), wish)
 
     def know(self, node: Node) -> None:
         """Take a node in that was enrolled."""

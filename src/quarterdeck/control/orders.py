@@ -43,7 +43,7 @@ class Orderer:
         self, node_id: str, items: tuple[OrderItem, ...], *, timeout_s: float = TIMEOUT_S
     ) -> tuple[AnswerItem, ...]:
         """One answer per item. Raises Unavailable: `no_responders`, `timeout`, `disconnected`,
-        `node_away` or `bad_answer`."""
+        `node_away`, `stale_session` or `bad_answer`."""
         node = self._node(node_id)
         sealed = Sealed(
             to=node.id, session=node.session, id=self._new_id(), body=encode(Orders(items=items))
@@ -55,6 +55,8 @@ class Orderer:
             answers: Answers = decode(data, Answers)
         except Invalid as error:
             raise Unavailable("bad_answer", f"Node {node.name} answered: {error}") from error
+        if answers.node == node.id and answers.session != node.session:
+            raise Unavailable("stale_session", f"Node {node.name} has started anew meanwhile.")
         if answers.node != node.id or len(answers.items) != len(items):
             raise Unavailable("bad_answer", f"Node {node.name} gave an answer that fits no order.")
         return answers.items

@@ -214,6 +214,12 @@ class Heartbeat(WireMessage, frozen=True, kw_only=True):
     attempt_count: int = 0
 
 
+class BeatNow(WireMessage, frozen=True, kw_only=True):
+    """A server that has just connected asks for a heartbeat at a random moment `within_s`."""
+
+    within_s: float = 0.0
+
+
 def order_message(order: Order) -> OrderMessage:
     """Core to wire."""
     return OrderMessage(

@@ -25,9 +25,9 @@ def orders(node: str) -> str:
     return f"cmd.{_token(node)}.orders"
 
 
-def all_orders(node: str) -> str:
-    """What the agent of `node` listens to."""
-    return f"cmd.{_token(node)}.>"
+def beat_now(node: str) -> str:
+    """A server asks the agent of `node` for a heartbeat."""
+    return f"cmd.{_token(node)}.beat"
 
 
 def beat(node: str) -> str:

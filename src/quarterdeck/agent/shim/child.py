@@ -58,7 +58,7 @@ class Command:
 
 
 def command(order: Order, script_path: str) -> Command:
-    """The command of an order; a script is run by its interpreter, so noexec mounts do not matter."""
+    """The command of an order; a script is run by its interpreter: noexec mounts do not matter."""
     args = tuple(os.fsencode(arg) for arg in order.args)
     if order.script is not None:
         return Command((*interpreter(order.script), os.fsencode(script_path), *args), search=False)

@@ -55,7 +55,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Who runs the attempt; written before the exec. `cgroup` is the attempt's own, if it has one."""
+    """Who runs the attempt; written before the exec. `cgroup` is its own one, where it has one."""
 
     boot_id: str
     shim: Identity

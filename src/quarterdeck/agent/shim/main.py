@@ -81,6 +81,7 @@ class Shim:
         self._pid = os.getpid()
         self._state: life.State = life.Waiting()
         self._now = time.monotonic()
+        self._name = linux.SHIM_NAME
         self._retry_at: float | None = None
         self._asked = True  # a stop may have been written before we could hear of it
         self._stops_seen = 0
@@ -174,7 +175,6 @@ class Shim:
         """Try again what the disk refused, when its time has come."""
         if self._retry_at is not None and self._now >= self._retry_at:
             self._retry_at = None
-            linux.set_name(linux.SHIM_NAME)
             self._note_overdue()
             if not self._output.flush():
                 self._retry_later()
@@ -182,7 +182,6 @@ class Shim:
     def _retry_later(self) -> None:
         if self._retry_at is None:
             self._retry_at = self._now + _RETRY_S
-            linux.set_name(linux.BLOCKED_NAME)
 
     def _hear_stop(self) -> None:
         if not self._asked:
@@ -232,6 +231,10 @@ class Shim:
 
     def _wait(self) -> None:
         """Sleep until something can have changed, and read what the pipes have."""
+        name = linux.SHIM_NAME if self._retry_at is None else linux.BLOCKED_NAME
+        if name != self._name:
+            self._name = name
+            linux.set_name(name)
         poll = select.poll()
         for fd in self._polled:
             poll.register(fd, select.POLLIN)

@@ -42,6 +42,7 @@ class Client(nats.aio.client.Client):
         super().__init__()
         self.lost_reason: str | None = None
         self.on_lost: set[Callable[[], None]] = set()
+        self._received = 0
         self._tell_lost = lost
         self._complain = complain
         self._handlers: dict[int, RawHandler] = {}
@@ -84,21 +85,13 @@ class Client(nats.aio.client.Client):
                 # An INFO line that overtakes the PONG leaves nats-py CONNECTING for ever.
                 raise Unavailable("zombie", f"The fabric at {url} did not finish the handshake.")
             self._reading_task.add_done_callback(lambda _: self.over("the reader ended"))
-            self._limit_unacknowledged(ping_interval_s * pings_outstanding)
+            _limit_unacknowledged(self._transport, ping_interval_s * pings_outstanding)
         except (OSError, nats.errors.Error, TimeoutError, ValueError) as error:
             await self.dispose()
             raise _as_ours(url, name, error) from error
         except BaseException:
             await self.dispose()
             raise
-
-    def _limit_unacknowledged(self, seconds: float) -> None:
-        # A black hole with unsent bytes would otherwise hold for 15 minutes.
-        writer = getattr(self._transport, "_bare_io_writer", None)
-        raw = writer.get_extra_info("socket") if writer is not None else None
-        if raw is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
-            milliseconds = max(1000, int(seconds * 1000))
-            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
     async def dispose(self) -> None:
         """Cut the connection at once and end every task of nats-py. Never hangs on the peer."""
@@ -109,7 +102,7 @@ class Client(nats.aio.client.Client):
         for task in (self._ping_interval_task, self._flusher_task, self._reading_task):
             if task is not None:
                 task.cancel()
-        self._release_waiters()
+        _release(self._pongs, self._flush_queue)
         for writer_name in ("_io_writer", "_bare_io_writer"):
             writer = getattr(self._transport, writer_name, None)
             if writer is not None:
@@ -123,22 +116,12 @@ class Client(nats.aio.client.Client):
                 async with asyncio.timeout(_CLOSE_S):
                     await self._transport.wait_closed()  # type: ignore[no-untyped-call]
 
-    def _release_waiters(self) -> None:
-        for pong in self._pongs:
-            if not pong.done():
-                pong.set_result(False)
-        self._pongs.clear()
-        while self._flush_queue is not None and not self._flush_queue.empty():
-            flushed = self._flush_queue.get_nowait()
-            if not flushed.done():
-                flushed.set_result(None)
-
     def over(self, reason: str) -> None:
         """Declare the connection lost, once; `dispose` cuts it."""
         if self.lost_reason is not None:
             return
         self.lost_reason = reason
-        self._release_waiters()
+        _release(self._pongs, self._flush_queue)
         for callback in list(self.on_lost):
             callback()
         self._tell_lost(reason)
@@ -160,8 +143,39 @@ class Client(nats.aio.client.Client):
     async def _process_op_err(self, e: Exception) -> None:
         self.over(str(e) or type(e).__name__)
 
+    async def _ping_interval(self) -> None:
+        """Waits for: the next look. The link is dead when several looks saw nothing move.
+
+        On a slow link a PING waits behind megabytes, so bytes that leave count as life too, and
+        while any wait no PING is sent: they are the probe.
+        """
+        looks, before = 0, (0, 0, 0)
+        while self.lost_reason is None:
+            await asyncio.sleep(self.options["ping_interval"])
+            now = (self._pongs_received, self._received, self.unsent)
+            looks = looks + 1 if now == before else 0
+            before = now
+            if looks > self.options["max_outstanding_pings"]:
+                self.over("nothing moved for too long")
+            elif now[2] == 0:
+                self._ping()
+
+    def _ping(self) -> asyncio.Future[bool]:
+        # nats-py's own lets its PING overtake queued commands.
+        pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._pongs.append(pong)
+        self._command("PING\r\n")
+        return pong
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the kernel has not taken yet."""
+        writer = getattr(self._transport, "_io_writer", None)
+        waiting = writer.transport.get_write_buffer_size() if writer is not None else 0
+        return self._pending_data_size + int(waiting)
+
     async def _process_pong(self) -> None:
-        self._pings_outstanding = 0
+        self._pongs_received += 1
         if self._pongs:
             pong = self._pongs.pop(0)
             if not pong.done():
@@ -170,6 +184,7 @@ class Client(nats.aio.client.Client):
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
     ) -> None:
+        self._received += 1
         handler = self._handlers.get(sid)
         if handler is None:
             return
@@ -220,10 +235,7 @@ class Client(nats.aio.client.Client):
             return
         self._handlers[sid] = last
         self._command(f"UNSUB {sid}\r\n")
-        pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        pong.add_done_callback(lambda _: self._handlers.pop(sid, None))
-        self._pongs.append(pong)
-        self._command("PING\r\n")
+        self._ping().add_done_callback(lambda _: self._handlers.pop(sid, None))
 
     async def room(self) -> None:
         """Wait while more than 2 MiB have not been taken by the socket."""
@@ -234,16 +246,36 @@ class Client(nats.aio.client.Client):
 
     async def barrier(self, timeout_s: float) -> bool:
         """Whether the fabric has worked on everything sent before; False when lost or late."""
-        # nats-py's flush() lets its PING overtake queued commands.
         if self.lost_reason is not None:
             return False
-        pong: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._pongs.append(pong)
-        self._command("PING\r\n")
+        pong = self._ping()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 return await pong
         return False
+
+
+def _limit_unacknowledged(transport: object, seconds: float) -> None:
+    # A black hole with unsent bytes would otherwise hold for 15 minutes.
+    writer = getattr(transport, "_bare_io_writer", None)
+    raw = writer.get_extra_info("socket") if writer is not None else None
+    if raw is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+        milliseconds = max(1000, int(seconds * 1000))
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+
+def _release(
+    pongs: list[asyncio.Future[bool]], flushes: asyncio.Queue[asyncio.Future[None]] | None
+) -> None:
+    """Let go whoever waits for an answer or for room on a connection that is over."""
+    for pong in pongs:
+        if not pong.done():
+            pong.set_result(False)
+    pongs.clear()
+    while flushes is not None and not flushes.empty():
+        flushed = flushes.get_nowait()
+        if not flushed.done():
+            flushed.set_result(None)
 
 
 def _as_ours(url: str, name: str, error: Exception) -> Unavailable | Denied:

@@ -96,6 +96,7 @@ class Link:
 
     async def stop(self) -> None:
         self.stopped = True
+        self._hurry.set()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -131,7 +132,8 @@ class Link:
 
     async def _keep(self) -> None:
         """Waits for: the end of the connection, then the next attempt to dial."""
-        while True:
+        # Not `while True`: asyncio.wait_for, which nats-py dials with, may swallow a cancellation.
+        while not self.stopped:
             await self._lost.wait()
             self._lost.clear()
             await self._bury()
@@ -143,7 +145,7 @@ class Link:
         cap = options.backoff_cap_s
         if asyncio.get_running_loop().time() - self._stood_since > cap:
             self._attempt = 0  # else it was cut at once, perhaps for what we sent
-        while True:
+        while not self.stopped:
             pause = min(cap, options.backoff_first_s * 2.0 ** min(self._attempt, 20))
             await self._pause(pause * self._random())
             self._attempt += 1

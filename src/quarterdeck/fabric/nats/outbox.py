@@ -4,6 +4,11 @@ Everything is a plain call: `store` sends at once when the window has room, an a
 the next, a timer sends again what has had no answer. While the link is down all of it waits; when
 it is back, what was in flight goes first, in its old order.
 
+A connection loses nothing while it stands, so an answer that is late is mostly still to come: on a
+slow link the window takes longer than any timeout. Sent again on the same connection is only what
+is overdue *and* was overtaken (something sent later has been answered), or when nothing waits to
+leave and no answer at all has come for the timeout. Else a slow link would choke on repeats.
+
 An entry is in exactly one place: `_waiting` (to be sent) or `_sent` (in flight, or resting after a
 refusal that passes, until `due`).
 """
@@ -45,7 +50,7 @@ _decode = msgspec.json.Decoder(_Answer).decode
 
 
 class _Entry:
-    __slots__ = ("data", "due", "future", "headers", "subject", "tries")
+    __slots__ = ("data", "due", "future", "headers", "resting", "sending", "subject", "tries")
 
     def __init__(
         self,
@@ -60,6 +65,8 @@ class _Entry:
         self.future = future
         self.due = 0.0
         self.tries = 0
+        self.resting = False  # refused for the moment
+        self.sending = 0  # number of its last sending, over all entries
 
 
 class Outbox:
@@ -88,6 +95,9 @@ class Outbox:
         self._sent_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
+        self._sendings = 0
+        self._latest_answered = 0
+        self._last_answer = 0.0
 
     def store(self, subject: str, data: bytes, message_id: str) -> asyncio.Future[Stored | Refused]:
         check_subject(subject)
@@ -142,6 +152,8 @@ class Outbox:
         entry = self._sent.get(key)
         if entry is None:
             return  # of an earlier sending, answered by now
+        self._latest_answered = max(self._latest_answered, entry.sending)
+        self._last_answer = asyncio.get_running_loop().time()
         if headers is not None and headers.startswith(b"NATS/1.0 503"):
             self._rest(entry, f"no stream takes {entry.subject} at present")
             return
@@ -168,6 +180,7 @@ class Outbox:
     def _rest(self, entry: _Entry, reason: str) -> None:
         if entry.tries == 1:
             self._complain(f"not stored yet: {reason}; trying again")
+        entry.resting = True
         pause = min(_REST_CAP_S, _REST_FIRST_S * 2.0 ** min(entry.tries - 1, 10))
         entry.due = asyncio.get_running_loop().time() + pause * (0.5 + self._random())
 
@@ -197,6 +210,9 @@ class Outbox:
         factor = min(2**entry.tries, _ACK_CAP_FACTOR)
         pause = self._ack_timeout_s * factor * (1 + 0.25 * self._random())
         entry.tries += 1
+        entry.resting = False
+        self._sendings += 1
+        entry.sending = self._sendings
         entry.due = asyncio.get_running_loop().time() + pause
         client.post(entry.subject, entry.data, f"{self._inbox}{key}", entry.headers)
 
@@ -215,12 +231,15 @@ class Outbox:
         if client is None:
             return
         now = asyncio.get_running_loop().time()
+        silent = client.unsent == 0 and now - self._last_answer >= self._ack_timeout_s
         for key, entry in list(self._sent.items()):
             if entry.future.done():
                 del self._sent[key]
                 self._sent_bytes -= len(entry.data)
-            elif entry.due <= now:
-                if entry.tries == _TELL_AT_TRY:
+            elif entry.due <= now and (
+                silent or entry.resting or entry.sending < self._latest_answered
+            ):
+                if entry.tries == _TELL_AT_TRY and not entry.resting:
                     # A stream that has met a full disk says nothing at all.
                     self._complain(f"no answer from the stream of {entry.subject}; sending again")
                 self._send(client, key, entry)

@@ -1,0 +1,99 @@
+"""What heartbeats say of a node: sessions, clones, and the ages at which it falls silent."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quarterdeck.core.liveness import (
+    GONE_AFTER_S,
+    REMEMBERED_SESSIONS,
+    SILENT_AFTER_S,
+    Sessions,
+    beat,
+    state,
+)
+from quarterdeck.core.model import Node
+from quarterdeck.core.states import NodeState
+
+NOW = datetime(2031, 5, 6, 7, 8, 9, tzinfo=UTC)
+
+
+def node(seen_s_ago: float | None, *, quarantined: bool = False) -> Node:
+    return Node(
+        id="n1",
+        name="web1",
+        public_key="U1",
+        created_at=NOW,
+        last_seen=None if seen_s_ago is None else NOW - timedelta(seconds=seen_s_ago),
+        quarantined=quarantined,
+    )
+
+
+def after(*sessions: str) -> Sessions:
+    present = Sessions()
+    for session in sessions:
+        present = beat(present, session)
+    return present
+
+
+@pytest.mark.parametrize(
+    ("seen_s_ago", "expected"),
+    [
+        (-5.0, NodeState.READY),
+        (0.0, NodeState.READY),
+        (SILENT_AFTER_S - 0.001, NodeState.READY),
+        (SILENT_AFTER_S, NodeState.SILENT),
+        (GONE_AFTER_S - 0.001, NodeState.SILENT),
+        (GONE_AFTER_S, NodeState.GONE),
+        (None, NodeState.GONE),
+    ],
+)
+def test_the_age_of_the_last_beat_gives_the_state(
+    seen_s_ago: float | None, expected: NodeState
+) -> None:
+    assert state(node(seen_s_ago), NOW) is expected
+
+
+@pytest.mark.parametrize("seen_s_ago", [None, 0.0, 1000.0])
+def test_quarantine_stands_above_the_age(seen_s_ago: float | None) -> None:
+    assert state(node(seen_s_ago, quarantined=True), NOW) is NodeState.QUARANTINED
+
+
+def test_the_first_session_replaces_nothing() -> None:
+    assert after("a") == Sessions(current="a")
+
+
+def test_further_beats_of_a_session_give_back_the_same_object() -> None:
+    sessions = after("a")
+    assert beat(sessions, "a") is sessions
+
+
+def test_a_restarted_agent_is_not_a_clone() -> None:
+    assert after("a", "b", "b", "c") == Sessions(current="c", replaced=("a", "b"))
+
+
+def test_a_beat_of_a_replaced_session_shows_two_machines_with_one_identity() -> None:
+    sessions = after("a", "b", "a")
+    assert sessions.cloned
+    assert sessions.current == "b"
+
+
+def test_a_clone_stays_known_as_one() -> None:
+    assert after("a", "b", "a", "b", "c").cloned
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from("abcdefghijklmnop"), max_size=40))
+def test_memory_is_bounded_and_never_holds_the_present_session(story: list[str]) -> None:
+    sessions = Sessions()
+    for session in story:
+        before, sessions = sessions, beat(sessions, session)
+        assert len(sessions.replaced) <= REMEMBERED_SESSIONS
+        assert sessions.current not in sessions.replaced
+        assert sessions.cloned or not before.cloned
+    if len(set(story)) == len(story):
+        assert not sessions.cloned
