@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from quarterdeck.fabric import topology
+from quarterdeck.fabric.base import Delivery, Fabric, Kept
 from quarterdeck.fabric.embedded import EmbeddedFabric
 from quarterdeck.fabric.identity import Authority, Identity
 from quarterdeck.fabric.nats import NatsFabric, Options
@@ -135,6 +136,18 @@ async def harbour(root: Path) -> AsyncIterator[Harbour]:
     # anyio runs each part of a test in a task of its own runner.
     left = [task for task in asyncio.all_tasks() if "TestRunner" not in repr(task.get_coro())]
     assert not left, f"tasks left over: {left}"
+
+
+async def replayed(fabric: Fabric, subject: str, after: int = 0) -> list[Kept]:
+    return [kept async for kept in fabric.replay("OUT", subject, after=after)]
+
+
+async def take(deliveries: AsyncIterator[list[Delivery]], wanted: int) -> list[Delivery]:
+    found: list[Delivery] = []
+    async with asyncio.timeout(DEADLINE_S):
+        while len(found) < wanted:
+            found += await anext(deliveries)
+    return found
 
 
 class Inbox:

@@ -28,7 +28,7 @@ def test_a_command_runs_on_every_node_with_prefixed_output(up: Up) -> None:
 
 
 def test_each_line_arrives_while_the_command_still_runs(up: Up) -> None:
-    script = 'for i in 1 2 3; do date +%s.%N; read -t 0.5 x < /dev/zero || sleep 0.5; done'
+    script = "for i in 1 2 3; do date +%s.%N; read -t 0.5 x < /dev/zero || sleep 0.5; done"
     run = up.popen("run", "-t", one(up), "--", script)
     assert run.stdout is not None
     delays = []
@@ -73,7 +73,9 @@ def test_a_timeout_is_124_and_leaves_no_process(up: Up, tmp_path: Path) -> None:
 
 def test_one_word_is_shell_text_and_several_are_an_argv(up: Up) -> None:
     assert up.qd("run", "-t", one(up), "--", "echo $((1+1))").stdout == b"2\n"
-    assert up.qd("run", "-t", one(up), "--", "echo", "$((1+1))", "a  b").stdout == b"$((1+1)) a  b\n"
+    assert (
+        up.qd("run", "-t", one(up), "--", "echo", "$((1+1))", "a  b").stdout == b"$((1+1)) a  b\n"
+    )
 
 
 def test_a_script_file_is_sent_with_arguments_environment_directory_and_stdin(
@@ -199,9 +201,7 @@ def test_what_runs_in_a_task_knows_its_run_and_not_our_secrets(up: Up) -> None:
     assert names == [b"QD_ATTEMPT", b"QD_RUN_ID"]
 
 
-def test_a_background_child_survives_its_task_unless_told_otherwise(
-    up: Up, tmp_path: Path
-) -> None:
+def test_a_background_child_survives_its_task_unless_told_otherwise(up: Up, tmp_path: Path) -> None:
     for leftovers, alive in (("keep", True), ("kill", False)):
         path = tmp_path / leftovers
         text = f"setsid sleep 300 > /dev/null 2>&1 & echo $! > {path}"
@@ -226,7 +226,14 @@ def test_no_output_of_a_node_steers_the_terminal(up: Up) -> None:
 
     primary, secondary = pty.openpty()
     run = subprocess.Popen(
-        [*qd_words(), "run", "-t", one(up), "--", r"printf '\033]0;owned\007\033[2Jx\033[31mred\n'"],
+        [
+            *qd_words(),
+            "run",
+            "-t",
+            one(up),
+            "--",
+            r"printf '\033]0;owned\007\033[2Jx\033[31mred\n'",
+        ],
         env=up.env,
         stdin=subprocess.DEVNULL,
         stdout=secondary,

@@ -132,8 +132,10 @@ class Files:
         _write(self.data / "ready.json", json.dumps(ready).encode())
 
     def remove_ready(self) -> None:
-        with contextlib.suppress(OSError):
-            (self.data / "ready.json").unlink()
+        """Nothing is ready any more; what belongs to another `qd up` is left alone."""
+        if self._lock is not None:
+            with contextlib.suppress(OSError):
+                (self.data / "ready.json").unlink()
 
     def note_children(self, pids: dict[str, int]) -> None:
         """Remember who was started, for the next `qd up` after a kill of this one."""

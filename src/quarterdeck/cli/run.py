@@ -14,6 +14,7 @@ import click
 from quarterdeck.cli.options import Duration, Size, with_server
 from quarterdeck.cli.render import Printer, ending, print_json, say, table
 from quarterdeck.client.http import Connection, Event
+from quarterdeck.core.model import MAX_ORDER_BYTES
 from quarterdeck.errors import Conflict, Invalid, QuarterdeckError, Unavailable
 
 RETRY_S = 0.25
@@ -341,6 +342,12 @@ def _file(path: str, what: str) -> str:
                 data = file.read()
     except OSError as error:
         raise Invalid(what, f"The {what} file {path} can't be read: {error.strerror}.") from error
+    if len(data) > MAX_ORDER_BYTES:
+        raise Invalid(
+            "order_too_large",
+            f"The {what} file {path} has {len(data)} bytes; at most {MAX_ORDER_BYTES} can be sent. "
+            "Let the script fetch large data itself.",
+        )
     if what == "script" and not data.strip():
         raise Invalid("empty_script", f"The script {path} is empty: there is nothing to run.")
     return base64.b64encode(data).decode()

@@ -53,39 +53,34 @@ class Output:
         return max([0, *[c.offset + len(c.data) async for c in self.cached(attempt, stream)]])
 
     async def read(self, attempt: Attempt, stream: str, offset: int, length: int) -> bytes:
-        """Up to `length` bytes from `offset`; fewer at the present end. Raises Unavailable."""
-        if attempt.sealed:
-            return await self._archive.read(await self._sealed(attempt), stream, offset, length)
-        try:
-            answer = await self._orderer.read_output(
-                attempt.node, attempt.id, stream, offset, min(length, PIECE)
-            )
-        except Unavailable:
-            answer = None
-        if answer is not None:
-            return answer.data
-        found = await self._read_cache(attempt, stream, offset, length)
-        if found:
-            return found
-        sealed = await self._sealed_meanwhile(attempt)
-        if sealed is None:
-            return b""
-        return await self._archive.read(sealed, stream, offset, length)
+        """Up to `length` bytes from `offset`; fewer at the present end."""
+        data = await self._direct(attempt, stream, offset, length)
+        if data is not None:
+            return data
+        found = bytearray()
+        async for piece in self._from_cache(attempt, stream, offset, offset + length):
+            found += piece
+        return bytes(found)
 
     async def pieces(
         self, attempt: Attempt, stream: str, start: int, end: int
     ) -> AsyncIterator[bytes]:
         """The bytes from `start` to `end` in pieces. Raises Unavailable when some are missing."""
         while start < end:
-            data = await self.read(attempt, stream, start, min(PIECE, end - start))
-            if not data:
+            data = await self._direct(attempt, stream, start, min(PIECE, end - start))
+            if data is None:
+                async for piece in self._from_cache(attempt, stream, start, end):
+                    yield piece
+                    start += len(piece)
+            elif data:
+                yield data
+                start += len(data)
+            if start < end and not data:
                 raise Unavailable(
                     "output_away",
                     f"The {stream} of {attempt.id} from byte {start} lies on its node, "
                     "which does not answer now.",
                 )
-            yield data
-            start += len(data)
 
     async def last_lines(self, attempt: Attempt, stream: str, lines: int) -> int:
         """The offset at which the last `lines` lines of a stream begin."""
@@ -134,15 +129,37 @@ class Output:
             if stream is None or chunk.stream == stream:
                 yield chunk
 
-    async def _read_cache(self, attempt: Attempt, stream: str, offset: int, length: int) -> bytes:
-        found = bytearray()
+    async def _direct(
+        self, attempt: Attempt, stream: str, offset: int, length: int
+    ) -> bytes | None:
+        """Bytes from the archive or from the node's files; None when neither has the attempt."""
+        if attempt.sealed:
+            return await self._archive.read(await self._sealed(attempt), stream, offset, length)
+        try:
+            answer = await self._orderer.read_output(
+                attempt.node, attempt.id, stream, offset, min(length, PIECE)
+            )
+        except Unavailable:
+            answer = None
+        if answer is not None:
+            return answer.data
+        log = await self._sealed_meanwhile(attempt)
+        if log is None:
+            return None
+        return await self._archive.read(log, stream, offset, length)
+
+    async def _from_cache(
+        self, attempt: Attempt, stream: str, start: int, end: int
+    ) -> AsyncIterator[bytes]:
+        """What OUT holds of a range, without gaps from its start on, in one pass."""
         async for chunk in self.cached(attempt, stream):
-            taken = splice(offset + len(found), chunk.offset, chunk.data)
+            taken = splice(start, chunk.offset, chunk.data)
             if isinstance(taken, Taken):
-                found += taken.data
-                if len(found) >= length:
-                    break
-        return bytes(found[:length])
+                data = taken.data[: end - start]
+                yield data
+                start += len(data)
+                if start >= end:
+                    return
 
     async def _marks(self, attempt: Attempt) -> list[Mark]:
         data = bytearray()

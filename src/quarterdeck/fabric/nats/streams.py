@@ -123,7 +123,7 @@ async def replay(
     client = link.client
     if client is None:
         raise _disconnected(stream)
-    box = Mailbox(client, inbox)
+    mailbox = Mailbox(client, inbox)
 
     def ask(start: int) -> None:
         question = {
@@ -140,7 +140,7 @@ async def replay(
         while more:
             batch = _Batch()
             while not batch.complete:
-                arrived = await box.take(timeout_s)
+                arrived = await mailbox.take(timeout_s)
                 if not arrived and client.lost_reason is not None:
                     raise _disconnected(stream)
                 if not arrived:
@@ -156,7 +156,7 @@ async def replay(
             for kept in batch.kept:
                 yield kept
     finally:
-        box.close()
+        mailbox.close()
 
 
 def _disconnected(stream: str) -> Unavailable:
@@ -194,7 +194,7 @@ class _Puller:
         self._number = 0
         self._owed = 0
         self.refused = False
-        self.box = Mailbox(client, f"{inbox}.*")
+        self.mailbox = Mailbox(client, f"{inbox}.*")
 
     def pull(self, idle_heartbeat_s: float) -> None:
         self._number += 1
@@ -229,7 +229,7 @@ class _Puller:
 
     def give_back(self) -> None:
         """End; what nobody has taken is offered to other consumers at once."""
-        for raw in self.box.close(self._refuse):
+        for raw in self.mailbox.close(self._refuse):
             self._refuse(*raw)
 
     def _refuse(self, _subject: bytes, reply: bytes, _data: bytes, _headers: bytes | None) -> None:
@@ -260,7 +260,7 @@ async def consume(
         try:
             puller.pull(idle_heartbeat_s)
             while client.lost_reason is None:
-                arrived = await puller.box.take(_SILENT_BEATS * idle_heartbeat_s)
+                arrived = await puller.mailbox.take(_SILENT_BEATS * idle_heartbeat_s)
                 silent = not arrived
                 found = puller.sort(arrived, complain_once)
                 if puller.refused:
