@@ -142,6 +142,14 @@ async def guarded(work: Awaitable[T], failed: Callable[[Exception], T]) -> T:
         return failed(error)
 
 
+def caught(work: Callable[[], T]) -> tuple[T, None] | tuple[None, Exception]:
+    """(result, None), or (None, error) to be handed to whoever waits for the result."""
+    try:
+        return work(), None
+    except Exception as error:
+        return None, error
+
+
 def sentence(error: BaseException) -> str:
     """An error as one line: ours say it themselves, others with their type."""
     if isinstance(error, QuarterdeckError):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import select
 import signal
 import subprocess
 import time
 from pathlib import Path
 
-from tests.e2e.up import Up, wait_for
+from tests.e2e.up import QD, Up, wait_for
 
 
 def one(up: Up) -> str:
@@ -222,12 +223,10 @@ def test_many_runs_at_once_all_come_back(up: Up) -> None:
 
 
 def test_no_output_of_a_node_steers_the_terminal(up: Up) -> None:
-    import pty
-
     primary, secondary = pty.openpty()
     run = subprocess.Popen(
         [
-            *qd_words(),
+            QD,
             "run",
             "-t",
             one(up),
@@ -245,9 +244,3 @@ def test_no_output_of_a_node_steers_the_terminal(up: Up) -> None:
     os.close(primary)
     assert b"\x1b[31mred" in shown
     assert b"\x1b]0;" not in shown and b"\x1b[2J" not in shown
-
-
-def qd_words() -> list[str]:
-    from tests.e2e.up import QD
-
-    return [QD]

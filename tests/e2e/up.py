@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -40,8 +41,6 @@ class _Tick:
         self._read, self._write = os.pipe()
 
     def wait(self) -> None:
-        import select
-
         select.select([self._read], [], [], LOOK_S)
 
     def __del__(self) -> None:

@@ -87,7 +87,7 @@ class Round:
         self.up.start()
 
     def check(self, run: str) -> None:
-        """The promises: true end, exact bytes, one exec per attempt, record equal to the journal."""
+        """The promises: true end, exact bytes, one exec per attempt, record like the journal."""
         self._wait_connected()
         shown = self.up.ended(run, within_s=LINES * 0.3 + CONNECTED_S)
         assert shown["outcome"] == "failed", shown

@@ -184,6 +184,8 @@ class Agent:
             figures=Figures(self._state),
             unreleased=attempts.unreleased,
             full=full,
+            contact=self._state / "contact",
+            contact_counts=attempts.contact_counts,
         )
 
         def connected() -> None:

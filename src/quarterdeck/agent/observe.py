@@ -89,7 +89,11 @@ def facts() -> FactsMessage:
 
 
 class Beats:
-    """Sends heartbeats. `unreleased` gives attempts and revisions, `full` why no work is taken."""
+    """Sends heartbeats. `unreleased` gives attempts and revisions, `full` why no work is taken.
+
+    While `contact_counts` (some attempt has `lost_after`), a beat asks for an answer, and each
+    answer of a server touches the file `contact`, which the shims look at.
+    """
 
     def __init__(
         self,
@@ -104,6 +108,8 @@ class Beats:
         figures: Figures,
         unreleased: Callable[[], dict[str, int]],
         full: Callable[[], str],
+        contact: Path,
+        contact_counts: Callable[[], bool],
     ) -> None:
         self._node = node
         self._name = name
@@ -115,6 +121,8 @@ class Beats:
         self._figures = figures
         self._unreleased = unreleased
         self._full = full
+        self._contact = contact
+        self._contact_counts = contact_counts
         self._number = 0
         self._within_s = 0.0
         self._facts = facts()
@@ -159,7 +167,11 @@ class Beats:
             attempts=tuple(sorted(held.items())[:BEAT_LIMIT]),
             attempt_count=len(held),
         )
-        await self._fabric.publish(subjects.beat(self._node), encode(beat))
+        if not self._contact_counts():
+            await self._fabric.publish(subjects.beat(self._node), encode(beat))
+            return
+        await self._fabric.request(subjects.beat(self._node), encode(beat), timeout_s=self._every_s)
+        self._contact.touch()
 
 
 def _cpu_times() -> CpuTimes:

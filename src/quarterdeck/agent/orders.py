@@ -1,8 +1,8 @@
 """Orders from servers: verified, done, answered.
 
 Every request is a signed envelope for this node and this session; anything else is dropped and
-told to telemetry. Only a server that signed for an earlier session gets an answer: the new one. Orders that change attempts are done one after the other; reads
-of output go beside them.
+told to telemetry. Only a server that signed for an earlier session gets an answer: the new one.
+Orders that change attempts are done one after the other; reads of output go beside them.
 """
 
 from __future__ import annotations

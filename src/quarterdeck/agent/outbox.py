@@ -7,6 +7,7 @@ growing, jittered delay; meanwhile newer snapshots replace older ones, so nothin
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from quarterdeck.fabric.base import Fabric, Stored
 from quarterdeck.service import Poke, Services, jitter
@@ -52,7 +53,7 @@ class Outbox:
                 if attempt not in self._sending:
                     task = self._services.spawn(self._send(attempt), f"fact {attempt}")
                     self._sending[attempt] = task
-                    task.add_done_callback(lambda _, attempt=attempt: self._sent(attempt))  # type: ignore[misc]
+                    task.add_done_callback(partial(self._sent, attempt))
 
     async def _send(self, attempt: str) -> None:
         snapshot = self._newest[attempt]
@@ -68,7 +69,7 @@ class Outbox:
         else:
             self._pause_s = min(max(self._pause_s * 2, FIRST_PAUSE_S), MAX_PAUSE_S)
 
-    def _sent(self, attempt: str) -> None:
+    def _sent(self, attempt: str, _task: asyncio.Task[None]) -> None:
         self._sending.pop(attempt, None)
         if self._newest:
             self._poke(attempt)

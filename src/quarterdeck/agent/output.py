@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
+from functools import partial
 from pathlib import Path
 
 from quarterdeck.agent.journal import Journal
@@ -42,7 +43,8 @@ class Window:
             await self._room.wait()
         self._free -= size
 
-    def give(self, size: int) -> None:
+    def given_back(self, size: int, _answer: object) -> None:
+        """What a chunk took, free again once it was answered."""
         self._free += size
         if self._free > 0:
             self._room.set()
@@ -85,7 +87,7 @@ class Sender:
         self._note_acks()
 
     async def finish(self) -> bool:
-        """Send the rest of an ended attempt, wait for every answer; whether the cache has it all."""
+        """Send the rest of an ended attempt, await the answers; whether the cache has it all."""
         await self.advance()
         while self._sent:
             await asyncio.wait([self._sent[0][2]])
@@ -110,9 +112,8 @@ class Sender:
             await self._window.take(len(data))
             chunk = Chunk(segment.stream, start, segment.time_us, data)
             future = self._fabric.store(self._subject, encode_chunk(chunk))
-            size = len(data)
-            future.add_done_callback(lambda _, size=size: self._window.give(size))  # type: ignore[misc]
-            start += size
+            future.add_done_callback(partial(self._window.given_back, len(data)))
+            start += len(data)
             self._sent.append((segment.stream, start, future))
             self._note_acks()
 

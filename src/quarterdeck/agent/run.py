@@ -96,6 +96,7 @@ class Attempts:
         self._tending: dict[str, asyncio.Task[None]] = {}
         self._pokes: dict[str, Poke] = {}
         self._said: dict[str, int] = {}
+        self._leashed: set[str] = set()
 
     def resume(self) -> None:
         """Take up everything that the journal holds."""
@@ -105,6 +106,10 @@ class Attempts:
     def unreleased(self) -> dict[str, int]:
         """Attempts of this node with their revisions."""
         return {attempt: self._said.get(attempt, 1) for attempt in self._tending}
+
+    def contact_counts(self) -> bool:
+        """Whether some attempt ends when no server is heard for too long (`lost_after`)."""
+        return bool(self._leashed)
 
     def report(self, attempt: str) -> AttemptSnapshot | None:
         """The present snapshot, None when the journal has no such attempt."""
@@ -175,6 +180,9 @@ class Attempts:
 
     async def _tending_of(self, attempt: str) -> None:
         sender = self._new_sender(attempt)
+        held = self._journal.look(attempt)
+        if held is not None and held.end is None and held.order and held.order.lost_after_s:
+            self._leashed.add(attempt)
         try:
             first = True
             while True:
@@ -202,6 +210,7 @@ class Attempts:
                     await self._report_end(attempt, sender)
                     return
         finally:
+            self._leashed.discard(attempt)
             sender.close()
 
     async def _start(self, attempt: str, lock: int) -> None:

@@ -253,7 +253,7 @@ class Keeper:
         try:
             return path.open("ab")
         except OSError:
-            return open(os.devnull, "wb")  # noqa: SIM115 - closed by the caller
+            return open(os.devnull, "wb")
 
     async def _keep(self, child: Child) -> None:
         """Wait for the child's end, pause, start it again; the pause grows while it keeps dying."""

@@ -9,15 +9,16 @@ answers. A node that does not answer is simply tried again at its next beat.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import msgspec
 
-from quarterdeck.core import attempt as machine
-from quarterdeck.core.model import Attempt, Order, Reason
-from quarterdeck.core.reconcile import Command, Release, Revoke, Start, Stop, orders_for
 from quarterdeck.control.ingest import Ingest
 from quarterdeck.control.observe import Fleet
 from quarterdeck.control.orders import Orderer
+from quarterdeck.core import attempt as machine
+from quarterdeck.core.model import Attempt, Order, Reason
+from quarterdeck.core.reconcile import Command, Release, Revoke, Start, Stop, orders_for
 from quarterdeck.errors import Unavailable
 from quarterdeck.service import Clock, Poke, Services
 from quarterdeck.store import run as run_store
@@ -78,9 +79,7 @@ class Dispatch:
             nodes -= self._talking
             if not nodes:
                 continue
-            wanted = await self._database.read(
-                lambda tx, nodes=nodes: run_store.open_attempts(tx, nodes)  # type: ignore[misc]
-            )
+            wanted = await self._database.read(partial(run_store.open_attempts, node_ids=nodes))
             for node, attempts in wanted.items():
                 commands = orders_for(attempts, self._clock.now())
                 if commands:
@@ -90,9 +89,7 @@ class Dispatch:
         """Loop: ask nodes about attempts that two beats showed differently."""
         while True:
             ids = await self._ask.wait()
-            attempts = await self._database.read(
-                lambda tx, ids=ids: run_store.attempts_by_id(tx, ids)  # type: ignore[misc]
-            )
+            attempts = await self._database.read(partial(run_store.attempts_by_id, ids=ids))
             for attempt in attempts.values():
                 try:
                     answers = await self._orderer.ask(
@@ -106,7 +103,7 @@ class Dispatch:
         """Loop: end what was never sent and whose time to live is over."""
         while True:
             now = self._clock.now()
-            if await self._database.read(lambda tx, now=now: run_store.expired_offers(tx, now)):  # type: ignore[misc]
+            if await self._database.read(partial(run_store.expired_offers, now=now)):
                 await self._ingest.change(self._expire)
             await asyncio.sleep(TICK_S)
 
@@ -136,15 +133,15 @@ class Dispatch:
         first = [c.attempt for c in commands if isinstance(c, Start)]
         unoffered = [id for id in first if not attempts[id].offered]
         if unoffered:
-            await self._database.write(lambda tx: run_store.offer(tx, unoffered))
+            await self._database.write(partial(run_store.offer, ids=unoffered))
         runs = {attempts[id].run for id in (c.attempt for c in commands)}
-        orders = await self._database.read(lambda tx: run_store.orders_of(tx, runs))
+        orders = await self._database.read(partial(run_store.orders_of, run_ids=runs))
         for batch in _batches([_item(c, orders[attempts[c.attempt].run]) for c in commands]):
             try:
                 answers = await self._orderer.ask(node, batch)
             except Unavailable as error:
                 if error.code == "no_responders" and unoffered:
-                    await self._database.write(lambda tx: run_store.withdraw(tx, unoffered))
+                    await self._database.write(partial(run_store.withdraw, ids=unoffered))
                 return
             unoffered = []
             await self._apply(answers, batch)

@@ -1,4 +1,4 @@
-"""The server without its HTTP face: puts store, fabric and loops together, starts and stops them."""
+"""The server without its HTTP face: puts store, fabric and loops together."""
 
 from __future__ import annotations
 
@@ -63,6 +63,7 @@ class Server:
         self._assemble()
 
     def _assemble(self) -> None:
+        """Who knows whom; pokes are how a commit wakes the loop that acts on it."""
         dispatch, ask, seal = Poke(), Poke(), Poke()
         self.fleet = Fleet(
             database=self.database,
@@ -73,9 +74,6 @@ class Server:
             dispatch=dispatch,
             ask=ask,
         )
-        orderer = Orderer(
-            fabric=self.fabric, fleet=self.fleet, sign=self._order_key.sign, new_id=self.new_id
-        )
         self._ingest = Ingest(
             database=self.database,
             fabric=self.fabric,
@@ -84,6 +82,19 @@ class Server:
             changes=self.changes,
             dispatch=dispatch,
             seal=seal,
+        )
+        self.runs = Runs(
+            database=self.database,
+            fleet=self.fleet,
+            clock=self.clock,
+            telemetry=self.telemetry,
+            changes=self.changes,
+            dispatch=dispatch,
+            new_id=self.new_id,
+            room=self.room,
+        )
+        orderer = Orderer(
+            fabric=self.fabric, fleet=self.fleet, sign=self._order_key.sign, new_id=self.new_id
         )
         self._dispatch = Dispatch(
             database=self.database,
@@ -95,6 +106,10 @@ class Server:
             poke=dispatch,
             ask=ask,
         )
+        self._assemble_output(orderer, seal)
+        self._assemble_enrolment()
+
+    def _assemble_output(self, orderer: Orderer, seal: Poke) -> None:
         archive = Archive(self._data / "archive")
         self.output = Output(
             database=self.database, fabric=self.fabric, archive=archive, orderer=orderer
@@ -113,16 +128,8 @@ class Server:
         self.watching = Watching(
             database=self.database, fabric=self.fabric, output=self.output, changes=self.changes
         )
-        self.runs = Runs(
-            database=self.database,
-            fleet=self.fleet,
-            clock=self.clock,
-            telemetry=self.telemetry,
-            changes=self.changes,
-            dispatch=dispatch,
-            new_id=self.new_id,
-            room=self.room,
-        )
+
+    def _assemble_enrolment(self) -> None:
         self.enrolments = Enrolments(
             database=self.database,
             fleet=self.fleet,

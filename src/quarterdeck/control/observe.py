@@ -7,8 +7,11 @@ the recorded attempts of its node (core/reconcile.py) when there are any.
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 
+from quarterdeck.control.changes import NODES, Changes
 from quarterdeck.core import liveness
 from quarterdeck.core.model import Attempt, Node
 from quarterdeck.core.reconcile import Beat, Watch, compare
@@ -19,7 +22,6 @@ from quarterdeck.store import node as node_store
 from quarterdeck.store import run as run_store
 from quarterdeck.store.base import Database
 from quarterdeck.telemetry import FactRejected, NodeCloned, NodeSession, Telemetry
-from quarterdeck.control.changes import NODES, Changes
 from quarterdeck.wire import subjects
 from quarterdeck.wire.codec import decode, encode
 from quarterdeck.wire.run import BeatNow, Heartbeat, facts_record, load_record
@@ -57,6 +59,7 @@ class Fleet:
         self._sessions: dict[str, liveness.Sessions] = {}
         self._watches: dict[str, Watch] = {}
         self._beats: dict[str, Heartbeat] = {}
+        self._replies: dict[str, str] = {}
         self._arrived = Poke()
         self._connected = Poke()
         self._dirty: dict[str, Node] = {}
@@ -99,10 +102,15 @@ class Fleet:
         while True:
             await self._arrived.wait(FLUSH_S if self._dirty else None)
             beats, self._beats = list(self._beats.values()), {}
+            replies, self._replies = self._replies, {}
             urgent = await self._take(beats)
+            for reply in replies.values():
+                await self._fabric.publish(reply, b"")
             if self._dirty and (urgent or self._clock.monotonic() - flushed >= FLUSH_S):
                 changed, self._dirty = list(self._dirty.values()), {}
-                await self._database.write(lambda tx: node_store.save(tx, changed), bulk=not urgent)
+                await self._database.write(
+                    partial(node_store.save, changed=changed), bulk=not urgent
+                )
                 flushed = self._clock.monotonic()
                 self._changes.tell(NODES)
 
@@ -115,16 +123,19 @@ class Fleet:
             self._telemetry.emit(FactRejected(subject=message.subject, error=error.message))
             return
         self._beats[beat.node] = beat
+        if message.reply.startswith(f"_INBOX_{beat.node}."):
+            self._replies[beat.node] = message.reply
         self._arrived(beat.node)
 
     async def _take(self, beats: list[Heartbeat]) -> bool:
         known = [beat for beat in beats if beat.node in self._nodes]
-        urgent = any([self._record(beat) for beat in known])
+        written_at_once = [self._record(beat) for beat in known]
+        urgent = any(written_at_once)
         busy = [beat for beat in known if beat.attempts]
         ids = {beat.node for beat in known}
         if not ids:
             return urgent
-        recorded = await self._database.read(lambda tx: run_store.open_attempts(tx, ids))
+        recorded = await self._database.read(partial(run_store.open_attempts, node_ids=ids))
         for beat in known:
             if beat in busy or beat.node in recorded:
                 self._compare(beat, {a.id: a for a in recorded.get(beat.node, [])})

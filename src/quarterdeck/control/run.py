@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
 
 import msgspec
 
 from quarterdeck.control.changes import Changes, run_topic
 from quarterdeck.control.observe import Fleet
 from quarterdeck.core import attempt as attempt_machine
-from quarterdeck.core import run as machine
 from quarterdeck.core import liveness
+from quarterdeck.core import run as machine
 from quarterdeck.core.ids import attempt_id, task_id
 from quarterdeck.core.model import Attempt, Counts, Node, Order, Run, Task
 from quarterdeck.core.states import NodeState, RunState
@@ -143,7 +144,7 @@ class Runs:
         while True:
             for run in await self._database.read(lambda tx: run_store.due_runs(tx, 100)):
                 await self._database.write(
-                    lambda tx, run=run: step_run(tx, run, self._clock.now()),  # type: ignore[misc]
+                    partial(step_run, run_id=run, now=self._clock.now()),
                     bulk=True,
                 )
                 self._changes.tell(run_topic(run))

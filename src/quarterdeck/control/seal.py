@@ -82,9 +82,7 @@ class Seal:
             room = AT_ONCE - len(self._busy)
             if room <= 0:
                 continue
-            ready = await self._database.read(
-                lambda tx, room=room, skip=skip: run_store.to_seal(tx, room, skip)  # type: ignore[misc]
-            )
+            ready = await self._database.read(partial(run_store.to_seal, limit=room, skip=skip))
             for attempt in ready:
                 self._busy.add(attempt.id)
                 self._services.spawn(self._one(attempt), f"seal {attempt.id}")
@@ -93,16 +91,14 @@ class Seal:
         """Loop: drop from the cache what was archived a minute ago."""
         while True:
             before = self._clock.now() - PURGE_AFTER
-            old = await self._database.read(
-                lambda tx, before=before: run_store.to_purge(tx, before, 200)  # type: ignore[misc]
-            )
+            old = await self._database.read(partial(run_store.to_purge, before=before, limit=200))
             for attempt in old:
                 subject = subjects.output(attempt.node, attempt.run, attempt.id)
                 await self._fabric.purge(subjects.OUT, subject)
             ids = [attempt.id for attempt in old]
             if ids:
                 await self._database.write(
-                    lambda tx, ids=ids: run_store.mark_purged(tx, ids),  # type: ignore[misc]
+                    partial(run_store.mark_purged, ids=ids),
                     bulk=True,
                 )
             await asyncio.sleep(TICK_S)

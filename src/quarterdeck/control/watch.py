@@ -1,4 +1,4 @@
-"""Watching a run: its output and the ends of its tasks, past first, then live, without gap or repeat.
+"""Watching a run: output and ends of tasks, past first, then live, without gap or repeat.
 
 Theory. A watcher holds a cursor: the version of the run it has seen and, per attempt, the offset
 reached in each stream. Everything it is told is "what lies behind the cursor":
@@ -62,7 +62,7 @@ Seen = OutputSeen | TaskSeen | RunEndSeen
 
 
 class Cursor:
-    """How far a watcher has come. Text form: `version;attempt:stdout,stderr;...` without the run."""
+    """How far a watcher has come. As text: `version;attempt:stdout,stderr;...` without the run."""
 
     def __init__(self, version: int = 0) -> None:
         self.version = version

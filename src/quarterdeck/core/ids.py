@@ -1,4 +1,4 @@
-"""Identifiers: made from a time and random bytes given by the caller, sorted by age, safe as a token.
+"""Identifiers: made from a time and random bytes of the caller, sorted by age, safe as a token.
 
 A run id is 16 characters of Crockford's base32: 48 bits of milliseconds, 32 random bits. Task and
 attempt ids say where they belong: `<run>-<position>` and `<run>-<position>-<number>`, so an order,

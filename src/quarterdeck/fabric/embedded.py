@@ -311,7 +311,7 @@ class EmbeddedFabric:
 
     async def healthz(self, js_enabled_only: bool = False) -> Health:
         """Ask the child how it is; status 0 when it does not answer."""
-        if not self._monitor:
+        if not self._monitor and not (self._process and self._read_ports(self._process.pid)):
             return Health(0, "The fabric has not said where its monitor is.")
         address = urlsplit(self._monitor)
         query = "?js-enabled-only=true" if js_enabled_only else ""

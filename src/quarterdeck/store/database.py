@@ -20,6 +20,7 @@ import msgspec
 from sqlalchemy import Connection, Engine, create_engine, event, exc
 
 from quarterdeck.errors import QuarterdeckError, Unavailable
+from quarterdeck.service import caught
 from quarterdeck.store.base import Tx
 from quarterdeck.store.migrate import upgrade
 
@@ -121,13 +122,15 @@ class SqliteDatabase:
 
 def _in_savepoint(connection: Connection, unit: Callable[[Tx], Any]) -> tuple[Any, bool]:
     """(result, True) or (error, False). A database that can't be written fails the whole group."""
-    try:
+
+    def work() -> Any:
         with connection.begin_nested():
-            return unit(connection), True
-    except (exc.OperationalError, sqlite3.OperationalError):
-        raise
-    except Exception as error:  # handed to the caller that waits for this unit
-        return error, False
+            return unit(connection)
+
+    result, error = caught(work)
+    if isinstance(error, exc.OperationalError | sqlite3.OperationalError):
+        raise error
+    return (result, True) if error is None else (error, False)
 
 
 def _resolve(results: list[tuple[asyncio.Future[Any], Any, bool]]) -> None:

@@ -9,8 +9,19 @@ from typing import Any, TypeVar
 import msgspec
 from sqlalchemy import Row
 
-from quarterdeck.core.model import Attempt, Counts, Facts, Load, Node, Order, Run, Snapshot, Task
-from quarterdeck.core.model import Phase, Wanted
+from quarterdeck.core.model import (
+    Attempt,
+    Counts,
+    Facts,
+    Load,
+    Node,
+    Order,
+    Phase,
+    Run,
+    Snapshot,
+    Task,
+    Wanted,
+)
 from quarterdeck.core.states import AttemptState, Outcome, RunState, TaskState
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""The `times` of an attempt: fixed records of (stream, offset, microseconds), as the shim writes."""
+"""The `times` of an attempt: fixed records of (stream, offset, microseconds)."""
 
 from __future__ import annotations
 

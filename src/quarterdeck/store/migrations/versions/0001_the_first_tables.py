@@ -10,181 +10,14 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.create_table(
-        "nodes",
-        sa.Column("id", sa.String(length=64), nullable=False),
-        sa.Column("name", sa.String(length=255), nullable=False),
-        sa.Column("public_key", sa.String(length=64), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("labels", sa.LargeBinary(), nullable=False),
-        sa.Column("session", sa.String(length=64), server_default="", nullable=False),
-        sa.Column("last_seen", sa.BigInteger(), nullable=True),
-        sa.Column("quarantined", sa.Boolean(), server_default=sa.false(), nullable=False),
-        sa.Column("removed_at", sa.BigInteger(), nullable=True),
-        sa.Column("facts", sa.LargeBinary(), nullable=False),
-        sa.Column("load", sa.LargeBinary(), nullable=False),
-        sa.Column("full", sa.Text(), server_default="", nullable=False),
-        sa.Column("unknown", sa.LargeBinary(), nullable=False),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_nodes")),
-        sa.UniqueConstraint("public_key", name=op.f("uq_nodes_public_key")),
-    )
-    with op.batch_alter_table("nodes", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_nodes_name"), ["name"], unique=False)
-
-    op.create_table(
-        "orders",
-        sa.Column("hash", sa.String(length=64), nullable=False),
-        sa.Column("data", sa.LargeBinary(), nullable=False),
-        sa.PrimaryKeyConstraint("hash", name=op.f("pk_orders")),
-    )
-    op.create_table(
-        "rejected",
-        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
-        sa.Column("subject", sa.String(length=255), nullable=False),
-        sa.Column("data", sa.LargeBinary(), nullable=False),
-        sa.Column("error", sa.Text(), nullable=False),
-        sa.Column("at", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_rejected")),
-    )
-    op.create_table(
-        "tokens",
-        sa.Column("id", sa.String(length=32), nullable=False),
-        sa.Column("kind", sa.String(length=16), nullable=False),
-        sa.Column("namespace", sa.String(length=64), nullable=False),
-        sa.Column("secret_hash", sa.String(length=64), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("expires_at", sa.BigInteger(), nullable=True),
-        sa.Column("revoked_at", sa.BigInteger(), nullable=True),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_tokens")),
-    )
-    op.create_table(
-        "runs",
-        sa.Column("id", sa.String(length=16), nullable=False),
-        sa.Column("namespace", sa.String(length=64), nullable=False),
-        sa.Column("origin", sa.String(length=16), nullable=False),
-        sa.Column("title", sa.Text(), nullable=False),
-        sa.Column("target", sa.Text(), nullable=False),
-        sa.Column("order_hash", sa.String(length=64), nullable=False),
-        sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("created_by", sa.String(length=64), nullable=False),
-        sa.Column("state", sa.String(length=16), nullable=False),
-        sa.Column("outcome", sa.String(length=16), nullable=True),
-        sa.Column("stop_asked", sa.Integer(), nullable=False),
-        sa.Column("started_at", sa.BigInteger(), nullable=True),
-        sa.Column("ended_at", sa.BigInteger(), nullable=True),
-        sa.Column("counts", sa.LargeBinary(), nullable=False),
-        sa.Column("version", sa.Integer(), nullable=False),
-        sa.Column("due", sa.Boolean(), server_default=sa.false(), nullable=False),
-        sa.Column("idempotency_key", sa.String(length=128), nullable=True),
-        sa.ForeignKeyConstraint(
-            ["order_hash"], ["orders.hash"], name=op.f("fk_runs_order_hash_orders")
-        ),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_runs")),
-        sa.UniqueConstraint("idempotency_key", name=op.f("uq_runs_idempotency_key")),
-    )
-    with op.batch_alter_table("runs", schema=None) as batch_op:
-        batch_op.create_index(
-            "ix_runs_due",
-            ["due"],
-            unique=False,
-            sqlite_where=sa.text("due"),
-            postgresql_where=sa.text("due"),
-        )
-
-    op.create_table(
-        "tasks",
-        sa.Column("id", sa.String(length=32), nullable=False),
-        sa.Column("run", sa.String(length=16), nullable=False),
-        sa.Column("position", sa.Integer(), nullable=False),
-        sa.Column("node", sa.String(length=64), nullable=False),
-        sa.Column("node_name", sa.String(length=255), nullable=False),
-        sa.Column("state", sa.String(length=16), nullable=False),
-        sa.Column("outcome", sa.String(length=16), nullable=True),
-        sa.Column("exit_code", sa.Integer(), nullable=True),
-        sa.Column("changed", sa.Integer(), nullable=False),
-        sa.ForeignKeyConstraint(["run"], ["runs.id"], name=op.f("fk_tasks_run_runs")),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_tasks")),
-        sa.UniqueConstraint("run", "position", name=op.f("uq_tasks_run_position")),
-    )
-    with op.batch_alter_table("tasks", schema=None) as batch_op:
-        batch_op.create_index("ix_tasks_run_changed", ["run", "changed"], unique=False)
-
-    op.create_table(
-        "attempts",
-        sa.Column("id", sa.String(length=40), nullable=False),
-        sa.Column("run", sa.String(length=16), nullable=False),
-        sa.Column("task", sa.String(length=32), nullable=False),
-        sa.Column("node", sa.String(length=64), nullable=False),
-        sa.Column("number", sa.Integer(), nullable=False),
-        sa.Column("wanted", sa.String(length=8), nullable=False),
-        sa.Column("stops", sa.Integer(), nullable=False),
-        sa.Column("stop_signal", sa.Integer(), nullable=False),
-        sa.Column("offered", sa.Boolean(), server_default=sa.false(), nullable=False),
-        sa.Column("offer_until", sa.BigInteger(), nullable=True),
-        sa.Column("state", sa.String(length=16), nullable=False),
-        sa.Column("outcome", sa.String(length=16), nullable=True),
-        sa.Column("snapshot", sa.LargeBinary(), nullable=True),
-        sa.Column("ended", sa.Boolean(), server_default=sa.false(), nullable=False),
-        sa.Column("sealed", sa.Boolean(), server_default=sa.false(), nullable=False),
-        sa.Column("sealed_at", sa.BigInteger(), nullable=True),
-        sa.Column("released", sa.Boolean(), server_default=sa.false(), nullable=False),
-        sa.Column("purged", sa.Boolean(), server_default=sa.false(), nullable=False),
-        sa.Column("fresh", sa.Boolean(), server_default=sa.false(), nullable=False),
-        sa.Column("version", sa.Integer(), nullable=False),
-        sa.ForeignKeyConstraint(["run"], ["runs.id"], name=op.f("fk_attempts_run_runs")),
-        sa.ForeignKeyConstraint(["task"], ["tasks.id"], name=op.f("fk_attempts_task_tasks")),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_attempts")),
-        sa.UniqueConstraint("task", "number", name=op.f("uq_attempts_task_number")),
-    )
-    with op.batch_alter_table("attempts", schema=None) as batch_op:
-        batch_op.create_index(
-            "ix_attempts_fresh",
-            ["run"],
-            unique=False,
-            sqlite_where=sa.text("fresh"),
-            postgresql_where=sa.text("fresh"),
-        )
-        batch_op.create_index(
-            "ix_attempts_open",
-            ["node"],
-            unique=False,
-            sqlite_where=sa.text("NOT released"),
-            postgresql_where=sa.text("NOT released"),
-        )
-        batch_op.create_index(batch_op.f("ix_attempts_run"), ["run"], unique=False)
-        batch_op.create_index(
-            "ix_attempts_to_purge",
-            ["sealed_at"],
-            unique=False,
-            sqlite_where=sa.text("sealed AND NOT purged"),
-            postgresql_where=sa.text("sealed AND NOT purged"),
-        )
-        batch_op.create_index(
-            "ix_attempts_to_seal",
-            ["ended"],
-            unique=False,
-            sqlite_where=sa.text("ended AND NOT sealed"),
-            postgresql_where=sa.text("ended AND NOT sealed"),
-        )
-        batch_op.create_index(
-            "ix_attempts_unoffered",
-            ["offer_until"],
-            unique=False,
-            sqlite_where=sa.text("NOT offered AND NOT released"),
-            postgresql_where=sa.text("NOT offered AND NOT released"),
-        )
-
-    op.create_table(
-        "logs",
-        sa.Column("attempt", sa.String(length=40), nullable=False),
-        sa.Column("object", sa.String(length=255), nullable=True),
-        sa.Column("inline", sa.LargeBinary(), nullable=True),
-        sa.Column("layout", sa.LargeBinary(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["attempt"], ["attempts.id"], name=op.f("fk_logs_attempt_attempts")
-        ),
-        sa.PrimaryKeyConstraint("attempt", name=op.f("pk_logs")),
-    )
+    _create_nodes()
+    _create_orders()
+    _create_rejected()
+    _create_tokens()
+    _create_runs()
+    _create_tasks()
+    _create_attempts()
+    _create_logs()
 
 
 def downgrade() -> None:
@@ -233,3 +66,202 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_nodes_name"))
 
     op.drop_table("nodes")
+
+
+def _create_nodes() -> None:
+    op.create_table(
+        "nodes",
+        sa.Column("id", sa.String(length=64), nullable=False),
+        sa.Column("name", sa.String(length=255), nullable=False),
+        sa.Column("public_key", sa.String(length=64), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("labels", sa.LargeBinary(), nullable=False),
+        sa.Column("session", sa.String(length=64), server_default="", nullable=False),
+        sa.Column("last_seen", sa.BigInteger(), nullable=True),
+        sa.Column("quarantined", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("removed_at", sa.BigInteger(), nullable=True),
+        sa.Column("facts", sa.LargeBinary(), nullable=False),
+        sa.Column("load", sa.LargeBinary(), nullable=False),
+        sa.Column("full", sa.Text(), server_default="", nullable=False),
+        sa.Column("unknown", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_nodes")),
+        sa.UniqueConstraint("public_key", name=op.f("uq_nodes_public_key")),
+    )
+    with op.batch_alter_table("nodes", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_nodes_name"), ["name"], unique=False)
+
+
+def _create_orders() -> None:
+    op.create_table(
+        "orders",
+        sa.Column("hash", sa.String(length=64), nullable=False),
+        sa.Column("data", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("hash", name=op.f("pk_orders")),
+    )
+
+
+def _create_rejected() -> None:
+    op.create_table(
+        "rejected",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("subject", sa.String(length=255), nullable=False),
+        sa.Column("data", sa.LargeBinary(), nullable=False),
+        sa.Column("error", sa.Text(), nullable=False),
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_rejected")),
+    )
+
+
+def _create_tokens() -> None:
+    op.create_table(
+        "tokens",
+        sa.Column("id", sa.String(length=32), nullable=False),
+        sa.Column("kind", sa.String(length=16), nullable=False),
+        sa.Column("namespace", sa.String(length=64), nullable=False),
+        sa.Column("secret_hash", sa.String(length=64), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("expires_at", sa.BigInteger(), nullable=True),
+        sa.Column("revoked_at", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_tokens")),
+    )
+
+
+def _create_runs() -> None:
+    op.create_table(
+        "runs",
+        sa.Column("id", sa.String(length=16), nullable=False),
+        sa.Column("namespace", sa.String(length=64), nullable=False),
+        sa.Column("origin", sa.String(length=16), nullable=False),
+        sa.Column("title", sa.Text(), nullable=False),
+        sa.Column("target", sa.Text(), nullable=False),
+        sa.Column("order_hash", sa.String(length=64), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("created_by", sa.String(length=64), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("outcome", sa.String(length=16), nullable=True),
+        sa.Column("stop_asked", sa.Integer(), nullable=False),
+        sa.Column("started_at", sa.BigInteger(), nullable=True),
+        sa.Column("ended_at", sa.BigInteger(), nullable=True),
+        sa.Column("counts", sa.LargeBinary(), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("due", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("idempotency_key", sa.String(length=128), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["order_hash"], ["orders.hash"], name=op.f("fk_runs_order_hash_orders")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_runs")),
+        sa.UniqueConstraint("idempotency_key", name=op.f("uq_runs_idempotency_key")),
+    )
+    with op.batch_alter_table("runs", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_runs_due",
+            ["due"],
+            unique=False,
+            sqlite_where=sa.text("due"),
+            postgresql_where=sa.text("due"),
+        )
+
+
+def _create_tasks() -> None:
+    op.create_table(
+        "tasks",
+        sa.Column("id", sa.String(length=32), nullable=False),
+        sa.Column("run", sa.String(length=16), nullable=False),
+        sa.Column("position", sa.Integer(), nullable=False),
+        sa.Column("node", sa.String(length=64), nullable=False),
+        sa.Column("node_name", sa.String(length=255), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("outcome", sa.String(length=16), nullable=True),
+        sa.Column("exit_code", sa.Integer(), nullable=True),
+        sa.Column("changed", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(["run"], ["runs.id"], name=op.f("fk_tasks_run_runs")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_tasks")),
+        sa.UniqueConstraint("run", "position", name=op.f("uq_tasks_run_position")),
+    )
+    with op.batch_alter_table("tasks", schema=None) as batch_op:
+        batch_op.create_index("ix_tasks_run_changed", ["run", "changed"], unique=False)
+
+
+def _create_attempts() -> None:
+    op.create_table(
+        "attempts",
+        sa.Column("id", sa.String(length=40), nullable=False),
+        sa.Column("run", sa.String(length=16), nullable=False),
+        sa.Column("task", sa.String(length=32), nullable=False),
+        sa.Column("node", sa.String(length=64), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("wanted", sa.String(length=8), nullable=False),
+        sa.Column("stops", sa.Integer(), nullable=False),
+        sa.Column("stop_signal", sa.Integer(), nullable=False),
+        sa.Column("offered", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("offer_until", sa.BigInteger(), nullable=True),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("outcome", sa.String(length=16), nullable=True),
+        sa.Column("snapshot", sa.LargeBinary(), nullable=True),
+        sa.Column("ended", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("sealed", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("sealed_at", sa.BigInteger(), nullable=True),
+        sa.Column("released", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("purged", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("fresh", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(["run"], ["runs.id"], name=op.f("fk_attempts_run_runs")),
+        sa.ForeignKeyConstraint(["task"], ["tasks.id"], name=op.f("fk_attempts_task_tasks")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_attempts")),
+        sa.UniqueConstraint("task", "number", name=op.f("uq_attempts_task_number")),
+    )
+    _index_attempts()
+
+
+def _index_attempts() -> None:
+    with op.batch_alter_table("attempts", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_attempts_fresh",
+            ["run"],
+            unique=False,
+            sqlite_where=sa.text("fresh"),
+            postgresql_where=sa.text("fresh"),
+        )
+        batch_op.create_index(
+            "ix_attempts_open",
+            ["node"],
+            unique=False,
+            sqlite_where=sa.text("NOT released"),
+            postgresql_where=sa.text("NOT released"),
+        )
+        batch_op.create_index(batch_op.f("ix_attempts_run"), ["run"], unique=False)
+        batch_op.create_index(
+            "ix_attempts_to_purge",
+            ["sealed_at"],
+            unique=False,
+            sqlite_where=sa.text("sealed AND NOT purged"),
+            postgresql_where=sa.text("sealed AND NOT purged"),
+        )
+        batch_op.create_index(
+            "ix_attempts_to_seal",
+            ["ended"],
+            unique=False,
+            sqlite_where=sa.text("ended AND NOT sealed"),
+            postgresql_where=sa.text("ended AND NOT sealed"),
+        )
+        batch_op.create_index(
+            "ix_attempts_unoffered",
+            ["offer_until"],
+            unique=False,
+            sqlite_where=sa.text("NOT offered AND NOT released"),
+            postgresql_where=sa.text("NOT offered AND NOT released"),
+        )
+
+
+def _create_logs() -> None:
+    op.create_table(
+        "logs",
+        sa.Column("attempt", sa.String(length=40), nullable=False),
+        sa.Column("object", sa.String(length=255), nullable=True),
+        sa.Column("inline", sa.LargeBinary(), nullable=True),
+        sa.Column("layout", sa.LargeBinary(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["attempt"], ["attempts.id"], name=op.f("fk_logs_attempt_attempts")
+        ),
+        sa.PrimaryKeyConstraint("attempt", name=op.f("pk_logs")),
+    )
