@@ -122,7 +122,7 @@ def test_ctrl_c_twice_detaches_and_says_how_to_follow(up: Up) -> None:
 
 def test_cancel_twice_kills_what_ignores_term(up: Up) -> None:
     run = up.detach(one(up), "--grace", "1h", "--", "trap '' TERM; while :; do sleep 0.1; done")
-    wait_for("running", lambda: up.json("show", run)["tasks"][0]["state"] == "running")
+    wait_for("running", lambda: up.api(f"/v1/runs/{run}")["tasks"][0]["state"] == "running")
     assert up.qd("cancel", run).returncode == 0
     assert up.qd("cancel", run).returncode == 0
     task = up.ended(run)["tasks"][0]

@@ -14,6 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+from quarterdeck.client.http import Connection
+from quarterdeck.errors import Unavailable
+
 T = TypeVar("T")
 
 QD = str(Path(sys.executable).with_name("qd"))
@@ -125,13 +128,22 @@ class Up:
         """The run once it has ended."""
 
         def look() -> dict[str, Any] | None:
-            done = self.qd("show", run, "--json")
-            if done.returncode != 0:
-                return None
-            found: dict[str, Any] = json.loads(done.stdout)
+            found: dict[str, Any] = self.api(f"/v1/runs/{run}", wait="5s")
             return found if found["state"] == "ended" else None
 
         return wait_for(f"the end of run {run}", look, within_s)
+
+    def api(self, path: str, **query: str) -> Any:
+        """An answer of the API, asked again while the server is away."""
+
+        def ask() -> Any:
+            try:
+                ready = self.ready
+                return Connection(ready["url"], ready["token"]).get(path, **query)
+            except (Unavailable, FileNotFoundError):
+                return None
+
+        return wait_for(f"an answer to {path}", ask)
 
     def node_names(self) -> list[str]:
         return sorted(self.ready["pids"]["agents"])

@@ -116,10 +116,7 @@ class Round:
 
     def _wait_connected(self) -> None:
         def connected() -> bool:
-            done = self.up.qd("nodes", "--json")
-            if done.returncode != 0:
-                return False
-            nodes = json.loads(done.stdout)["items"]
+            nodes = self.up.api("/v1/nodes")["items"]
             return len(nodes) == self.up.nodes and all(n["state"] == "ready" for n in nodes)
 
         wait_for("server, fabric and agents connected", connected)
@@ -143,7 +140,7 @@ class Round:
         assert done.stdout == expected, (node, stream, len(done.stdout), len(expected))
 
     def _sealed(self, run: str) -> bool:
-        shown = self.up.json("show", run)
+        shown = self.up.api(f"/v1/runs/{run}")
         return all(task["attempts"][0]["sealed"] for task in shown["tasks"])
 
     def _pause(self, seconds: float) -> None:

@@ -123,7 +123,7 @@ def test_a_killed_shim_is_lost_and_its_leftovers_are_swept_and_nothing_runs_agai
     body = f"setsid sleep 1000 & echo $! >> {pids}; echo before; sleep 1000"
     run = up.detach("all", "--", script(count, body))
     record = started(up, run)
-    wait_for("the background child", lambda: counted(pids))
+    wait_for("its output", (directory(up, run) / "stdout").read_bytes)
     os.kill(record["shim"]["pid"], signal.SIGKILL)
     shown = up.ended(run)
     task = shown["tasks"][0]
@@ -144,7 +144,7 @@ def test_work_that_waits_for_its_node_survives_a_restart_of_everything(
     with stopped(up.process.pid):
         os.kill(agent_pid(up), signal.SIGKILL)
         run = up.detach("all", "--offline", "1h", "--", script(count, "echo ran"))
-        assert up.json("show", run)["state"] == "pending"
+        assert up.api(f"/v1/runs/{run}")["state"] == "pending"
     up.stop()
     up.start()
     assert up.ended(run)["outcome"] == "succeeded"
@@ -163,7 +163,7 @@ def test_a_stop_of_qd_up_leaves_tasks_running_and_the_next_start_adopts_them(
     assert not (up.data / "ready.json").exists()
     assert alive(child)
     up.start()
-    assert up.json("show", run)["state"] == "running"
+    assert up.api(f"/v1/runs/{run}")["state"] == "running"
     gate.touch()
     shown = up.ended(run)
     assert shown["tasks"][0]["exit_code"] == 3
@@ -176,7 +176,7 @@ def test_a_run_on_a_node_that_stays_away_fails_when_its_time_is_over(up: Up) -> 
     with stopped(up.process.pid):
         os.kill(agent_pid(up), signal.SIGKILL)
         waiting = up.detach("all", "--offline", "1h", "--", "true")
-        wait_for("silence", lambda: up.json("nodes")["items"][0]["state"] != "ready", 40)
+        wait_for("silence", lambda: up.api("/v1/nodes")["items"][0]["state"] != "ready", 40)
         failing = up.detach("all", "--offline", "fail", "--", "true")
         task = up.ended(failing)["tasks"][0]
         assert (task["outcome"], task["attempts"][0]["reason"]) == ("failed", "offline")
@@ -190,8 +190,8 @@ def test_a_silent_node_is_not_dead_and_gets_no_second_copy(up: Up, tmp_path: Pat
     run = up.detach("all", "--", script(count, "sleep 3; echo fine"))
     started(up, run)
     with stopped(agent_pid(up)):
-        wait_for("silence", lambda: up.json("nodes")["items"][0]["state"] == "silent", 40)
-        shown = up.json("show", run)
+        wait_for("silence", lambda: up.api("/v1/nodes")["items"][0]["state"] == "silent", 40)
+        shown = up.api(f"/v1/runs/{run}")
         assert shown["state"] == "running"
         assert b"last seen" in up.qd("show", run).stdout
     assert up.ended(run)["outcome"] == "succeeded"
@@ -201,12 +201,12 @@ def test_a_silent_node_is_not_dead_and_gets_no_second_copy(up: Up, tmp_path: Pat
 def test_a_cancel_reaches_a_task_whose_agent_was_away(up: Up, tmp_path: Path) -> None:
     run = up.detach("all", "--", "sleep 1000")
     child = started(up, run)["child"]["pid"]
-    wait_for("running", lambda: up.json("show", run)["tasks"][0]["state"] == "running")
+    wait_for("running", lambda: up.api(f"/v1/runs/{run}")["tasks"][0]["state"] == "running")
     assert up.process is not None
     with stopped(up.process.pid):
         os.kill(agent_pid(up), signal.SIGKILL)
         assert up.qd("cancel", run).returncode == 0
-        assert up.json("show", run)["state"] == "stopping"
+        assert up.api(f"/v1/runs/{run}")["state"] == "stopping"
     shown = up.ended(run)
     assert shown["outcome"] == "cancelled"
     assert not alive(child)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import socket
 from collections.abc import Iterator
 
@@ -20,9 +19,8 @@ from quarterdeck.api.auth import require_api_token
 from quarterdeck.api.schema import Problem
 from quarterdeck.control.main import Server
 from quarterdeck.core.model import MAX_ORDER_BYTES
-from quarterdeck.errors import Broken, Conflict, Denied, QuarterdeckError
+from quarterdeck.errors import Broken, Denied, QuarterdeckError
 from quarterdeck.service import sentence
-from quarterdeck.settings import split_listen
 from quarterdeck.telemetry import RequestFailed
 
 BODY_LIMIT = 2 * MAX_ORDER_BYTES
@@ -107,7 +105,6 @@ class HttpServer:
     def __init__(self, server: Server, listener: socket.socket) -> None:
         self._server = server
         self._socket = listener
-        self.url = _url(server.settings.listen, self._socket)
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
                 application(server),
@@ -137,29 +134,3 @@ class HttpServer:
         if self._serving is not None:
             await asyncio.wait([self._serving], timeout=DRAIN_S + 1)
             self._serving = None
-
-
-def bind(listen: str) -> socket.socket:
-    """A listening socket. Raises Conflict when the port is in use, or may not be used."""
-    host, port = split_listen(listen)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            text = f"Port {port} on {host} is in use by another program: choose another --listen."
-        else:
-            text = f"Can't listen on {listen}: {error.strerror or error}."
-        raise Conflict("port_in_use", text) from error
-    listener.setblocking(False)
-    return listener
-
-
-def _url(listen: str, listener: socket.socket) -> str:
-    host, _ = split_listen(listen)
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{shown}:{listener.getsockname()[1]}"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 
-from quarterdeck.api.app import HttpServer, bind
+from quarterdeck.api.app import HttpServer
+from quarterdeck.api.listen import bind
 from quarterdeck.control.main import Server
 from quarterdeck.service import SystemClock, first_of, until_told
 from quarterdeck.settings import ServerSettings

@@ -19,11 +19,11 @@ import msgspec
 
 from quarterdeck.agent.process import until_gone
 from quarterdeck.agent.shim.tree import boot_id, identity, signal_process
+from quarterdeck.core.access import SECRET_BYTES, spell
 from quarterdeck.core.ids import RANDOM_BYTES, run_id
 from quarterdeck.errors import Conflict, Unavailable
 from quarterdeck.service import Services, SystemClock, entropy
 from quarterdeck.settings import child_environment
-from quarterdeck.store.access import spell
 
 OLD_CHILDREN_S = 10.0
 STOP_S = 12.0
@@ -165,7 +165,7 @@ class Files:
     def _load_tokens(self) -> None:
         path = self.server / "tokens"
         if not path.exists():
-            made = [spell(kind, _token_id(), entropy(16)) for kind in ("api", "join")]
+            made = [spell(kind, _token_id(), entropy(SECRET_BYTES)) for kind in ("api", "join")]
             _write(path, ("\n".join(made) + "\n").encode())
         self.api_token, self.join_token = path.read_text().split()[:2]
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import click
 
-from quarterdeck.api.app import bind
+from quarterdeck.api.listen import bind, url_of
 from quarterdeck.cli.children import Child, Files, Keeper
 from quarterdeck.client.http import Connection
 from quarterdeck.errors import Conflict, QuarterdeckError, Unavailable
@@ -105,8 +105,7 @@ class Supervisor:
             listener = bind(f"{shown}:0")
         chosen = int(listener.getsockname()[1])
         self._files.keep_port(chosen)
-        reached = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, shown)
-        self._url = f"http://{reached}:{chosen}"
+        self._url = url_of(listener, host)
         return listener
 
     def _names(self) -> list[str]:

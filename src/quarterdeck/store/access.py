@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
-import re
 from datetime import datetime
 
 import msgspec
 from sqlalchemy import insert, select
 
+from quarterdeck.core.access import parse
 from quarterdeck.errors import Denied
 from quarterdeck.store.base import Tx
 from quarterdeck.store.rows import to_us
 from quarterdeck.store.tables import tokens
-
-TOKEN = re.compile(r"qd_(?P<kind>[a-z]+)_(?P<id>[0-9a-z]{16})_(?P<secret>[0-9a-f]{32})")
 
 
 class Principal(msgspec.Struct, frozen=True):
@@ -26,23 +23,18 @@ class Principal(msgspec.Struct, frozen=True):
     namespace: str
 
 
-def spell(kind: str, token_id: str, secret: bytes) -> str:
-    """The token as its owner sees it, once: `qd_<kind>_<id>_<secret>`."""
-    return f"qd_{kind}_{token_id}_{secret.hex()[:32]}"
-
-
 def register(tx: Tx, token: str, namespace: str, now: datetime) -> None:
     """Keep the hash of a token; one that is known already stays as it is."""
-    found = TOKEN.fullmatch(token)
+    found = parse(token)
     if found is None:
         raise ValueError("not a token of ours")
-    if tx.execute(select(tokens.c.id).where(tokens.c.id == found["id"])).first() is None:
+    if tx.execute(select(tokens.c.id).where(tokens.c.id == found.id)).first() is None:
         tx.execute(
             insert(tokens).values(
-                id=found["id"],
-                kind=found["kind"],
+                id=found.id,
+                kind=found.kind,
                 namespace=namespace,
-                secret_hash=_hash(found["secret"]),
+                secret_hash=found.secret_hash,
                 created_at=to_us(now),
             )
         )
@@ -50,10 +42,10 @@ def register(tx: Tx, token: str, namespace: str, now: datetime) -> None:
 
 def principal(tx: Tx, token: str, now: datetime) -> Principal:
     """Who a token stands for. Raises Denied for what is malformed, unknown, expired or revoked."""
-    found = TOKEN.fullmatch(token)
+    found = parse(token)
     if found is not None:
-        row = tx.execute(select(tokens).where(tokens.c.id == found["id"])).first()
-        if row is not None and hmac.compare_digest(row.secret_hash, _hash(found["secret"])):
+        row = tx.execute(select(tokens).where(tokens.c.id == found.id)).first()
+        if row is not None and hmac.compare_digest(row.secret_hash, found.secret_hash):
             if row.revoked_at is not None:
                 raise Denied("token_revoked", "This token was revoked: ask for a new one.")
             if row.expires_at is not None and row.expires_at <= (to_us(now) or 0):
@@ -62,7 +54,3 @@ def principal(tx: Tx, token: str, now: datetime) -> Principal:
     raise Denied(
         "bad_token", "The token is not valid here: check --token, QD_TOKEN or the data directory."
     )
-
-
-def _hash(secret: str) -> str:
-    return hashlib.sha256(secret.encode()).hexdigest()

@@ -1,27 +1,54 @@
-"""Brings the schema up to date, with the same Alembic scripts for every database."""
+"""Brings the schema up to date, with the same Alembic scripts for every database.
+
+Scripts are named `NNNN_what.py` after their revision. A database that is up to date is told by one
+query, without importing Alembic (a third of a second at every start of a server).
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from sqlalchemy import Engine
+from sqlalchemy import Engine, inspect, text
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+SCRIPTS = Path(__file__).parent / "migrations"
 
 
 def configuration(engine: Engine) -> Config:
     """Alembic's configuration for an engine; its connection travels in `attributes`."""
+    from alembic.config import Config
+
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(SCRIPTS))
     config.attributes["engine"] = engine
     return config
 
 
 def upgrade(engine: Engine) -> None:
     """Run every migration that the database has not seen. Safe to call at every start."""
+    if _current(engine) == _newest():
+        return
+    from alembic import command
+
     command.upgrade(configuration(engine), "head")
 
 
 def check(engine: Engine) -> None:
     """Raises when the tables in code and the migrations differ."""
+    from alembic import command
+
     command.check(configuration(engine))
+
+
+def _newest() -> str:
+    return max(path.name.partition("_")[0] for path in (SCRIPTS / "versions").glob("[0-9]*.py"))
+
+
+def _current(engine: Engine) -> str | None:
+    with engine.connect() as connection:
+        if not inspect(connection).has_table("alembic_version"):
+            return None
+        return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()

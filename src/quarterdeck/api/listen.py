@@ -1,0 +1,35 @@
+"""Where HTTP listens: sockets and the URL they are reached under. Light: `qd up` imports it."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from quarterdeck.errors import Conflict
+from quarterdeck.settings import split_listen
+
+
+def bind(listen: str) -> socket.socket:
+    """A listening socket. Raises Conflict when the port is in use, or may not be used."""
+    host, port = split_listen(listen)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            text = f"Port {port} on {host} is in use by another program: choose another --listen."
+        else:
+            text = f"Can't listen on {listen}: {error.strerror or error}."
+        raise Conflict("port_in_use", text) from error
+    listener.setblocking(False)
+    return listener
+
+
+def url_of(listener: socket.socket, host: str) -> str:
+    """The URL for a browser on this machine; a wildcard address is reached by loopback."""
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{shown}:{listener.getsockname()[1]}"
