@@ -39,6 +39,9 @@ async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
     await made.stop()
 
 
+Rows = tuple[Run, list[Task], list[Attempt]]
+
+
 def new_run(number: int = 0, tasks: int = 1, **fields: Any) -> Rows:
     id = run_id(1_900_000_000_000 + number, b"abcd")
     made = [

@@ -265,7 +265,7 @@ CUT = "the Printer cleans chunk by chunk, without memory of what was cut"
 
 @pytest.mark.xfail(reason=CUT, strict=True)
 @pytest.mark.parametrize(
-    "data", ["a\x1b[31mred\x1b[0m\n".encode(), b"a\x1b]0;title\x07b\n", b"a\x1b[2Jb\n"]
+    "data", [b"a\x1b[31mred\x1b[0m\n", b"a\x1b]0;title\x07b\n", b"a\x1b[2Jb\n"]
 )
 def test_a_sequence_cut_between_two_chunks_is_treated_as_one(
     monkeypatch: pytest.MonkeyPatch, data: bytes

@@ -97,7 +97,7 @@ class Dispatch:
                     )
                 except Unavailable:
                     continue
-                await self._apply(answers, (ReportAttempt(attempt=attempt.id),))
+                await self._apply(attempt.node, answers, (ReportAttempt(attempt=attempt.id),))
 
     async def expire_offers(self) -> None:
         """Loop: end what was never sent and whose time to live is over."""
@@ -144,11 +144,13 @@ class Dispatch:
                     await self._database.write(partial(run_store.withdraw, ids=unoffered))
                 return
             unoffered = []
-            await self._apply(answers, batch)
+            await self._apply(node, answers, batch)
 
-    async def _apply(self, answers: tuple[AnswerItem, ...], asked: tuple[OrderItem, ...]) -> None:
+    async def _apply(
+        self, node: str, answers: tuple[AnswerItem, ...], asked: tuple[OrderItem, ...]
+    ) -> None:
         events = [
-            (item.attempt, event)
+            (item.attempt, node, event)
             for item, answer in zip(asked, answers, strict=False)
             if (event := _event(item, answer)) is not None
         ]

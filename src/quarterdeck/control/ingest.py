@@ -29,7 +29,8 @@ from quarterdeck.wire.run import AttemptSnapshot, snapshot_record
 BATCH = 500
 TRIES = 5
 
-AttemptEvent = tuple[str, machine.Event]
+# (attempt, the node that speaks, what it says): only the attempt's own node is listened to
+AttemptEvent = tuple[str, str, machine.Event]
 
 
 class Ingest:
@@ -73,10 +74,10 @@ class Ingest:
 
         def changed(tx: Tx) -> list[tuple[Attempt, Attempt]]:
             now = self._clock.now()
-            before = run_store.attempts_by_id(tx, (id for id, _ in todo))
+            before = run_store.attempts_by_id(tx, (id for id, _, _ in todo))
             after = dict(before)
-            for id, event in todo:
-                if id in after:
+            for id, node, event in todo:
+                if id in after and after[id].node == node:
                     after[id] = machine.step(after[id], event, now)
             return [(before[id], after[id]) for id in before]
 
@@ -125,5 +126,5 @@ class Ingest:
 def _fact(delivery: Delivery) -> AttemptEvent:
     message: AttemptSnapshot = decode(delivery.data, AttemptSnapshot)
     split_attempt(message.attempt)
-    subjects.node_of(delivery.subject)
-    return message.attempt, machine.Reported(snapshot=snapshot_record(message))
+    node = subjects.node_of(delivery.subject)
+    return message.attempt, node, machine.Reported(snapshot=snapshot_record(message))

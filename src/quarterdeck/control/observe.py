@@ -7,6 +7,7 @@ the recorded attempts of its node (core/reconcile.py) when there are any.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import msgspec
@@ -60,6 +61,7 @@ class Fleet:
         self._watches: dict[str, Watch] = {}
         self._beats: dict[str, Heartbeat] = {}
         self._replies: dict[str, str] = {}
+        self._on_session: list[Callable[[str], None]] = []
         self._arrived = Poke()
         self._connected = Poke()
         self._dirty: dict[str, Node] = {}
@@ -78,6 +80,10 @@ class Fleet:
             wish = encode(BeatNow(within_s=len(self._nodes) / BEATS_PER_S))
             for node in self.every():
                 await self._fabric.publish(subjects.beat_now(node.id), wish)
+
+    def on_session(self, callback: Callable[[str], None]) -> None:
+        """Call back with the id of a node that has started anew."""
+        self._on_session.append(callback)
 
     def know(self, node: Node) -> None:
         """Take a node in that was enrolled."""
@@ -166,6 +172,8 @@ class Fleet:
         if after.current == before.current and after.cloned == node.quarantined:
             return False
         self._telemetry.emit(NodeSession(node=node.id, name=fresh.name, session=beat.session))
+        for callback in self._on_session:
+            callback(node.id)
         return True
 
     def _compare(self, beat: Heartbeat, recorded: dict[str, Attempt]) -> None:

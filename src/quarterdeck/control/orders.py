@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from quarterdeck.control.observe import Fleet
@@ -30,6 +31,8 @@ class Orderer:
         self._fleet = fleet
         self._sign = sign
         self._new_id = new_id
+        self._asking: dict[str, set[asyncio.Timeout]] = {}
+        fleet.on_session(self._give_up)
 
     def reachable(self, node_id: str) -> bool:
         """Whether the node has ever announced a session and may be given orders."""
@@ -48,9 +51,7 @@ class Orderer:
         sealed = Sealed(
             to=node.id, session=node.session, id=self._new_id(), body=encode(Orders(items=items))
         )
-        data = await self._fabric.request(
-            subjects.orders(node.id), seal(sealed, self._sign), timeout_s=timeout_s
-        )
+        data = await self._request(node, seal(sealed, self._sign), timeout_s)
         try:
             answers: Answers = decode(data, Answers)
         except Invalid as error:
@@ -71,6 +72,29 @@ class Orderer:
         order = ReadOutput(attempt=attempt, stream=stream, offset=offset, length=length)
         (answer,) = await self.ask(node_id, (order,))
         return answer if isinstance(answer, OutputBytes) else None
+
+    async def _request(self, node: Node, data: bytes, timeout_s: float) -> bytes:
+        """Ask, until the answer, the timeout, or a new session of the node: the agent that was
+        asked is gone then."""
+        asking = self._asking.setdefault(node.id, set())
+        try:
+            async with asyncio.timeout(None) as patience:
+                asking.add(patience)
+                return await self._fabric.request(
+                    subjects.orders(node.id), data, timeout_s=timeout_s
+                )
+        except TimeoutError as error:
+            raise Unavailable(
+                "stale_session", f"Node {node.name} has started anew meanwhile."
+            ) from error
+        finally:
+            asking.discard(patience)
+            if not asking:
+                self._asking.pop(node.id, None)
+
+    def _give_up(self, node_id: str) -> None:
+        for patience in self._asking.get(node_id, ()):
+            patience.reschedule(0)
 
     def _node(self, node_id: str) -> Node:
         if not self.reachable(node_id):

@@ -174,8 +174,8 @@ class Watching:
 
     async def _chunk(self, view: _View, message: Message) -> AsyncIterator[Seen]:
         found = view.task_and_attempt(subjects.attempt_of(message.subject))
-        if found is None:
-            return
+        if found is None or found[1].node != subjects.node_of(message.subject):
+            return  # nobody's, or a node that speaks for another one
         task, attempt = found
         try:
             chunk = decode_chunk(message.data)

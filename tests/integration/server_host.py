@@ -1,0 +1,155 @@
+"""A real server (store, fabric, loops) for tests, and a node that is driven by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import TypeVar
+
+from quarterdeck.control.main import Server
+from quarterdeck.control.run import NewRun
+from quarterdeck.core.ids import node_id
+from quarterdeck.core.model import Order
+from quarterdeck.fabric.base import Message
+from quarterdeck.fabric.identity import Identity
+from quarterdeck.fabric.nats import NatsFabric
+from quarterdeck.service import SystemClock
+from quarterdeck.settings import ServerSettings
+from quarterdeck.telemetry import Event, Telemetry
+from quarterdeck.wire import subjects
+from quarterdeck.wire.codec import decode, encode, open_envelope
+from quarterdeck.wire.enrol import Enrolment, signed_part
+from quarterdeck.wire.run import (
+    Answers,
+    AttemptSnapshot,
+    FactsMessage,
+    Heartbeat,
+    LoadMessage,
+    Orders,
+)
+from tests.contracts.fabric_server import Harbour
+
+E = TypeVar("E", bound=Event)
+DEADLINE_S = 20.0
+JOIN = "qd_join_0000000000000000_" + "0" * 32
+
+
+class Ears:
+    """Every event of a server; tests wait for one instead of sleeping."""
+
+    def __init__(self) -> None:
+        self.heard: list[Event] = []
+        self._more = asyncio.Event()
+
+    def hear(self, event: Event) -> None:
+        self.heard.append(event)
+        self._more.set()
+
+    def all(self, kind: type[E]) -> list[E]:
+        return [event for event in self.heard if isinstance(event, kind)]
+
+    async def until(self, kind: type[E], number: int = 1) -> E:
+        """The `number`th event of a kind, now or within the deadline."""
+        async with asyncio.timeout(DEADLINE_S):
+            while len(self.all(kind)) < number:
+                self._more.clear()
+                await self._more.wait()
+        return self.all(kind)[number - 1]
+
+
+class HandNode:
+    """A node on the fabric whose answers and facts the test writes."""
+
+    def __init__(self, place: Harbour, server: Server, name: str) -> None:
+        self.key = Identity.open(place.root / f"{name}.nk")
+        self.id = node_id(self.key.public_key)
+        self.name = name
+        self.session = "session-1"
+        self.orders: asyncio.Queue[Orders] = asyncio.Queue()
+        self.answer: Callable[[Orders], tuple[AttemptSnapshot, ...]] = lambda _: ()
+        self.fabric = NatsFabric(
+            [place.server.url],
+            self.id,
+            jwt_source=self._jwt,
+            signer=self.key.sign,
+            spawn=place.spawn,
+        )
+        self._place = place
+        self._server = server
+        self._keys: tuple[str, ...] = ()
+        self._pass = ""
+
+    async def join(self) -> None:
+        part = signed_part(self.key.public_key, self.name, JOIN)
+        given = await self._server.enrolments.enrol(
+            Enrolment(
+                public_key=self.key.public_key,
+                name=self.name,
+                signature=self.key.sign(part),
+                token=JOIN,
+            )
+        )
+        self._pass, self._keys = given.jwt, given.order_keys
+        await self.fabric.start()
+        await self.fabric.subscribe(subjects.orders(self.id), self._received)
+        await self.beat()
+
+    async def beat(self, *attempts: tuple[str, int]) -> None:
+        beat = Heartbeat(
+            node=self.id,
+            session=self.session,
+            number=1,
+            name=self.name,
+            at=0.0,
+            facts=FactsMessage(),
+            load=LoadMessage(),
+            attempts=attempts,
+            attempt_count=len(attempts),
+        )
+        await self.fabric.publish(subjects.beat(self.id), encode(beat))
+
+    async def tell(self, message: AttemptSnapshot, *, id: str = "") -> None:
+        await self.fabric.store(subjects.snapshots(self.id), encode(message), message_id=id)
+
+    async def _jwt(self) -> str:
+        return self._pass
+
+    def _received(self, message: Message) -> None:
+        sealed = open_envelope(
+            message.data, to=self.id, session=self.session, verify=lambda _data, _signature: True
+        )
+        orders: Orders = decode(sealed.body, Orders)
+        self.orders.put_nowait(orders)
+        items = self.answer(orders)
+        if items:
+            answers = Answers(node=self.id, session=self.session, items=items)
+            self._place.spawn(self.fabric.publish(message.reply, encode(answers)), "answer")
+
+
+@contextlib.asynccontextmanager
+async def serving(place: Harbour) -> AsyncIterator[tuple[Server, Ears]]:
+    """A server on the fabric of a harbour."""
+    data = place.root / "server"
+    data.mkdir()
+    (data / "tokens").write_text(JOIN + "\n")
+    ears = Ears()
+    telemetry = Telemetry()
+    telemetry.subscribe(ears.hear)
+    settings = ServerSettings(
+        data=str(data), fabric_url=place.server.url, keys=str(place.root / "authority")
+    )
+    server = Server(settings, telemetry=telemetry, clock=SystemClock())
+    try:
+        await server.start()
+        yield server, ears
+    finally:
+        await server.stop()
+
+
+async def order(server: Server, target: str, command: str = "true") -> str:
+    """A run; its only attempt's id is the run's with `-0-1`."""
+    run = await server.runs.create(
+        NewRun(target=target, order=Order(argv=("/bin/sh", "-c", command)), created_by="test")
+    )
+    return run.id

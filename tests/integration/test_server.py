@@ -1,0 +1,175 @@
+"""The server's loops against a real fabric and database, and a node that says odd things."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from sqlalchemy import func, select
+
+from quarterdeck.control.main import Server
+from quarterdeck.core.states import RunState
+from quarterdeck.store.base import Tx
+from quarterdeck.store.tables import rejected
+from quarterdeck.telemetry import FactRejected, NodeCloned, NodeSession, RunEnded
+from quarterdeck.wire import subjects
+from quarterdeck.wire.run import AttemptSnapshot, Orders, ReleaseAttempt, StartAttempt
+from tests.contracts.fabric_server import Harbour, harbour
+from tests.integration.server_host import Ears, HandNode, order, serving
+
+SENDS = 1000
+
+
+@pytest.fixture
+async def place(tmp_path: Path) -> AsyncIterator[Harbour]:
+    async with harbour(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def fleet(place: Harbour) -> AsyncIterator[tuple[Server, Ears, HandNode]]:
+    async with serving(place) as (server, ears):
+        node = HandNode(place, server, "hand")
+        await node.join()
+        await ears.until(NodeSession)
+        try:
+            yield server, ears, node
+        finally:
+            await node.fabric.stop()
+
+
+def snapshot(attempt: str, revision: int, phase: str, **more: object) -> AttemptSnapshot:
+    base = AttemptSnapshot(attempt=attempt, revision=revision, phase=phase, accepted_at=1.0)
+    return msgspec.structs.replace(base, **more)
+
+
+def accepting(orders: Orders) -> tuple[AttemptSnapshot, ...]:
+    return tuple(snapshot(item.attempt, 1, "accepted") for item in orders.items)
+
+
+async def test_a_final_report_that_comes_a_thousand_times_is_applied_once(
+    fleet: tuple[Server, Ears, HandNode],
+) -> None:
+    """X2: its ack was lost again and again, so the node repeated it until it was taken."""
+    server, ears, node = fleet
+    node.answer = accepting
+    run = await order(server, "hand")
+    started = (await node.orders.get()).items[0]
+    assert isinstance(started, StartAttempt)
+    attempt = started.attempt
+    end = snapshot(attempt, 3, "ended", exit_code=4, ended_at=2.0, cached=True)
+    node.answer = lambda _: ()
+    for number in range(SENDS):
+        await node.tell(end, id=f"copy {number}")
+    await node.tell(snapshot(attempt, 2, "running"), id="late")
+    last = await order(server, "hand")
+    final = snapshot(f"{last}-0-1", 3, "ended", exit_code=0, ended_at=2.0, cached=True)
+    await node.tell(final, id="barrier")
+    await ears.until(RunEnded, 2)
+    assert [(e.run, e.outcome) for e in ears.all(RunEnded)] == [
+        (run, "failed"),
+        (last, "succeeded"),
+    ]
+    found, tasks, attempts = await server.runs.detail(run)
+    assert (found.counts.failed, tasks[0].exit_code, attempts[0].state.value) == (1, 4, "ended")
+
+
+async def test_facts_that_cannot_be_read_are_kept_as_rejected_and_harm_nobody(
+    fleet: tuple[Server, Ears, HandNode],
+) -> None:
+    server, ears, node = fleet
+    node.answer = accepting
+    for number, data in enumerate((b"", b"\xff\xff", b"\x81\xa1a\x01")):
+        await node.fabric.store(subjects.snapshots(node.id), data, message_id=f"bad {number}")
+    await node.tell(snapshot("../../etc/passwd", 1, "running"), id="path")
+    await node.tell(snapshot("0000000000000000-0-1", 1, "dancing"), id="phase")
+    await ears.until(FactRejected, 5)
+    run = await order(server, "hand")
+    await node.orders.get()
+    await node.tell(snapshot(f"{run}-0-1", 3, "ended", exit_code=0, ended_at=2.0, cached=True))
+    await ears.until(RunEnded)
+
+    def count(tx: Tx) -> int:
+        return int(tx.execute(select(func.count()).select_from(rejected)).scalar_one())
+
+    assert await server.database.read(count) == 5
+
+
+async def test_a_node_cannot_speak_for_an_attempt_of_another_node(
+    place: Harbour, fleet: tuple[Server, Ears, HandNode]
+) -> None:
+    server, ears, node = fleet
+    node.answer = accepting
+    other = HandNode(place, server, "other")
+    await other.join()
+    await ears.until(NodeSession, 2)
+    run = await order(server, "hand")
+    await node.orders.get()
+    lie = snapshot(f"{run}-0-1", 9, "ended", exit_code=0, ended_at=2.0, cached=True)
+    await other.tell(lie, id="lie")
+    await node.tell(msgspec.structs.replace(lie, revision=3, exit_code=1), id="truth")
+    ended = await ears.until(RunEnded)
+    assert ended.outcome == "failed"
+    await other.fabric.stop()
+
+
+async def test_an_order_is_sent_again_until_the_node_answers(
+    fleet: tuple[Server, Ears, HandNode],
+) -> None:
+    server, ears, node = fleet
+    run = await order(server, "hand")
+    first = await node.orders.get()
+    node.answer = accepting
+    node.session = "session-2"
+    await node.beat()
+    await ears.until(NodeSession, 2)
+    second = await node.orders.get()
+    assert first.items[0].attempt == second.items[0].attempt == f"{run}-0-1"
+
+
+async def test_after_the_log_is_archived_the_node_is_told_to_release(
+    fleet: tuple[Server, Ears, HandNode],
+) -> None:
+    server, _, node = fleet
+    node.answer = accepting
+    run = await order(server, "hand")
+    await node.orders.get()
+    await node.tell(snapshot(f"{run}-0-1", 3, "ended", exit_code=0, ended_at=2.0, cached=True))
+    orders = await node.orders.get()
+    assert isinstance(orders.items[0], ReleaseAttempt)
+    assert (await server.runs.get(run)).state is RunState.ENDED
+
+
+async def test_an_end_is_not_shown_before_its_log_can_be_read(
+    fleet: tuple[Server, Ears, HandNode],
+) -> None:
+    """The node says 5 bytes were written, but nobody has them: the run is not over."""
+    server, ears, node = fleet
+    node.answer = accepting
+    run = await order(server, "hand")
+    await node.orders.get()
+    end = snapshot(f"{run}-0-1", 3, "ended", exit_code=0, ended_at=2.0)
+    stream = msgspec.structs.replace(end.stdout, bytes=5, sha256="0" * 64)
+    await node.tell(msgspec.structs.replace(end, stdout=stream))
+    other = await order(server, "hand")
+    await node.tell(snapshot(f"{other}-0-1", 3, "ended", exit_code=0, ended_at=2.0, cached=True))
+    assert (await ears.until(RunEnded)).run == other
+    assert (await server.runs.get(run)).state is not RunState.ENDED
+
+
+async def test_two_agents_with_one_identity_are_quarantined(
+    fleet: tuple[Server, Ears, HandNode],
+) -> None:
+    """X29"""
+    server, ears, node = fleet
+    node.session = "session-2"
+    await node.beat()
+    await ears.until(NodeSession, 2)
+    node.session = "session-1"
+    await node.beat()
+    await ears.until(NodeCloned)
+    assert server.fleet.get(node.id).quarantined
+    await order(server, "hand")
+    assert node.orders.empty()
