@@ -282,7 +282,8 @@ def test_facts_and_load_cross_field_by_field() -> None:
 
 
 def bare(**fields: Any) -> AttemptSnapshot:
-    return AttemptSnapshot(**({"attempt": A, "revision": 1, "phase": "running"} | fields))
+    known: dict[str, Any] = {"attempt": A, "revision": 1, "phase": "running"}
+    return AttemptSnapshot(**(known | fields))
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ A, B, STRANGER = f"{RUN}-0-1", f"{RUN}-1-1", f"{RUN}-9-1"
 
 def row(id: str = A, phase: Phase | None = None, revision: int = 2, **fields: Any) -> Attempt:
     stops = fields.pop("seen_stops", 0)
-    known = phase and Snapshot(attempt=id, revision=revision, phase=phase, stops=stops)
+    known = Snapshot(attempt=id, revision=revision, phase=phase, stops=stops) if phase else None
     return Attempt(id=id, run=RUN, task=id[:-2], node="n", number=1, snapshot=known, **fields)
 
 

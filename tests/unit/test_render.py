@@ -322,8 +322,11 @@ NOW = datetime.fromisoformat(START).timestamp()
         (119.9, "119 s ago"),
         (120, "2 min ago"),
         (7199, "119 min ago"),
-    ]
-    + [(7200, "2 h ago"), (172_799, "47 h ago"), (172_800, "2 d ago"), (1e9, "11574 d ago")],
+        (7200, "2 h ago"),
+        (172_799, "47 h ago"),
+        (172_800, "2 d ago"),
+        (1e9, "11574 d ago"),
+    ],
 )
 def test_an_age_is_a_number_and_a_unit(seconds: float, shown: str) -> None:
     assert ago(START, NOW + seconds) == shown
@@ -351,8 +354,16 @@ def test_a_time_taken_is_short(end: str, shown: str) -> None:
 
 @pytest.mark.parametrize(
     ("number", "shown"),
-    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1536, "1.5 KiB"), (MIB, "1.0 MiB")]
-    + [(5 << 30, "5.0 GiB"), (3 << 40, "3.0 TiB"), (2 << 50, "2048.0 TiB")],
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (1536, "1.5 KiB"),
+        (MIB, "1.0 MiB"),
+        (5 << 30, "5.0 GiB"),
+        (3 << 40, "3.0 TiB"),
+        (2 << 50, "2048.0 TiB"),
+    ],
 )
 def test_a_size_has_a_unit(number: int, shown: str) -> None:
     assert size(number) == shown

@@ -138,7 +138,7 @@ def test_a_cancel_that_hit_something_decides_the_outcome(
 
 def test_cancel_asks_with_term_first_and_with_kill_from_the_second_time_on() -> None:
     run = new_run(2)
-    asked = []
+    asked: list[StopTasks] = []
     for _ in range(3):
         run, commands = step(run, CancelAsked(), NOW)
         asked += commands

@@ -127,14 +127,6 @@ async def test_a_wait_that_was_cancelled_loses_no_poke(services: Services) -> No
     assert await poke.wait(DEADLINE_S) == {"a"}
 
 
-async def test_what_a_wait_gave_is_the_callers_own() -> None:
-    poke = Poke()
-    poke("a")
-    given = await poke.wait()
-    poke("b")
-    assert given == {"a"}
-
-
 # ---- Services
 
 
@@ -392,7 +384,7 @@ async def test_the_end_of_the_supervisors_pipe_is_told() -> None:
         os.close(ours)
 
 
-# ---- clock and chance
+# ---- clock, chance
 
 
 async def test_the_clock_is_aware_and_monotonic() -> None:

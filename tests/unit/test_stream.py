@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -232,4 +234,4 @@ def test_any_growth_of_sizes_gives_both_streams_whole_and_each_take_by_marks(
         assert positions == sizes == timeline.positions
         assert [s.time_us for s in segments] == sorted(s.time_us for s in segments)
         names = [segment.stream for segment in segments]
-        assert all(one != next for one, next in zip(names, names[1:], strict=False))
+        assert all(one != next for one, next in pairwise(names))

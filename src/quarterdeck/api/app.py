@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import uvicorn
 from litestar import Litestar, Request, Response
@@ -28,8 +29,8 @@ DRAIN_S = 5.0
 HttpRequest = Request[object, object, State]
 
 
-def application(server: Server) -> Litestar:
-    """The ASGI application over a server's services."""
+def application(server: Server | None) -> Litestar:
+    """The ASGI application over a server's services; without a server only to be described."""
     app = Litestar(
         route_handlers=[run.router, observe.router, observe.probes],
         guards=[require_api_token],
@@ -39,13 +40,18 @@ def application(server: Server) -> Litestar:
             HTTPException: _http_problem,
             Exception: _unexpected,
         },
-        openapi_config=OpenAPIConfig(title="quarterdeck", version="1", path="/openapi"),
+        openapi_config=OpenAPIConfig(title="quarterdeck", version="1", render_plugins=[]),
         request_max_body_size=BODY_LIMIT,
         logging_config=None,
         debug=False,
     )
     app.state.server = server
     return app
+
+
+def openapi() -> dict[str, Any]:
+    """The description of the API, as `/openapi.json` answers it."""
+    return application(None).openapi_schema.to_schema()
 
 
 def _answer(error: QuarterdeckError, status: int | None = None) -> Response[Problem]:

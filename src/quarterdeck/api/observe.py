@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
-from litestar import Response, Router, get, post
+from typing import Any
+
+from litestar import MediaType, Request, Response, Router, get, post
+from litestar.datastructures import State
 
 from quarterdeck.api.auth import PUBLIC
 from quarterdeck.api.schema import Body, NodeBody, node_body
 from quarterdeck.control.main import Server
 from quarterdeck.wire.enrol import Credentials, Enrolment
+
+FRONT = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>quarterdeck</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 40rem; margin: 4rem auto; padding: 0 1rem }
+pre { padding: .8rem 1rem; background: #8882; border-radius: .4rem; overflow: auto }
+:root { color-scheme: light dark }
+</style>
+<h1>quarterdeck</h1>
+<p>A server runs here. It is used from a terminal:</p>
+<pre>qd nodes
+qd run -t all -- uptime
+qd runs</pre>
+<p>Programs use the API under <code>/v1</code>, described in
+<a href="/openapi.json">openapi.json</a>. Health: <a href="/readyz">readyz</a>.</p>
+</html>
+"""
 
 
 class NodeList(Body, frozen=True, kw_only=True):
@@ -32,6 +53,18 @@ async def enrol(data: Enrolment, server: Server) -> Credentials:
     return await server.enrolments.enrol(data)
 
 
+@get("/", opt={PUBLIC: True}, include_in_schema=False, media_type=MediaType.HTML)
+async def front() -> str:
+    """What a browser finds at the printed URL."""
+    return FRONT
+
+
+@get("/openapi.json", opt={PUBLIC: True}, include_in_schema=False)
+async def describe(request: Request[None, None, State]) -> dict[str, Any]:
+    """The description of this API."""
+    return request.app.openapi_schema.to_schema()
+
+
 @get("/healthz", opt={PUBLIC: True})
 async def healthz() -> Health:
     """The process answers."""
@@ -47,4 +80,4 @@ async def readyz(server: Server) -> Response[Health]:
 
 
 router = Router(path="/v1", route_handlers=[list_nodes, enrol])
-probes = Router(path="/", route_handlers=[healthz, readyz])
+probes = Router(path="/", route_handlers=[front, describe, healthz, readyz])

@@ -10,7 +10,7 @@ from typing import Annotated
 from litestar import Request as HttpRequest
 from litestar import Router, get, post
 from litestar.datastructures import State
-from litestar.params import Parameter
+from litestar.params import HeaderParameter, QueryParameter
 from litestar.response import Stream
 
 from quarterdeck.api.live import frames
@@ -45,7 +45,7 @@ async def start_run(
     request: Api,
     server: Server,
     idempotency_key: Annotated[
-        str | None, Parameter(header="Idempotency-Key", max_length=128)
+        str | None, HeaderParameter(name="Idempotency-Key", max_length=128)
     ] = None,
 ) -> RunBody:
     """Start a run; it is recorded before the answer is sent."""
@@ -67,10 +67,10 @@ async def start_run(
 @get("/runs")
 async def list_runs(
     server: Server,
-    run_state: Annotated[RunState | None, Parameter(query="state")] = None,
-    origin: Annotated[str | None, Parameter(max_length=16)] = None,
-    before: Annotated[str | None, Parameter(max_length=16)] = None,
-    limit: Annotated[int, Parameter(ge=1, le=500)] = 50,
+    run_state: Annotated[RunState | None, QueryParameter(name="state")] = None,
+    origin: Annotated[str | None, QueryParameter(max_length=16)] = None,
+    before: Annotated[str | None, QueryParameter(max_length=16)] = None,
+    limit: Annotated[int, QueryParameter(ge=1, le=500)] = 50,
 ) -> RunPage:
     """Runs, newest first, a page at a time."""
     which = RunFilter(state=run_state, origin=origin, before=before, limit=limit)
@@ -83,7 +83,7 @@ async def list_runs(
 async def show_run(
     run_id: str,
     server: Server,
-    wait: Annotated[str | None, Parameter(max_length=16)] = None,
+    wait: Annotated[str | None, QueryParameter(max_length=16)] = None,
 ) -> RunDetail:
     """A run with its tasks and attempts. `?wait=30s` answers when it has ended, or after that."""
     if wait is not None:
@@ -102,7 +102,7 @@ async def follow_run(
     run_id: str,
     server: Server,
     follow: bool = True,
-    last_event_id: Annotated[str | None, Parameter(header="Last-Event-ID")] = None,
+    last_event_id: Annotated[str | None, HeaderParameter(name="Last-Event-ID")] = None,
 ) -> Stream:
     """Everything about a run as server-sent events: past first, then live, until its end.
 
@@ -119,11 +119,11 @@ async def follow_run(
 async def read_output(
     run_id: str,
     server: Server,
-    node: Annotated[str | None, Parameter(max_length=255)] = None,
-    stream: Annotated[str, Parameter(pattern="^(stdout|stderr)$")] = STREAMS[0],
-    offset: Annotated[int, Parameter(ge=0)] = 0,
-    length: Annotated[int | None, Parameter(ge=0)] = None,
-    lines: Annotated[int | None, Parameter(ge=0, le=10_000_000)] = None,
+    node: Annotated[str | None, QueryParameter(max_length=255)] = None,
+    stream: Annotated[str, QueryParameter(pattern="^(stdout|stderr)$")] = STREAMS[0],
+    offset: Annotated[int, QueryParameter(ge=0)] = 0,
+    length: Annotated[int | None, QueryParameter(ge=0)] = None,
+    lines: Annotated[int | None, QueryParameter(ge=0, le=10_000_000)] = None,
 ) -> Stream:
     """The exact bytes of one stream of one task: a range of bytes, or the last `lines` lines."""
     attempt = await _attempt(server, run_id, node)
