@@ -6,6 +6,8 @@ from typing import Any
 
 from litestar import MediaType, Request, Response, Router, get, post
 from litestar.datastructures import State
+from litestar.di import NamedDependency
+from litestar.params import JSONBody
 
 from quarterdeck.api.auth import PUBLIC
 from quarterdeck.api.schema import Body, NodeBody, node_body
@@ -41,14 +43,14 @@ class Health(Body, frozen=True, kw_only=True):
 
 
 @get("/nodes")
-async def list_nodes(server: Server) -> NodeList:
+async def list_nodes(server: NamedDependency[Server]) -> NodeList:
     """Every node of the fleet with its state and figures, by name."""
     now = server.clock.now()
     return NodeList(items=tuple(node_body(node, now) for node in server.fleet.every()))
 
 
 @post("/enrol", opt={PUBLIC: True}, status_code=200)
-async def enrol(data: Enrolment, server: Server) -> Credentials:
+async def enrol(data: JSONBody[Enrolment], server: NamedDependency[Server]) -> Credentials:
     """Admit a node with a join token and a key of its own, or renew its pass to the fabric."""
     return await server.enrolments.enrol(data)
 
@@ -72,7 +74,7 @@ async def healthz() -> Health:
 
 
 @get("/readyz", opt={PUBLIC: True})
-async def readyz(server: Server) -> Response[Health]:
+async def readyz(server: NamedDependency[Server]) -> Response[Health]:
     """The server can do its work: 200, else 503 with the reason."""
     problem = server.ready()
     body = Health(status="unready" if problem else "ready", problem=problem)

@@ -10,7 +10,8 @@ from typing import Annotated
 from litestar import Request as HttpRequest
 from litestar import Router, get, post
 from litestar.datastructures import State
-from litestar.params import HeaderParameter, QueryParameter
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, QueryParameter
 from litestar.response import Stream
 
 from quarterdeck.api.live import frames
@@ -41,9 +42,9 @@ Api = HttpRequest[None, Principal, State]
 
 @post("/runs")
 async def start_run(
-    data: RunRequest,
+    data: JSONBody[RunRequest],
     request: Api,
-    server: Server,
+    server: NamedDependency[Server],
     idempotency_key: Annotated[
         str | None, HeaderParameter(name="Idempotency-Key", max_length=128)
     ] = None,
@@ -66,7 +67,7 @@ async def start_run(
 
 @get("/runs")
 async def list_runs(
-    server: Server,
+    server: NamedDependency[Server],
     run_state: Annotated[RunState | None, QueryParameter(name="state")] = None,
     origin: Annotated[str | None, QueryParameter(max_length=16)] = None,
     before: Annotated[str | None, QueryParameter(max_length=16)] = None,
@@ -81,8 +82,8 @@ async def list_runs(
 
 @get("/runs/{run_id:str}")
 async def show_run(
-    run_id: str,
-    server: Server,
+    run_id: FromPath[str],
+    server: NamedDependency[Server],
     wait: Annotated[str | None, QueryParameter(max_length=16)] = None,
 ) -> RunDetail:
     """A run with its tasks and attempts. `?wait=30s` answers when it has ended, or after that."""
@@ -92,16 +93,16 @@ async def show_run(
 
 
 @post("/runs/{run_id:str}/cancel", status_code=202)
-async def cancel_run(run_id: str, server: Server) -> RunBody:
+async def cancel_run(run_id: FromPath[str], server: NamedDependency[Server]) -> RunBody:
     """Ask the run to stop: TERM to every process tree, KILL after the grace or when asked again."""
     return run_body(await server.runs.cancel(run_id))
 
 
 @get("/runs/{run_id:str}/events", media_type="text/event-stream")
 async def follow_run(
-    run_id: str,
-    server: Server,
-    follow: bool = True,
+    run_id: FromPath[str],
+    server: NamedDependency[Server],
+    follow: FromQuery[bool] = True,
     last_event_id: Annotated[str | None, HeaderParameter(name="Last-Event-ID")] = None,
 ) -> Stream:
     """Everything about a run as server-sent events: past first, then live, until its end.
@@ -117,8 +118,8 @@ async def follow_run(
 
 @get("/runs/{run_id:str}/output", media_type="application/octet-stream")
 async def read_output(
-    run_id: str,
-    server: Server,
+    run_id: FromPath[str],
+    server: NamedDependency[Server],
     node: Annotated[str | None, QueryParameter(max_length=255)] = None,
     stream: Annotated[str, QueryParameter(pattern="^(stdout|stderr)$")] = STREAMS[0],
     offset: Annotated[int, QueryParameter(ge=0)] = 0,
@@ -176,7 +177,7 @@ def _seconds(text: str) -> float:
     return min(float(found[1]), MAX_WAIT_S)
 
 
-def _title(data: RunRequest) -> str:
+def _title(data: JSONBody[RunRequest]) -> str:
     """What a list shows of a run that has no title: its command, or the script's first lines."""
     if data.argv:
         words = data.argv[2:3] if data.argv[:2] == ("/bin/sh", "-c") else data.argv
