@@ -124,7 +124,10 @@ class Services:
             begun = self._clock.monotonic()
             try:
                 await work()
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                task = asyncio.current_task()
+                if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
+                    raise
                 if self._clock.monotonic() - begun > CALM_S:
                     delay_s = FIRST_DELAY_S
                 self._failed(name, sentence(error), delay_s)

@@ -63,7 +63,7 @@ class AgentSettings(Settings, frozen=True, kw_only=True):
 
     state: str = ""
     join: str = ""
-    token: str = ""
+    token: Secret = Secret("")
     name: str = ""
     labels: dict[str, str] = {}
     log_level: str = "info"
@@ -87,7 +87,7 @@ class ClientSettings(Settings, frozen=True, kw_only=True):
     """Where the command line finds its server."""
 
     url: str = ""
-    token: str = ""
+    token: Secret = Secret("")
     data: str = ""
 
 
@@ -108,9 +108,9 @@ def load(
     values.update(_from_environment(kind, os.environ if environ is None else environ))
     values.update({key: value for key, value in (flags or {}).items() if value is not None})
     try:
-        settings = msgspec.convert(values, kind, strict=False)
+        settings = msgspec.convert(values, kind, strict=False, dec_hook=_secret)
     except msgspec.ValidationError as error:
-        raise Invalid("settings", f"A setting has a wrong value: {error}.") from error
+        raise Invalid("settings", f"{_source(kind, error, file)}: {error}.") from error
     _check(settings)
     return settings
 
@@ -166,9 +166,26 @@ def host_name() -> str:
 def split_listen(listen: str) -> tuple[str, int]:
     """(host, port) of `HOST:PORT` or `[V6]:PORT`. Raises Invalid."""
     host, colon, port = listen.rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65535:
+    if not colon or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
         raise Invalid("listen", f"{listen!r} is not an address to listen on: write HOST:PORT.")
     return host.strip("[]") or "0.0.0.0", int(port)
+
+
+def _secret(kind: type, value: object) -> object:
+    if kind is Secret and isinstance(value, str):
+        return Secret(value)
+    raise ValueError(f"expected text, not {type(value).__name__}")
+
+
+def _source(kind: type[Settings], error: msgspec.ValidationError, file: str | None) -> str:
+    """Where a value that can't be used may have come from."""
+    found = re.search(r"\$\.(\w+)", str(error))
+    if found is None:
+        return "A setting has a wrong value"
+    places = [f"the variable {PREFIX}{found[1].upper()}", "the flag"]
+    if file is not None:
+        places.insert(0, f"{found[1]!r} in {file}")
+    return f"The setting {found[1]} (from {' or '.join(places)}) has a wrong value"
 
 
 def _utf8(text: str) -> bool:
@@ -209,6 +226,9 @@ def _check(settings: Settings) -> None:
     level = getattr(settings, "log_level", "info")
     if level not in ("debug", "info", "warning", "error"):
         raise Invalid("settings", f"log_level is {level!r}; say debug, info, warning or error.")
+    heartbeat_s = getattr(settings, "heartbeat_s", 1.0)
+    if not 0.1 <= heartbeat_s <= 3600:
+        raise Invalid("settings", f"heartbeat_s is {heartbeat_s}; say 0.1 to 3600 seconds.")
     nodes = getattr(settings, "nodes", 1)
     if not 0 <= nodes <= 1000:
         raise Invalid("settings", f"nodes is {nodes}; say a number from 0 to 1000.")

@@ -319,7 +319,6 @@ async def test_more_attempts_than_one_statement_holds_are_all_found(database: Da
 OFFER = "store.run.offer is not guarded: no version, no look at what came back"
 
 
-@pytest.mark.xfail(reason=OFFER, strict=True)
 async def test_what_was_ended_before_it_was_sent_can_not_be_offered_any_more(
     database: Database,
 ) -> None:
@@ -329,7 +328,6 @@ async def test_what_was_ended_before_it_was_sent_can_not_be_offered_any_more(
     assert not (await seen(database, attempt.id)).offered
 
 
-@pytest.mark.xfail(reason=OFFER, strict=True)
 async def test_an_offer_makes_a_decision_on_the_row_before_it_stale(database: Database) -> None:
     _, _, (attempt,) = await created(database)
     ended = step(attempt, StopAsked(signal=15), NOW)
@@ -338,7 +336,6 @@ async def test_an_offer_makes_a_decision_on_the_row_before_it_stale(database: Da
         await database.write(lambda tx: store.save_attempts(tx, [(attempt, ended)], NOW))
 
 
-@pytest.mark.xfail(reason="save_attempts sets purged and sealed_at anew at each save", strict=True)
 async def test_what_was_purged_stays_purged_when_the_node_drops_it(database: Database) -> None:
     _, _, (attempt,) = await created(database)
     await changed(database, attempt.id, said(attempt.id, Phase.ENDED, output=5), Sealed())

@@ -174,7 +174,6 @@ async def test_a_unit_too_large_for_memory_and_disk_harms_only_itself(small_disk
         await database.stop()
 
 
-@pytest.mark.xfail(reason="the failed ROLLBACK TO hides the first error", strict=True)
 async def test_a_unit_too_large_for_memory_and_disk_is_told_that_it_is_full(
     small_disk: Path,
 ) -> None:

@@ -116,7 +116,6 @@ async def test_a_failing_unit_does_not_harm_the_others_of_its_group(database: Da
     assert await database.read(words) == {"known", "one", "three"}
 
 
-@pytest.mark.xfail(reason="an OperationalError of one unit fails its whole group", strict=True)
 async def test_a_unit_with_a_mistake_in_its_sql_does_not_harm_the_others(
     database: Database,
 ) -> None:
@@ -129,7 +128,6 @@ async def test_a_unit_with_a_mistake_in_its_sql_does_not_harm_the_others(
     assert await database.read(words) == {"one", "two"}
 
 
-@pytest.mark.xfail(reason="_commit lets errors that are no DBAPIError end its thread", strict=True)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 async def test_a_unit_that_loses_its_connection_does_not_end_the_writer(
     database: Database,
@@ -228,7 +226,6 @@ async def test_stop_finishes_what_was_accepted_and_may_be_called_twice(tmp_path:
         await again.stop()
 
 
-@pytest.mark.xfail(reason="read after stop raises RuntimeError of the thread pool", strict=True)
 async def test_a_read_after_stop_is_unavailable(tmp_path: Path) -> None:
     made = SqliteDatabase(tmp_path / "x.db")
     await made.start()

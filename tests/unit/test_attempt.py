@@ -193,13 +193,11 @@ def test_reason_and_exit_code_give_the_outcome(fields: dict[str, Any], expected:
 # ---- known gaps, strict: remove the mark together with the fix
 
 
-@pytest.mark.xfail(reason="step(Dropped) releases whatever it is given", strict=True)
 def test_a_node_can_not_drop_what_was_not_sealed() -> None:
     for attempt in (SENT, after(RUNNING), after(RUNNING, UNREADABLE)):
         assert step(attempt, Dropped(), NOW) is attempt
 
 
-@pytest.mark.xfail(reason="step(Sealed), step(Dropped) build an equal record anew", strict=True)
 def test_a_repeated_seal_or_drop_gives_back_the_same_object() -> None:
     sealed = after(GOOD, Sealed())
     dropped = step(sealed, Dropped(), NOW)

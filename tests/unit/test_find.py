@@ -75,7 +75,6 @@ def test_a_data_directory_names_url_and_token(
     assert found(data=two) == ("http://two:1", "token two")
 
 
-@pytest.mark.xfail(reason="find.connect: QD_URL beats the flag --data", strict=True)
 def test_a_data_flag_wins_over_the_url_of_the_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,14 +138,12 @@ def test_what_is_no_url_of_a_server_is_refused(url: str) -> None:
         found(url=url, token="t")
 
 
-@pytest.mark.xfail(reason="http.Connection lets ValueError of urlsplit through", strict=True)
 @pytest.mark.parametrize("url", ["http://[::1", "http://h:99999", "http://h:x"])
 def test_a_url_that_can_not_be_taken_apart_is_refused(url: str) -> None:
     with pytest.raises(Invalid):
         connect(url=url, token="t", data=None).get("/")
 
 
-@pytest.mark.xfail(reason="find.connect lets other errors of the system through", strict=True)
 def test_a_data_directory_that_is_a_file_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises((Invalid, Unavailable)):

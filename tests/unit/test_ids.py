@@ -101,13 +101,11 @@ def test_what_is_no_attempt_id_is_refused(text: str) -> None:
     assert len(caught.value.message) < 500
 
 
-@pytest.mark.xfail(reason=r"\d in ids.ATTEMPT also means digits of other scripts", strict=True)
 def test_digits_of_other_scripts_are_refused() -> None:
     with pytest.raises(Invalid):
         split_attempt(f"{RUN}-\u0663-1")
 
 
-@pytest.mark.xfail(reason="ids.ATTEMPT accepts two spellings of one attempt", strict=True)
 def test_an_attempt_has_one_spelling() -> None:
     with pytest.raises(Invalid):
         split_attempt(f"{RUN}-00-01")

@@ -181,9 +181,6 @@ def test_counts_stay_as_they_are_when_a_task_stays_where_it_is() -> None:
     assert moved(counts, new_task(0), new_task(0)) == counts
 
 
-@pytest.mark.xfail(
-    reason="_progress sets no started_at when the first step is the last", strict=True
-)
 def test_a_run_that_ends_in_one_step_has_a_start() -> None:
     assert ended_with(succeeded=1).started_at == NOW
 

@@ -178,7 +178,6 @@ async def test_a_loop_that_is_done_is_not_started_again(services: Services, told
     assert services.doing() == [] and told.all == []
 
 
-@pytest.mark.xfail(reason="_supervise takes a foreign CancelledError for a stop", strict=True)
 async def test_a_loop_survives_that_something_it_awaits_was_cancelled(
     services: Services, told: Told
 ) -> None:

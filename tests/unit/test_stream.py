@@ -145,7 +145,6 @@ def test_growth_under_a_known_mark_belongs_to_it() -> None:
 MARKS_AHEAD = "_last_marks drops marks whose bytes are not counted yet"
 
 
-@pytest.mark.xfail(reason=MARKS_AHEAD, strict=True)
 def test_marks_that_are_ahead_of_the_sizes_keep_their_order() -> None:
     timeline = Timeline({"stdout": 0, "stderr": 0})
     written = [("stdout", 2), ("stderr", 2), ("stdout", 2), ("stderr", 2)]
@@ -202,7 +201,6 @@ def test_segments_are_exact_and_in_the_order_of_writing(
     assert taken_in_steps(written, data, ahead=False) == []
 
 
-@pytest.mark.xfail(reason=MARKS_AHEAD, strict=True)
 @thorough
 @given(pieces, st.data())
 def test_segments_are_in_the_order_of_writing_also_when_marks_are_ahead(

@@ -120,7 +120,7 @@ class Agent:
             try:
                 await member.open(
                     server=self._settings.join,
-                    token=self._settings.token,
+                    token=self._settings.token.reveal(),
                     name=self._settings.name,
                 )
                 return

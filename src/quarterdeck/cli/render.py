@@ -13,31 +13,36 @@ from typing import Any, BinaryIO
 COLOURS = (36, 33, 35, 32, 34, 96, 93, 95, 92, 94)
 LONGEST_LINE = 64 << 10
 PLAIN_WIDTH = 1000
-# A terminal may be coloured by a task, not steered: only SGR sequences, tabs, returns and line
-# ends pass.
-STEERING = re.compile(
-    rb"\x1b\[[0-9;:]*m"
-    rb"|(\x1b\[[0-?]*[ -/]*[@-~]|\x1b[\]PX^_].*?(?:\x07|\x1b\\|$)|\x1b[^\[\]PX^_]"
-    rb"|\x1b|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f])",
-    re.DOTALL,
+# A terminal may be coloured by a task, not steered. What passes: SGR sequences, UTF-8 beyond the C1
+# controls, tabs, returns and line ends. Sequences are dropped whole; a lone control shows as a dot.
+_STRING = (
+    rb"(?:\x1b[\]PX^_]|\xc2[\x90\x98\x9d-\x9f])"
+    rb"[^\x07\x1b\n\x18\x1a]{0,4096}(?:\x07|\x1b\\|\xc2\x9c)?"
 )
-OUTCOME_COLOUR = {
-    "succeeded": 32,
-    "failed": 31,
-    "timed_out": 33,
-    "cancelled": 33,
-    "lost": 35,
-    "kill_failed": 31,
-}
+STEERING = re.compile(
+    rb"(?P<keep>\x1b\[[0-9;:]*m|[\xc3-\xdf][\x80-\xbf]|\xc2[\xa0-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]"
+    rb"|[\xe1-\xec\xee\xef][\x80-\xbf]{2}|\xed[\x80-\x9f][\x80-\xbf]|\xf0[\x90-\xbf][\x80-\xbf]{2}"
+    rb"|[\xf1-\xf3][\x80-\xbf]{3}|\xf4[\x80-\x8f][\x80-\xbf]{2})"
+    rb"|(?P<drop>(?:\x1b\[|\xc2\x9b)[0-?]*[ -/]*[@-~]|" + _STRING + rb"|\x1b[ -/]*[0-Z\\`-~])"
+    rb"|(?P<dot>\x1b|\xc2[\x80-\x9f]|[\x80-\x9f]|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f])"
+)
+# The beginning of a sequence or character whose rest may come with the next chunk.
+UNFINISHED = re.compile(
+    rb"(?:\x1b(?:\[[0-?]*[ -/]*|[\]PX^_][^\x07\x1b\n\x18\x1a]{0,4096}\x1b?|[ -/]*)"
+    rb"|\xc2(?:\x9b[0-?]*[ -/]*|[\x90\x98\x9d-\x9f][^\x07\x1b\n\x18\x1a]{0,4096})?"
+    rb"|[\xc3-\xdf]|[\xe0-\xef][\x80-\xbf]?|[\xf0-\xf4][\x80-\xbf]{0,2})\Z"
+)
+UNFINISHED_BYTES = 5000
 
 
 def safe(data: bytes) -> bytes:
-    """Output without what would steer the terminal; such characters show as `?`-like dots."""
-    return STEERING.sub(lambda found: b"" if found[1] and len(found[1]) > 1 else _kept(found), data)
+    """Output without what would steer the terminal."""
+    return STEERING.sub(lambda m: m["keep"] or (b"" if m["drop"] else b"."), data)
 
 
-def _kept(found: re.Match[bytes]) -> bytes:
-    return b"." if found[1] else found[0]
+def safe_text(text: str) -> str:
+    """The same for words of others in messages and tables."""
+    return safe(text.encode(errors="replace")).decode(errors="replace")
 
 
 def coloured(text: str, colour: int, *, on: bool) -> str:
@@ -58,6 +63,7 @@ class Printer:
         }
         self._terminal = {"stdout": sys.stdout.isatty(), "stderr": sys.stderr.isatty()}
         self._rest: dict[tuple[str, str], bytes] = {}
+        self._unfinished = dict.fromkeys(self._sinks, b"")
         self._colours: dict[str, int] = {}
         self._width = 0
 
@@ -79,12 +85,16 @@ class Printer:
 
     def ended(self, node: str, task: str) -> None:
         """A task has ended: print its last, unfinished line."""
+        for stream, unfinished in self._unfinished.items():
+            self._unfinished[stream] = b""
+            self._put(stream, safe(unfinished))
         for stream in self._sinks:
             if rest := self._rest.pop((task, stream), b""):
                 self._write(stream, self._head(node, stream) + rest + b"\n")
 
     def _head(self, node: str, stream: str) -> bytes:
         self._width = max(self._width, len(node))
+        node = safe_text(node)
         text = f"{node:<{self._width}} |"
         if self._terminal[stream]:
             colour = self._colours.setdefault(node, COLOURS[len(self._colours) % len(COLOURS)])
@@ -93,14 +103,25 @@ class Printer:
         return text.encode() + b" "
 
     def _write(self, stream: str, data: bytes) -> None:
-        sink = self._sinks[stream]
-        sink.write(safe(data) if self._terminal[stream] else data)
-        sink.flush()
+        if not self._terminal[stream]:
+            self._put(stream, data)
+            return
+        data = self._unfinished[stream] + data
+        found = UNFINISHED.search(data, max(0, len(data) - UNFINISHED_BYTES))
+        end = len(data) if found is None else found.start()
+        self._unfinished[stream] = data[end:]
+        self._put(stream, safe(data[:end]))
+
+    def _put(self, stream: str, data: bytes) -> None:
+        if data:
+            self._sinks[stream].write(data)
+            self._sinks[stream].flush()
 
 
 def say(text: str) -> None:
     """A line for the person, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    shown = safe_text(text) if sys.stderr.isatty() else text
+    print(shown, file=sys.stderr, flush=True)
 
 
 def print_json(value: object) -> None:
@@ -124,7 +145,7 @@ def table(
     for header in headers:
         shown.add_column(header, overflow="fold")
     for row in rows:
-        shown.add_row(*(Text(cell, style=_style(cell)) for cell in row))
+        shown.add_row(*(Text(safe_text(cell), style=_style(cell)) for cell in row))
     console.print(shown)
 
 

@@ -15,20 +15,16 @@ def connect(*, url: str | None, token: str | None, data: str | None) -> Connecti
 
     Raises Unavailable when none can be found, Denied when a token is missing.
     """
-    near = load(ClientSettings, flags={"url": url, "token": token, "data": data})
-    file = client_file()
-    settings = near
-    if not near.url and not near.data and file.exists():
-        settings = load(ClientSettings, file=str(file), flags={"token": token})
+    settings = _nearest({"url": url, "token": token, "data": data})
     if settings.url:
         if not settings.token:
             raise Denied("no_token", "No token given: use --token or QD_TOKEN.")
-        return Connection(settings.url, settings.token)
+        return Connection(settings.url, settings.token.reveal())
     directory = Path(settings.data or default_data())
     ready = directory / "ready.json"
     try:
         found = json.loads(ready.read_bytes())
-        return Connection(str(found["url"]), settings.token or str(found["token"]))
+        return Connection(str(found["url"]), settings.token.reveal() or str(found["token"]))
     except FileNotFoundError as error:
         raise Unavailable(
             "no_server",
@@ -39,5 +35,27 @@ def connect(*, url: str | None, token: str | None, data: str | None) -> Connecti
         raise Denied(
             "no_server", f"{ready} may not be read by this user; use --url and --token."
         ) from error
+    except OSError as error:
+        raise Unavailable(
+            "no_server", f"{ready} can't be read ({error.strerror}); check --data."
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise Unavailable("no_server", f"{ready} can't be understood; restart `qd up`.") from error
+
+
+def _nearest(flags: dict[str, str | None]) -> ClientSettings:
+    """The first place that names a server: flags, environment, settings file.
+
+    A place that names a data directory hides URLs and tokens of places further away: a token is
+    only ever sent to the server it was given for.
+    """
+    token = {"token": flags["token"]}
+    if flags["url"]:
+        return load(ClientSettings, flags={**flags, "data": ""})
+    if flags["data"]:
+        return load(ClientSettings, environ={}, flags=flags)
+    near = load(ClientSettings, flags=token)
+    file = client_file()
+    if near.url or near.data or not file.exists():
+        return near
+    return load(ClientSettings, file=str(file), flags=token)

@@ -24,7 +24,11 @@ class Connection:
     """One address and token. Every call opens a connection of its own."""
 
     def __init__(self, url: str, token: str) -> None:
-        parts = urllib.parse.urlsplit(url)
+        try:
+            parts = urllib.parse.urlsplit(url)
+            _ = parts.port
+        except ValueError as error:
+            raise Invalid("url", f"{url!r} is not the URL of a server: {error}.") from error
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise Invalid("url", f"{url!r} is not the URL of a server (http://HOST:PORT).")
         self.url = url.rstrip("/")

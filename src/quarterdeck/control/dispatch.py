@@ -133,7 +133,10 @@ class Dispatch:
         first = [c.attempt for c in commands if isinstance(c, Start)]
         unoffered = [id for id in first if not attempts[id].offered]
         if unoffered:
-            await self._database.write(partial(run_store.offer, ids=unoffered))
+            free = await self._database.write(partial(run_store.offer, ids=unoffered))
+            called_off = set(unoffered) - free
+            unoffered = sorted(free)
+            commands = [c for c in commands if c.attempt not in called_off]
         runs = {attempts[id].run for id in (c.attempt for c in commands)}
         orders = await self._database.read(partial(run_store.orders_of, run_ids=runs))
         for batch in _batches([_item(c, orders[attempts[c.attempt].run]) for c in commands]):
@@ -149,11 +152,15 @@ class Dispatch:
     async def _apply(
         self, node: str, answers: tuple[AnswerItem, ...], asked: tuple[OrderItem, ...]
     ) -> None:
-        events = [
-            (item.attempt, node, event)
-            for item, answer in zip(asked, answers, strict=False)
-            if (event := _event(item, answer)) is not None
-        ]
+        events = []
+        for item, answer in zip(asked, answers, strict=False):
+            try:
+                event = _event(item, answer)
+            except ValueError as error:
+                self._ingest.rejected(f"an answer of {node}", str(error))
+                continue
+            if event is not None:
+                events.append((item.attempt, node, event))
         if events:
             await self._ingest.apply(events)
 

@@ -115,8 +115,12 @@ class Ingest:
                 ended.append((run, after.outcome.value))
         return pairs, ended
 
+    def rejected(self, what: str, error: str) -> None:
+        """Say that something of a node could not be taken."""
+        self._telemetry.emit(FactRejected(subject=what, error=error))
+
     async def _reject(self, delivery: Delivery, error: str) -> None:
-        self._telemetry.emit(FactRejected(subject=delivery.subject, error=error))
+        self.rejected(delivery.subject, error)
         now = self._clock.now()
         await self._database.write(
             lambda tx: node_store.reject(tx, delivery.subject, delivery.data, error, now)

@@ -16,7 +16,7 @@ from pathlib import Path
 from quarterdeck.control.ingest import Ingest
 from quarterdeck.control.output import PIECE, Output
 from quarterdeck.core import attempt as machine
-from quarterdeck.core.model import STREAMS, Attempt, Reason, Snapshot, StreamEnd
+from quarterdeck.core.model import STREAMS, Attempt, Snapshot, StreamEnd
 from quarterdeck.core.stream import Gap, Mark, splice
 from quarterdeck.errors import Unavailable
 from quarterdeck.fabric.base import Fabric
@@ -122,13 +122,12 @@ class Seal:
     async def _seal(self, attempt: Attempt) -> bool:
         snapshot = attempt.snapshot
         assert snapshot is not None
-        forgotten = snapshot.reason is Reason.FORGOTTEN
-        if machine.log_length(snapshot) == 0 and not forgotten:
+        if machine.log_length(snapshot) == 0 and not attempt.log_gone:
             await self._commit(SealedLog(attempt=attempt.id))
             return True
         job = _Assembly(attempt, snapshot, self._archive.work, self._output, self._telemetry)
         try:
-            layout = await job.build(complete=not forgotten)
+            layout = await job.build(complete=not attempt.log_gone)
             if layout is None:
                 return False
             await self._commit(await self._stored(attempt, job.paths, layout))

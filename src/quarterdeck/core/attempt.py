@@ -63,6 +63,9 @@ PHASE_STATE = {
 }
 
 
+LOG_GONE = "The node lost the attempt's directory before its output was archived."
+
+
 def step(attempt: Attempt, event: Event, now: datetime) -> Attempt:
     """The attempt after the event; the same object when nothing changes."""
     match event:
@@ -83,6 +86,8 @@ def step(attempt: Attempt, event: Event, now: datetime) -> Attempt:
         case Sealed():
             return _sealed(attempt)
         case Dropped():
+            if not attempt.sealed or attempt.released:
+                return attempt
             return msgspec.structs.replace(attempt, released=True)
         case _ as never:
             assert_never(never)
@@ -173,8 +178,12 @@ def _stop_asked(attempt: Attempt, signal: int, now: datetime) -> Attempt:
 
 def _vanished(attempt: Attempt, now: datetime) -> Attempt:
     known = attempt.snapshot
-    if known is None or known.phase is Phase.ENDED:
+    if known is None or attempt.sealed:
         return attempt
+    if known.phase is Phase.ENDED:
+        # the end is known, only output that nobody had read is gone with the directory
+        gone = msgspec.structs.replace(known, cached=True, error=known.error or LOG_GONE)
+        return _shown_ended(msgspec.structs.replace(attempt, snapshot=gone, log_gone=True))
     final = msgspec.structs.replace(
         known,
         revision=known.revision + 1,
@@ -184,10 +193,10 @@ def _vanished(attempt: Attempt, now: datetime) -> Attempt:
         error="The node no longer has the attempt's directory, so its end is unknown.",
         cached=True,
     )
-    return _shown_ended(msgspec.structs.replace(attempt, snapshot=final))
+    return _shown_ended(msgspec.structs.replace(attempt, snapshot=final, log_gone=True))
 
 
 def _sealed(attempt: Attempt) -> Attempt:
-    if attempt.snapshot is None or attempt.snapshot.phase is not Phase.ENDED:
+    if attempt.snapshot is None or attempt.snapshot.phase is not Phase.ENDED or attempt.sealed:
         return attempt
     return msgspec.structs.replace(_shown_ended(attempt), sealed=True, wanted=Wanted.FORGET)

@@ -16,7 +16,7 @@ from quarterdeck.errors import Invalid
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 RANDOM_BYTES = 4
 TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
-ATTEMPT = re.compile(r"([0-9a-z]{16})-(\d{1,7})-(\d{1,4})")
+ATTEMPT = re.compile(r"([0-9a-z]{16})-(0|[1-9][0-9]{0,6})-([1-9][0-9]{0,3})")
 
 
 def run_id(unix_ms: int, entropy: bytes) -> str:

@@ -128,6 +128,7 @@ class Attempt(Record, frozen=True, kw_only=True):
     state: AttemptState = AttemptState.PENDING
     outcome: Outcome | None = None
     snapshot: Snapshot | None = None
+    log_gone: bool = False
     sealed: bool = False
     released: bool = False
     version: int = 1

@@ -134,7 +134,11 @@ def _progress(run: Run, counts: Counts, now: datetime) -> Run:
     after = msgspec.structs.replace(run, counts=counts)
     if counts.ended == counts.total:
         return msgspec.structs.replace(
-            after, state=RunState.ENDED, outcome=run_outcome(after), ended_at=now
+            after,
+            state=RunState.ENDED,
+            outcome=run_outcome(after),
+            started_at=run.started_at or now,
+            ended_at=now,
         )
     if counts.running or counts.ended:
         return msgspec.structs.replace(

@@ -103,5 +103,11 @@ class Timeline:
         return segments
 
     def _last_marks(self) -> list[Mark]:
-        last = {mark.stream: index for index, mark in enumerate(self._marks)}
-        return [self._marks[index] for index in sorted(last.values())]
+        """The last mark of each stream that bytes were taken from, and all that come after it."""
+        begun: dict[str, int] = {}
+        for index, mark in enumerate(self._marks):
+            if mark.offset <= self.positions[mark.stream]:
+                begun[mark.stream] = index
+        return [
+            mark for index, mark in enumerate(self._marks) if index >= begun.get(mark.stream, 0)
+        ]

@@ -58,8 +58,8 @@ def suggest(text: str, nodes: Sequence[Node]) -> str:
     close = get_close_matches(text.strip(), names, n=3)
     if close:
         return f"Did you mean {' or '.join(close)}?"
-    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-    return f"Nodes: {shown}."
+    shown = ", ".join(names[:8])
+    return f"Nodes: {shown}, and {len(names) - 8} more." if len(names) > 8 else f"Nodes: {shown}."
 
 
 def _plain(text: str) -> bool:
@@ -172,5 +172,5 @@ class _Parser:
 
 
 def _has(node: Node, key: str, pattern: str) -> bool:
-    values = node.labels.get(key, "").split(",")
+    values = [value.strip() for value in node.labels.get(key, "").split(",")]
     return any(value and fnmatchcase(value, pattern) for value in values)

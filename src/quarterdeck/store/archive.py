@@ -7,11 +7,14 @@ logs are kept inside the row itself: most commands print little.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import os
 from pathlib import Path
 
 import msgspec
 import obstore
+import obstore.exceptions
 import zstandard
 from obstore.store import LocalStore
 
@@ -66,6 +69,8 @@ class FrameWriter:
         if self._rest:
             self._frame(bytes(self._rest))
             self._rest.clear()
+        self._file.flush()
+        os.fsync(self._file.fileno())
         self._file.close()
         return StreamLayout(
             bytes=self.bytes, sha256=self._hash.hexdigest(), frames=tuple(self._frames)
@@ -90,12 +95,23 @@ class Archive:
         self.work.mkdir(exist_ok=True)
         for leftover in self.work.iterdir():
             leftover.unlink()
-        (directory / "logs").mkdir(exist_ok=True)
-        self._store = LocalStore(directory / "logs")
+        self._directory = directory / "logs"
+        self._directory.mkdir(exist_ok=True)
+        self._store = LocalStore(self._directory)
 
     async def put(self, key: str, path: Path) -> None:
         """Store a file under a key, replacing what an earlier, unfinished sealing left there."""
         await obstore.put_async(self._store, key, path)
+        await asyncio.to_thread(self._sync, self._directory / key)
+
+    def _sync(self, path: Path) -> None:
+        """Make an object and its names durable: after this the node deletes its own copy."""
+        for part in (path, path.parent, path.parent.parent, self._directory):
+            fd = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
 
     async def read(self, log: SealedLog, stream: str, offset: int, length: int) -> bytes:
         """Up to `length` raw bytes of a stream from `offset`; fewer at the end only."""
@@ -111,7 +127,12 @@ class Archive:
         position = 0
         for size in sizes:
             frame = packed[position : position + size]
-            raw += zstandard.ZstdDecompressor().decompress(frame, max_output_size=PIECE)
+            try:
+                raw += zstandard.ZstdDecompressor().decompress(frame, max_output_size=PIECE)
+            except zstandard.ZstdError as error:
+                raise Broken(
+                    "archive", f"The archived {stream} of {log.attempt} is damaged: {error}."
+                ) from error
             position += size
         return bytes(raw[offset - first * PIECE : end - first * PIECE])
 
@@ -123,6 +144,8 @@ class Archive:
             data = await obstore.get_range_async(self._store, key, start=start, length=length)
         except FileNotFoundError as error:
             raise Broken("archive", f"The archived object {key} is missing.") from error
+        except obstore.exceptions.BaseError as error:
+            raise Broken("archive", f"The archived object {key} can't be read: {error}.") from error
         return bytes(data)
 
 

@@ -26,6 +26,9 @@ from quarterdeck.store.migrate import upgrade
 
 T = TypeVar("T")
 
+# (who waits, result or error, whether it is a result)
+_Result = tuple[asyncio.Future[Any], Any, bool]
+
 READERS = 4
 GROUP = 64
 
@@ -58,7 +61,9 @@ class SqliteDatabase:
         except exc.DBAPIError as error:
             raise _unavailable(error, self._path) from error
         self._closing = False
-        self._thread = threading.Thread(target=self._write_all, args=(loop,), name="db-write")
+        self._thread = threading.Thread(
+            target=self._write_all, args=(loop,), name="db-write", daemon=True
+        )
         self._thread.start()
 
     async def stop(self) -> None:
@@ -83,6 +88,8 @@ class SqliteDatabase:
         return await future
 
     async def read(self, unit: Callable[[Tx], T]) -> T:
+        if self._thread is None:
+            raise Unavailable("database", "The database is closed: the server is stopping.")
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._read, unit)
 
     def _read(self, unit: Callable[[Tx], T]) -> T:
@@ -108,32 +115,37 @@ class SqliteDatabase:
             results = self._commit(group)
             loop.call_soon_threadsafe(_resolve, results)
 
-    def _commit(self, group: list[_Waiting]) -> list[tuple[asyncio.Future[Any], Any, bool]]:
-        results: list[tuple[asyncio.Future[Any], Any, bool]] = []
-        try:
-            with self._writer.begin() as connection:
-                for waiting in group:
-                    results.append((waiting.future, *_in_savepoint(connection, waiting.unit)))
-        except (exc.DBAPIError, sqlite3.Error) as error:
-            broken = _unavailable(error, self._path)
-            return [(waiting.future, broken, False) for waiting in group]
-        return results
+    def _commit(self, group: list[_Waiting]) -> list[_Result]:
+        """One transaction for a group; when it fails as a whole, each unit gets one of its own."""
+        results, error = caught(lambda: self._in_transaction(group))
+        if results is not None:
+            return results
+        if len(group) > 1:
+            return [result for waiting in group for result in self._commit([waiting])]
+        assert error is not None
+        return [(group[0].future, _as_ours(error, self._path), False)]
+
+    def _in_transaction(self, group: list[_Waiting]) -> list[_Result]:
+        with self._writer.begin() as connection:
+            return [(w.future, *_in_savepoint(connection, w.unit)) for w in group]
 
 
 def _in_savepoint(connection: Connection, unit: Callable[[Tx], Any]) -> tuple[Any, bool]:
-    """(result, True) or (error, False). A database that can't be written fails the whole group."""
+    """(result, True) or (error, False). What breaks the transaction itself is raised."""
 
     def work() -> Any:
         with connection.begin_nested():
             return unit(connection)
 
     result, error = caught(work)
-    if isinstance(error, exc.OperationalError | sqlite3.OperationalError):
+    if error is None:
+        return result, True
+    if isinstance(error, exc.OperationalError | sqlite3.OperationalError | exc.InvalidRequestError):
         raise error
-    return (result, True) if error is None else (error, False)
+    return error, False
 
 
-def _resolve(results: list[tuple[asyncio.Future[Any], Any, bool]]) -> None:
+def _resolve(results: list[_Result]) -> None:
     for future, value, good in results:
         if future.done():
             continue
@@ -170,7 +182,17 @@ def _engine(path: Path, *, write: bool) -> Engine:
     return engine
 
 
-def _unavailable(error: Exception, path: Path) -> QuarterdeckError:
+def _as_ours(error: Exception, path: Path) -> Exception:
+    """Errors of the database become Unavailable with a sentence; others stay as they are."""
+    if isinstance(error, exc.DBAPIError | sqlite3.Error | exc.InvalidRequestError):
+        return _unavailable(error, path)
+    return error
+
+
+def _unavailable(error: BaseException, path: Path) -> QuarterdeckError:
+    # after a full disk SQLite rolls back by itself, and the error of the lost savepoint is last
+    while error.__context__ is not None:
+        error = error.__context__
     text = str(getattr(error, "orig", error))
     if "full" in text:
         what = f"The disk of {path} is full; free some space, nothing recorded was lost."

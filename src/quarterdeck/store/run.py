@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Select, and_, bindparam, insert, select, update
+from sqlalchemy import Select, and_, bindparam, func, insert, select, update
 
-from quarterdeck.core.model import Attempt, Order, Run, Task
+from quarterdeck.core.model import Attempt, Order, Run, Task, Wanted
 from quarterdeck.core.states import RunState, TaskState
 from quarterdeck.errors import NotFound
 from quarterdeck.store.base import StaleWrite, Tx
@@ -171,10 +171,26 @@ def orders_of(tx: Tx, run_ids: Iterable[str]) -> dict[str, Order]:
     return found
 
 
-def offer(tx: Tx, ids: Iterable[str]) -> None:
-    """Record that these attempts are about to be sent: from now on the node's word is needed."""
+def offer(tx: Tx, ids: Iterable[str]) -> set[str]:
+    """Record that these attempts are about to be sent: from now on the node's word is needed.
+
+    The ids that may be sent: what was called off meanwhile is not among them.
+    """
+    offered: set[str] = set()
     for part in _parts(sorted(set(ids))):
-        tx.execute(update(attempts).where(attempts.c.id.in_(part)).values(offered=True))
+        statement = (
+            update(attempts)
+            .where(
+                attempts.c.id.in_(part),
+                ~attempts.c.offered,
+                ~attempts.c.released,
+                attempts.c.wanted == Wanted.RUN.value,
+            )
+            .values(offered=True, version=attempts.c.version + 1)
+            .returning(attempts.c.id)
+        )
+        offered.update(row.id for row in tx.execute(statement))
+    return offered
 
 
 def withdraw(tx: Tx, ids: Iterable[str]) -> None:
@@ -182,8 +198,8 @@ def withdraw(tx: Tx, ids: Iterable[str]) -> None:
     for part in _parts(sorted(set(ids))):
         tx.execute(
             update(attempts)
-            .where(attempts.c.id.in_(part), attempts.c.snapshot.is_(None))
-            .values(offered=False)
+            .where(attempts.c.id.in_(part), attempts.c.snapshot.is_(None), attempts.c.offered)
+            .values(offered=False, version=attempts.c.version + 1)
         )
 
 
@@ -231,8 +247,9 @@ def save_attempts(tx: Tx, changed: Iterable[tuple[Attempt, Attempt]], now: datet
         row = attempt_values(msgspec.structs.replace(after, version=before.version + 1))
         row = {"b_" + name: value for name, value in row.items()}
         row["guard"] = before.version
-        row["b_sealed_at"] = to_us(now) if after.sealed else None
-        row["b_purged"] = after.sealed and (after.snapshot is None or not _has_output(after))
+        just_sealed = after.sealed and not before.sealed
+        row["b_sealed_at"] = to_us(now) if just_sealed else None
+        row["b_purged"] = just_sealed and not _has_output(after)
         row["b_fresh"] = after.state is not before.state or after.outcome is not before.outcome
         values.append(row)
     if not values:
@@ -245,7 +262,8 @@ def save_attempts(tx: Tx, changed: Iterable[tuple[Attempt, Attempt]], now: datet
         .values(
             {name: bindparam("b_" + name) for name in columns if name not in fixed}
             | {"fresh": attempts.c.fresh | bindparam("b_fresh", type_=attempts.c.fresh.type)}
-            | {"sealed_at": bindparam("b_sealed_at"), "purged": bindparam("b_purged")}
+            | {"sealed_at": func.coalesce(attempts.c.sealed_at, bindparam("b_sealed_at"))}
+            | {"purged": attempts.c.purged | bindparam("b_purged", type_=attempts.c.purged.type)}
         )
     )
     if tx.execute(statement, values).rowcount != len(values):

@@ -130,6 +130,7 @@ attempts = Table(
     Column("outcome", String(16)),
     Column("snapshot", LargeBinary),
     _flag("ended"),
+    _flag("log_gone"),
     _flag("sealed"),
     Column("sealed_at", BigInteger),
     _flag("released"),

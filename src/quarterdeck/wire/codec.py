@@ -37,7 +37,7 @@ def decode(data: bytes, kind: type[T] | Any) -> T:
     """The message in `data`. Raises Invalid when it is not one of `kind`."""
     try:
         result: T = msgspec.msgpack.decode(data, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Invalid("undecodable", f"Not a {kind}: {error}.") from error
     return result
 

@@ -238,7 +238,8 @@ def order_message(order: Order) -> OrderMessage:
 
 
 def snapshot_record(message: AttemptSnapshot) -> Snapshot:
-    """Wire to core. Raises ValueError for a phase or reason that this version does not know."""
+    """Wire to core. Raises ValueError for what this version does not know or no record can hold."""
+    _check_numbers(message)
     return Snapshot(
         attempt=message.attempt,
         revision=message.revision,
@@ -274,4 +275,22 @@ def _end(message: StreamEndMessage) -> StreamEnd:
 
 
 def _time(seconds: float | None) -> datetime | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    try:
+        return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, OSError) as error:
+        raise ValueError(f"{seconds} is not a time") from error
+
+
+def _check_numbers(message: AttemptSnapshot) -> None:
+    for number in (
+        message.revision,
+        message.stops,
+        message.exit_code or 0,
+        message.signal or 0,
+        message.survivors,
+    ):
+        if not -(2**31) <= number < 2**31:
+            raise ValueError(f"{number} is out of bounds")
+    for end in (message.stdout, message.stderr):
+        if not (0 <= end.bytes < 2**62 and 0 <= end.dropped < 2**62):
+            raise ValueError("the length of a stream is out of bounds")

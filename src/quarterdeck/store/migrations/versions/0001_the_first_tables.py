@@ -199,6 +199,7 @@ def _create_attempts() -> None:
         sa.Column("outcome", sa.String(length=16), nullable=True),
         sa.Column("snapshot", sa.LargeBinary(), nullable=True),
         sa.Column("ended", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("log_gone", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("sealed", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("sealed_at", sa.BigInteger(), nullable=True),
         sa.Column("released", sa.Boolean(), server_default=sa.false(), nullable=False),
