@@ -50,17 +50,6 @@ class LoopFailed(Warned, frozen=True, kw_only=True):
     delay_s: float
 
 
-class LoopDone(Event, frozen=True, kw_only=True):
-    """One round of a loop did `items` pieces of work."""
-
-    loop: str
-    items: int
-
-    @property
-    def level(self) -> str:
-        return "debug"
-
-
 class FabricConnected(Event, frozen=True, kw_only=True):
     who: str
 
@@ -142,6 +131,12 @@ class LogSealed(Event, frozen=True, kw_only=True):
     bytes: int
 
 
+class LogMismatch(Warned, frozen=True, kw_only=True):
+    """A node's files are not what its final report says: the log can't be archived."""
+
+    attempt: str
+
+
 class LogPulled(Event, frozen=True, kw_only=True):
     """Bytes that the cache lacked were read from the node's files."""
 
@@ -149,17 +144,6 @@ class LogPulled(Event, frozen=True, kw_only=True):
     stream: str
     offset: int
     bytes: int
-
-
-class ChildStarted(Event, frozen=True, kw_only=True):
-    child: str
-    pid: int
-
-
-class ChildExited(Warned, frozen=True, kw_only=True):
-    child: str
-    pid: int
-    status: str
 
 
 class RequestFailed(Warned, frozen=True, kw_only=True):

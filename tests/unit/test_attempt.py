@@ -21,7 +21,6 @@ from quarterdeck.core.attempt import (
     Vanished,
     log_length,
     outcome,
-    settled,
     step,
 )
 from quarterdeck.core.model import Attempt, Phase, Reason, Snapshot, StreamEnd, Wanted
@@ -67,7 +66,7 @@ def test_an_attempt_is_accepted_runs_ends_is_sealed_and_forgotten() -> None:
     assert [a.state.value for a in seen] == ["starting", "running", "ended", "ended", "ended"]
     assert [a.wanted.value for a in seen] == ["run", "run", "run", "forget", "forget"]
     assert [a.sealed for a in seen] == [False, False, False, True, True]
-    assert [settled(a) for a in seen] == [False, False, False, False, True]
+    assert [a.released for a in seen] == [False, False, False, False, True]
     assert seen[-1].outcome is Outcome.SUCCEEDED
 
 

@@ -123,7 +123,14 @@ def test_a_difference_is_asked_about_after_two_beats_of_one_session(
 
 
 @pytest.mark.parametrize(
-    "attempt", [row(), row(offered=True), row(phase=Phase.ENDED), row(wanted=Wanted.STOP)]
+    "attempt",
+    [
+        row(),
+        row(offered=True),
+        row(phase=Phase.ENDED, sealed=True),
+        row(phase=Phase.ENDED, log_gone=True),
+        row(wanted=Wanted.STOP),
+    ],
 )
 def test_what_a_node_need_not_hold_is_no_difference(attempt: Attempt) -> None:
     assert verdicts([beat({})] * 2, attempt)[1] == Verdict(watch=Watch(session="s"))

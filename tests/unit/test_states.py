@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from quarterdeck.core.model import Counts
-from quarterdeck.core.run import WORST_FIRST
+from quarterdeck.core.run import BAD_OUTCOMES
 from quarterdeck.core.states import (
     ATTEMPT_MOVES,
     RUN_MOVES,
@@ -73,4 +73,4 @@ def test_every_outcome_and_unfinished_task_state_has_a_count() -> None:
 
 
 def test_every_outcome_but_success_has_a_place_among_the_worst() -> None:
-    assert set(WORST_FIRST) == set(Outcome) - {Outcome.SUCCEEDED}
+    assert set(BAD_OUTCOMES) == set(Outcome) - {Outcome.SUCCEEDED}

@@ -7,6 +7,7 @@ whenever the fabric asks for it after it has expired; a server that is away is a
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import os
 import urllib.error
@@ -17,11 +18,12 @@ import msgspec
 
 from quarterdeck.errors import Invalid, QuarterdeckError, Unavailable, error_for_status
 from quarterdeck.fabric.identity import Identity
-from quarterdeck.service import Clock
+from quarterdeck.service import Clock, guarded, sentence
 from quarterdeck.wire.enrol import Credentials, Enrolment, signed_part
 
 TIMEOUT_S = 15.0
 HALF_LIFE_S = 7 * 86_400
+MIN_RENEWAL_S = 60.0
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,12 +78,21 @@ class Member:
         kept = self.kept
         left_s = kept.credentials.expires_at - self._clock.now().timestamp()
         if left_s < HALF_LIFE_S:
-            try:
-                await self._fetch(kept.server, "", kept.name)
-            except (Unavailable, Invalid):
-                if left_s <= 0:
-                    raise
+            failed: Exception | None = await guarded(self._renewed(), _itself)
+            if failed is not None and left_s <= 0:
+                raise Unavailable(
+                    "pass_expired", f"The pass to the fabric has expired: {sentence(failed)}"
+                ) from failed
         return self.kept.credentials.jwt
+
+    async def until_half_life(self) -> None:
+        """Wait until the pass should be renewed, at least a minute."""
+        left_s = self.kept.credentials.expires_at - self._clock.now().timestamp()
+        await asyncio.sleep(max(left_s - HALF_LIFE_S, MIN_RENEWAL_S))
+
+    async def _renewed(self) -> Exception | None:
+        await self.refresh()
+        return None
 
     async def refresh(self) -> None:
         """Ask for a new pass now, for instance because the fabric turned the old one down."""
@@ -93,7 +104,12 @@ class Member:
             public_key=self.key.public_key, name=name, signature=self.key.sign(part), token=token
         )
         data = await asyncio.to_thread(_post, f"{server.rstrip('/')}/v1/enrol", request)
-        credentials = msgspec.json.decode(data, type=Credentials)
+        try:
+            credentials = msgspec.json.decode(data, type=Credentials)
+        except msgspec.DecodeError as error:
+            raise Unavailable(
+                "server", f"{server} did not answer as a server of quarterdeck: {error}."
+            ) from error
         self._kept = Membership(server=server, name=name, credentials=credentials)
         draft = self._path.with_suffix(".tmp")
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
@@ -103,18 +119,22 @@ class Member:
         draft.rename(self._path)
 
 
+def _itself(error: Exception) -> Exception | None:
+    return error
+
+
 def _post(url: str, body: Enrolment) -> bytes:
     if not url.startswith(("http://", "https://")):
         raise Invalid("server_url", f"{url!r} is not the URL of a server.")
-    request = urllib.request.Request(
-        url, msgspec.json.encode(body), {"Content-Type": "application/json"}
-    )
     try:
+        request = urllib.request.Request(
+            url, msgspec.json.encode(body), {"Content-Type": "application/json"}
+        )
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
             return bytes(answer.read())
     except urllib.error.HTTPError as error:
         raise _refusal(error) from error
-    except (OSError, urllib.error.URLError) as error:
+    except (OSError, urllib.error.URLError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise Unavailable("server", f"The server at {url} can't be reached: {reason}.") from error
 

@@ -28,7 +28,6 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
 
     attempt: str
     accepted_at: float
-    order: files.Order | None = None
     started: files.Started | None = None
     stop: files.Stop | None = None
     overdue: bool = False
@@ -104,7 +103,6 @@ class Journal:
             return None
         held = Held(attempt=attempt, accepted_at=accepted_at)
         for name, read in (
-            ("order", files.read_order),
             ("started", files.read_started),
             ("stop", files.read_stop),
             ("end", files.read_exit),
@@ -115,6 +113,14 @@ class Journal:
                 held = msgspec.structs.replace(held, broken=str(error))
         overdue = (directory / "overdue").exists()
         return msgspec.structs.replace(held, overdue=overdue)
+
+    def leashed(self, attempt: str) -> bool:
+        """Whether the attempt ends when its node hears no server for long (`lost_after`)."""
+        try:
+            order = files.read_order(self.directory(attempt))
+        except (OSError, ValueError):
+            return False
+        return order is not None and order.lost_after_s > 0
 
     def lock(self, attempt: str) -> int | None:
         """Take the attempt's lock; its descriptor, or None while a shim holds it."""

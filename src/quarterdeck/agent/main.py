@@ -50,9 +50,15 @@ class Agent:
 
     async def start(self) -> None:
         """Raises Conflict, Invalid or Denied with a sentence; waits for servers that are away."""
-        self._state.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._lock = _lock(self._state)
-        journal = Journal(self._state)
+        try:
+            self._state.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = _lock(self._state)
+            journal = Journal(self._state)
+        except OSError as error:
+            raise Unavailable(
+                "state_directory",
+                f"The state directory {self._state} can't be used: {error.strerror or error}.",
+            ) from error
         member = Member(self._state, self._clock)
         await self._join(member)
         node = member.kept.credentials.node
@@ -71,6 +77,7 @@ class Agent:
         attempts.resume()
         self._services.loop("facts", outbox.send_facts)
         self._services.loop("tombstones", lambda: self._prune(journal))
+        self._services.loop("renewal", lambda: self._renew(member, fabric))
         await self._connect(fabric, member)
         await self._serve(node, member, journal, fabric, attempts)
         self._telemetry.emit(Started(what="agent", where=node))
@@ -196,6 +203,13 @@ class Agent:
         await fabric.subscribe(subjects.orders(node), desk.receive)
         await fabric.subscribe(subjects.beat_now(node), beats.asked)
         self._services.loop("beats", beats.beat_on)
+
+    async def _renew(self, member: Member, fabric: NatsFabric) -> None:
+        """Loop: a new pass at half of its life; the link is made anew to use it."""
+        while True:
+            await member.until_half_life()
+            await member.refresh()
+            fabric.reconnect()
 
     async def _prune(self, journal: Journal) -> None:
         """Loop: old tombstones go; no order is that old."""

@@ -8,6 +8,7 @@ Orders that change attempts are done one after the other; reads of output go bes
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable
 from typing import assert_never
@@ -72,6 +73,7 @@ class OrderDesk:
         self._full = full
         self._beat = beat
         self._turn = asyncio.Lock()
+        self._refused: set[str] = set()
 
     def receive(self, message: Message) -> None:
         """The handler of the node's subscription."""
@@ -147,7 +149,7 @@ class OrderDesk:
         known = self._attempts.report(item.attempt)
         if known is not None:
             return known
-        if self._journal.buried(item.attempt):
+        if item.attempt in self._refused or self._journal.buried(item.attempt):
             return AttemptRefused(
                 attempt=item.attempt, code="revoked", text="It was called off before it began."
             )
@@ -167,8 +169,11 @@ class OrderDesk:
         return await self._refuse(attempt, "revoked", "It was called off before it began.")
 
     async def _refuse(self, attempt: str, code: str, text: str) -> AttemptRefused:
-        """Refuse for ever: the tombstone comes first. Raises OSError, then nothing is decided."""
-        await asyncio.to_thread(self._journal.bury, attempt, durable=True)
+        """Refuse for ever. On a disk that takes not even a tombstone this session remembers it;
+        orders of earlier sessions are not obeyed anyway."""
+        self._refused.add(attempt)
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(self._journal.bury, attempt, durable=True)
         return AttemptRefused(attempt=attempt, code=code, text=text)
 
     def _read(self, item: ReadOutput) -> AnswerItem:

@@ -92,7 +92,8 @@ class Sender:
         while self._sent:
             await asyncio.wait([self._sent[0][2]])
             self._note_acks()
-        self._journal.save_acked(self._attempt, self._acked)
+        if not self.refused:
+            self._journal.save_acked(self._attempt, self._acked)
         return not self.refused
 
     def close(self) -> None:
@@ -123,8 +124,9 @@ class Sender:
             stream, end, future = self._sent.popleft()
             if future.cancelled() or future.exception() or isinstance(future.result(), Refused):
                 self.refused = True
-            self._acked[stream] = end
-            moved = True
+            if not self.refused:  # after a restart everything from the first refusal on goes again
+                self._acked[stream] = end
+                moved = True
         now = self._clock.monotonic()
         if moved and not self.refused and now - self._saved_at > SAVE_S:
             self._journal.save_acked(self._attempt, self._acked)

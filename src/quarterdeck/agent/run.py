@@ -15,13 +15,12 @@ Every change of the directory makes a new snapshot, which the outbox sends until
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import signal
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
 
-from quarterdeck.agent import sweep
+from quarterdeck.agent import ends, sweep
 from quarterdeck.agent.follow import Follower
 from quarterdeck.agent.journal import Held, Journal, snapshot
 from quarterdeck.agent.outbox import Outbox
@@ -146,12 +145,10 @@ class Attempts:
         held = self._journal.look(attempt)
         if held is not None and held.end is None:
             return False
-        tending = self._tending.pop(attempt, None)
+        tending = self._tending.get(attempt)
         if tending is not None:
             tending.cancel()
-        self._outbox.forget(attempt)
-        self._pokes.pop(attempt, None)
-        self._said.pop(attempt, None)
+        self._drop(attempt)
         await asyncio.to_thread(self._journal.release, attempt)
         return True
 
@@ -180,38 +177,54 @@ class Attempts:
 
     async def _tending_of(self, attempt: str) -> None:
         sender = self._new_sender(attempt)
-        held = self._journal.look(attempt)
-        if held is not None and held.end is None and held.order and held.order.lost_after_s:
+        if await asyncio.to_thread(self._journal.leashed, attempt):
             self._leashed.add(attempt)
         try:
-            first = True
-            while True:
-                held = self._say(attempt)
-                if held is None:
-                    return
-                lock = self._journal.lock(attempt)
-                move = next_move(held, lock_held=lock is None)
-                if move is Move.START and lock is not None:
-                    await self._start(attempt, lock)
-                    first = False
-                    continue
-                if lock is not None:
-                    os.close(lock)
-                if move is Move.FOLLOW:
-                    if first:
-                        self._telemetry.emit(AttemptAdopted(attempt=attempt))
-                        first = False
-                    await self._follow(attempt, sender)
-                elif move is Move.END_UNSTARTED:
-                    await self._end_unstarted(held)
-                elif move is Move.DECLARE_LOST:
-                    await self._declare_lost(held)
-                else:
-                    await self._report_end(attempt, sender)
-                    return
+            adopting = True
+            while (move := await self._next(attempt, sender, adopting=adopting)) is not None:
+                adopting = adopting and move is not Move.START
         finally:
             self._leashed.discard(attempt)
             sender.close()
+
+    async def _next(self, attempt: str, sender: Sender, *, adopting: bool) -> Move | None:
+        """Make the next move and say which; None when there is nothing more to do.
+
+        The directory is read after the lock was taken, and the lock is held until an end is
+        written: a shim that leaves in between has told its end by then.
+        """
+        if self._say(attempt) is None:
+            self._drop(attempt)
+            return None
+        lock = self._journal.lock(attempt)
+        held = self._journal.look(attempt)
+        if held is None or (move := next_move(held, lock_held=lock is None)) is Move.REPORT_END:
+            _close(lock)
+            if held is not None:
+                await self._report_end(attempt, sender)
+            return None
+        if move is Move.START and lock is not None:
+            await self._start(attempt, lock)
+            return move
+        try:
+            if move is Move.END_UNSTARTED:
+                now = self._clock.now().timestamp()
+                await self._write_end(held, ends.unstarted(held, now))
+            elif move is Move.DECLARE_LOST:
+                await self._declare_lost(held)
+        finally:
+            _close(lock)
+        if move is Move.FOLLOW:
+            if adopting:
+                self._telemetry.emit(AttemptAdopted(attempt=attempt))
+            await self._follow(attempt, sender)
+        return move
+
+    def _drop(self, attempt: str) -> None:
+        """The directory is gone: the next beats do not name the attempt any more."""
+        for known in (self._tending, self._pokes, self._said):
+            known.pop(attempt, None)
+        self._outbox.forget(attempt)
 
     async def _start(self, attempt: str, lock: int) -> None:
         try:
@@ -253,24 +266,6 @@ class Attempts:
                 return
             await asyncio.sleep(SHIM_LOOK_S)
 
-    async def _end_unstarted(self, held: Held) -> None:
-        now = self._clock.now().timestamp()
-        assert held.stop is not None
-        await self._write_end(
-            held,
-            files.Exit(
-                reason=held.stop.reason,
-                code=None,
-                signal=None,
-                error="Stopped before it was started.",
-                started_at=now,
-                ended_at=now,
-                streams=_stream_ends(self._journal, held.attempt),
-                survivors=0,
-                kill_failed=False,
-            ),
-        )
-
     async def _declare_lost(self, held: Held) -> None:
         left = 0
         if held.started is not None:
@@ -280,25 +275,9 @@ class Attempts:
                 files.started_json(held.started),
                 deadline_s=SWEEP_S,
             )
+        streams = await asyncio.to_thread(ends.stream_ends, self._journal, held.attempt)
         now = self._clock.now().timestamp()
-        error = held.broken or "Its shim was killed, so the exit status is unknown."
-        if held.started is not None and held.started.boot_id != boot_id():
-            error = "The machine was restarted while it ran, so the exit status is unknown."
-        streams = await asyncio.to_thread(_stream_ends, self._journal, held.attempt)
-        await self._write_end(
-            held,
-            files.Exit(
-                reason="lost",
-                code=None,
-                signal=None,
-                error=error,
-                started_at=held.started.at if held.started else held.accepted_at,
-                ended_at=now,
-                streams=streams,
-                survivors=left,
-                kill_failed=False,
-            ),
-        )
+        await self._write_end(held, ends.lost(held, now, streams, survivors=left))
 
     async def _write_end(self, held: Held, end: files.Exit) -> None:
         try:
@@ -319,17 +298,6 @@ class Attempts:
         )
 
 
-def _stream_ends(journal: Journal, attempt: str) -> dict[str, files.StreamEnd]:
-    """Length and hash of what the files hold, for an end that no shim wrote."""
-    ends = {}
-    for stream in files.STREAMS:
-        digest = hashlib.sha256()
-        size = 0
-        path = journal.directory(attempt) / stream
-        if path.exists():
-            with path.open("rb") as file:
-                while data := file.read(1 << 20):
-                    digest.update(data)
-                    size += len(data)
-        ends[stream] = files.StreamEnd(bytes=size, sha256=digest.hexdigest(), dropped=0)
-    return ends
+def _close(fd: int | None) -> None:
+    if fd is not None:
+        os.close(fd)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Awaitable
+from contextlib import aclosing
 
 import msgspec
 
 from quarterdeck.api.schema import counts_body
-from quarterdeck.control.watch import Cursor, OutputSeen, RunEndSeen, Seen, TaskSeen
+from quarterdeck.control.watch import Cursor, OutputSeen, PresentSeen, RunEndSeen, Seen, TaskSeen
 from quarterdeck.core.model import Run, Task
-from quarterdeck.service import Services
+from quarterdeck.errors import QuarterdeckError
+from quarterdeck.service import Services, guarded, sentence
 
 KEEP_ALIVE_S = 15.0
 QUEUE = 64
@@ -66,7 +68,21 @@ class EndedEvent(msgspec.Struct, frozen=True, kw_only=True, tag="ended", tag_fie
     counts: dict[str, int]
 
 
-LiveEvent = RunEvent | OutputEvent | TaskEvent | EndedEvent
+class PresentEvent(msgspec.Struct, frozen=True, kw_only=True, tag="present", tag_field="type"):
+    """The last event of a stream with `follow=false` of a run that goes on."""
+
+    complete: bool
+
+
+class ErrorEvent(msgspec.Struct, frozen=True, kw_only=True, tag="error", tag_field="type"):
+    """The stream ends because of an error: what a problem document would say."""
+
+    status: int
+    code: str
+    detail: str
+
+
+LiveEvent = RunEvent | OutputEvent | TaskEvent | EndedEvent | PresentEvent | ErrorEvent
 
 _encode = msgspec.json.Encoder().encode
 
@@ -91,6 +107,8 @@ def live_event(seen: Seen) -> LiveEvent:
                 signal=snapshot.signal if snapshot else None,
                 error=snapshot.error if snapshot else None,
             )
+        case PresentSeen(complete=complete):
+            return PresentEvent(complete=complete)
         case RunEndSeen(run=run):
             return EndedEvent(
                 id=run.id,
@@ -107,38 +125,52 @@ def frame(event: LiveEvent, cursor: str | None) -> bytes:
 
 
 async def frames(
-    run: Run, seen: AsyncIterator[Seen], cursor: Cursor, services: Services, drain: asyncio.Event
-) -> AsyncIterator[bytes]:
+    run: Run, seen: AsyncGenerator[Seen], cursor: Cursor, services: Services, drain: asyncio.Event
+) -> AsyncGenerator[bytes]:
     """The stream of a run's events until its end or until the server drains."""
-    queue: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUE)
+    queue: asyncio.Queue[bytes] = asyncio.Queue(QUEUE)
 
-    async def pump() -> None:
-        try:
+    async def read() -> None:
+        async with aclosing(seen):
             async for item in seen:
                 await queue.put(frame(live_event(item), cursor.text()))
-        finally:
-            await queue.put(None)
 
-    async def end_on_drain() -> None:
-        await drain.wait()
-        await queue.put(None)
+    async def pump() -> None:
+        failed = await guarded(_nothing(read()), _error_event)
+        if failed is not None:
+            await queue.put(frame(failed, None))
 
-    tasks = [services.spawn(pump(), f"watch {run.id}"), services.spawn(end_on_drain(), "drain")]
+    pumping = services.spawn(pump(), f"watch {run.id}")
+    draining = services.spawn(drain.wait(), f"drain of watch {run.id}")
     try:
         yield f"retry: {RETRY_MS}\n".encode() + frame(run_event(run), None)
-        while True:
-            try:
-                async with asyncio.timeout(KEEP_ALIVE_S):
-                    item = await queue.get()
-            except TimeoutError:
-                yield b": still here\n\n"
+        while not queue.empty() or not (pumping.done() or draining.done()):
+            waiting = services.spawn(queue.get(), f"frame of {run.id}")
+            await asyncio.wait(
+                [waiting, pumping, draining],
+                timeout=KEEP_ALIVE_S,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if waiting.done():
+                yield waiting.result()
                 continue
-            if item is None:
-                return
-            yield item
+            waiting.cancel()
+            if not pumping.done() and not draining.done():
+                yield b": still here\n\n"
     finally:
-        for task in tasks:
-            task.cancel()
+        pumping.cancel()
+        draining.cancel()
+
+
+async def _nothing(work: Awaitable[None]) -> ErrorEvent | None:
+    await work
+    return None
+
+
+def _error_event(error: Exception) -> ErrorEvent:
+    if isinstance(error, QuarterdeckError):
+        return ErrorEvent(status=error.http_status, code=error.code, detail=error.message)
+    return ErrorEvent(status=500, code="internal", detail=f"The server met {sentence(error)}.")
 
 
 def _output(

@@ -93,9 +93,16 @@ async def show_run(
 
 
 @post("/runs/{run_id:str}/cancel", status_code=202)
-async def cancel_run(run_id: FromPath[str], server: NamedDependency[Server]) -> RunBody:
-    """Ask the run to stop: TERM to every process tree, KILL after the grace or when asked again."""
-    return run_body(await server.runs.cancel(run_id))
+async def cancel_run(
+    run_id: FromPath[str],
+    server: NamedDependency[Server],
+    nth: Annotated[int | None, QueryParameter(ge=1, le=1000)] = None,
+) -> RunBody:
+    """Ask the run to stop: TERM to every process tree, KILL after the grace or when asked again.
+
+    `?nth=1` makes a repeat harmless: it asks only when the run was asked fewer times before.
+    """
+    return run_body(await server.runs.cancel(run_id, nth=nth))
 
 
 @get("/runs/{run_id:str}/events", media_type="text/event-stream")
@@ -177,7 +184,7 @@ def _seconds(text: str) -> float:
     return min(float(found[1]), MAX_WAIT_S)
 
 
-def _title(data: JSONBody[RunRequest]) -> str:
+def _title(data: RunRequest) -> str:
     """What a list shows of a run that has no title: its command, or the script's first lines."""
     if data.argv:
         words = data.argv[2:3] if data.argv[:2] == ("/bin/sh", "-c") else data.argv

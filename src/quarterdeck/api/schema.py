@@ -186,7 +186,8 @@ def order_of(request: RunRequest) -> Order:
     if script is not None and not script.strip():
         raise Invalid("empty_script", "The script is empty: there is nothing to run.")
     stdin = _bytes("stdin_b64", request.stdin_b64)
-    size = len(script or b"") + len(stdin) + sum(map(len, request.argv))
+    texts = (*request.argv, *request.args, *request.env, *request.env.values(), request.cwd or "")
+    size = len(script or b"") + len(stdin) + sum(len(text.encode()) for text in texts)
     if size > MAX_ORDER_BYTES:
         raise Invalid(
             "order_too_large",

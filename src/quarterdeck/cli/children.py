@@ -183,7 +183,6 @@ class Keeper:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._read_end, self._write_end = os.pipe()
-        self._stopping = False
 
     def pids(self) -> dict[str, int]:
         """The present processes by child."""
@@ -197,11 +196,11 @@ class Keeper:
     def restart(self, name: str) -> None:
         """End a child; it is started again."""
         if (pid := self._pids.get(name)) is not None:
-            os.kill(pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
 
     async def stop(self) -> None:
         """TERM to agents and server together, then to the fabric."""
-        self._stopping = True
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -260,8 +259,9 @@ class Keeper:
         pause_s = FIRST_PAUSE_S
         while True:
             began = self._clock.monotonic()
-            await until_gone(self._pids[child.name], None)
-            self._reap(child.name)
+            if child.name in self._pids:
+                await until_gone(self._pids[child.name], None)
+                self._reap(child.name)
             if self._clock.monotonic() - began > CALM_S:
                 pause_s = FIRST_PAUSE_S
             await asyncio.sleep(pause_s)
@@ -288,12 +288,14 @@ class Keeper:
         self._reap(name)
 
     def _reap(self, name: str) -> None:
+        """Collect a child's status; from now on its pid may be anybody's."""
+        pid = self._pids.pop(name)
         process = self._processes.pop(name, None)
         if process is not None:
             process.wait()
             return
         with contextlib.suppress(ChildProcessError):
-            os.waitpid(self._pids[name], os.WNOHANG)
+            os.waitpid(pid, os.WNOHANG)
 
 
 def _token_id() -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import sys
-import urllib.parse
 from typing import Any
 
 import click
 
 from quarterdeck.cli.options import with_server
 from quarterdeck.cli.render import Printer, print_json
-from quarterdeck.cli.run import follow, output_bytes
-from quarterdeck.client.http import Connection
-from quarterdeck.errors import Conflict, NotFound
+from quarterdeck.cli.run import follow, output_bytes, raise_error_event
+from quarterdeck.client.http import Connection, quote
+from quarterdeck.errors import Conflict, Invalid, NotFound, Unavailable
 
 STREAMS = ("stdout", "stderr")
 
@@ -32,6 +31,7 @@ STREAMS = ("stdout", "stderr")
 @with_server
 def logs(server: Connection, run_id: str, **given: Any) -> None:
     """Print the output of RUN (an id, the beginning of one, or `last`)."""
+    _check(given)
     if given["follow_it"]:
         sys.exit(follow(server, run_id, as_json=given["as_json"], may_cancel=False))
     run = server.get(f"/v1/runs/{quote(run_id)}")
@@ -48,9 +48,17 @@ def logs(server: Connection, run_id: str, **given: Any) -> None:
         _events(server, run, {t["id"] for t in tasks}, streams, as_json=given["as_json"])
 
 
-def quote(run_id: str) -> str:
-    """A run as a path segment."""
-    return urllib.parse.quote(run_id, safe="")
+def _check(given: dict[str, Any]) -> None:
+    """Refuse what would be ignored."""
+    shaped = [name for name in ("raw", "lines", "node", "stream") if given[name]]
+    if given["follow_it"] and shaped:
+        raise Invalid("usage", f"--follow shows everything: leave --{shaped[0]} out.")
+    if not given["raw"] and (given["offset"] is not None or given["length"] is not None):
+        raise Invalid("usage", "--offset and --length go with --raw.")
+    if given["as_json"] and (given["raw"] or given["lines"] is not None):
+        raise Invalid("usage", "--json prints events: leave --raw and --lines out.")
+    if given["lines"] is not None and (given["offset"] is not None or given["length"] is not None):
+        raise Invalid("usage", "--lines names a part already: leave --offset and --length out.")
 
 
 def _raw(
@@ -106,8 +114,11 @@ def _events(
     as_json: bool,
 ) -> None:
     printer = Printer(prefix=len(run["tasks"]) > 1)
+    whole = False
     for event in server.events(f"/v1/runs/{run['id']}/events", None, follow="false"):
         data = event.data
+        raise_error_event(data)
+        whole = whole or data["type"] == "ended" or bool(data.get("complete"))
         if data.get("task") not in tasks:
             continue
         if data["type"] == "output" and data["stream"] in streams:
@@ -119,3 +130,9 @@ def _events(
             printer.ended(data["node"], data["task"])
     for task in run["tasks"]:
         printer.ended(task["node"], task["id"])
+    if not whole:
+        raise Unavailable(
+            "cut_short",
+            f"This is not all of run {run['id']}: some of its output lies on a node that does not "
+            "answer now, or the server went away. Try again later.",
+        )

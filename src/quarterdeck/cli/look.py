@@ -6,10 +6,9 @@ from typing import Any
 
 import click
 
-from quarterdeck.cli.logs import quote
 from quarterdeck.cli.options import with_server
 from quarterdeck.cli.render import ago, ending, print_json, say, size, table, took
-from quarterdeck.client.http import Connection
+from quarterdeck.client.http import Connection, quote
 
 STATES = ("pending", "running", "stopping", "ended")
 

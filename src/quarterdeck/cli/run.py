@@ -12,10 +12,15 @@ from typing import Any
 import click
 
 from quarterdeck.cli.options import Duration, Size, with_server
+from quarterdeck.cli.order import order_body
 from quarterdeck.cli.render import Printer, ending, print_json, say, table
-from quarterdeck.client.http import Connection, Event
-from quarterdeck.core.model import MAX_ORDER_BYTES
-from quarterdeck.errors import Conflict, Invalid, QuarterdeckError, Unavailable
+from quarterdeck.client.http import Connection, Event, quote
+from quarterdeck.errors import (
+    Conflict,
+    QuarterdeckError,
+    Unavailable,
+    error_for_status,
+)
 
 RETRY_S = 0.25
 SAY_AWAY_AFTER_S = 1.5
@@ -61,7 +66,7 @@ def run(server: Connection, **given: Any) -> None:
 
     After `--` one word is text for /bin/sh, several words are a program and its arguments.
     """
-    body = _body(given)
+    body = order_body(given)
     started = _start(server, body)
     if given["detach"]:
         if given["as_json"]:
@@ -118,11 +123,12 @@ class _Stream:
         told = False
         while not self._over:
             try:
-                for event in self._server.events(f"/v1/runs/{self.run_id}/events", self._last):
-                    away_since = None
-                    if told:
-                        say("qd: the server is back.")
-                        told = False
+                for event in self._server.events(self._path(), self._last):
+                    if event.data["type"] != "run":
+                        away_since = None
+                        if told:
+                            say("qd: the server is back.")
+                            told = False
                     if self._take(event):
                         yield event.data
             except Unavailable:
@@ -136,8 +142,12 @@ class _Stream:
                 told = True
             time.sleep(RETRY_S)
 
+    def _path(self) -> str:
+        return f"/v1/runs/{quote(self.run_id)}/events"
+
     def _take(self, event: Event) -> bool:
-        """Note how far we are; False for what was shown before."""
+        """Note how far we are; False for what was shown before. Raises what the server met."""
+        raise_error_event(event.data)
         self._last = event.id or self._last
         kind = event.data["type"]
         self._over = kind == "ended"
@@ -153,11 +163,14 @@ class _JsonView:
 
     def __init__(self) -> None:
         self._codes = _Codes()
+        self._ended: set[str] = set()
 
     def show(self, event: dict[str, Any]) -> None:
         self._codes.note(event)
-        if event["type"] == "task" and event["state"] != "ended":
-            return
+        if event["type"] == "task":
+            if event["state"] != "ended" or event["task"] in self._ended:
+                return
+            self._ended.add(event["task"])
         print_json(event)
 
     def exit_code(self) -> int:
@@ -170,7 +183,7 @@ class _TextView:
     def __init__(self) -> None:
         self._codes = _Codes()
         self._printer = Printer(prefix=False)
-        self._ended: list[dict[str, Any]] = []
+        self._ended: dict[str, dict[str, Any]] = {}
         self._nodes = 0
         self._offsets: dict[tuple[str, str], int] = {}
 
@@ -184,7 +197,7 @@ class _TextView:
                 self._output(event)
             case "task" if event["state"] == "ended":
                 self._printer.ended(event["node"], event["task"])
-                self._ended.append(event)
+                self._ended[event["task"]] = event
             case "ended":
                 self._summary(event)
 
@@ -202,14 +215,14 @@ class _TextView:
 
     def _summary(self, event: dict[str, Any]) -> None:
         if self._nodes == 1:
-            task = self._ended[0] if self._ended else None
+            task = next(iter(self._ended.values()), None)
             if task is not None and task["outcome"] != "succeeded":
                 say(f"qd: {task['node']}: {ending(task)}{_because(task)}")
             return
         say("")
         rows = [
             (task["node"], ending(task), task["error"] or "")
-            for task in sorted(self._ended, key=lambda task: str(task["node"]))
+            for task in sorted(self._ended.values(), key=lambda task: str(task["node"]))
         ]
         table(("NODE", "RESULT", ""), rows, to_stderr=True)
         counts = ", ".join(
@@ -252,6 +265,12 @@ class _Codes:
         return 1
 
 
+def raise_error_event(data: dict[str, Any]) -> None:
+    """An `error` event becomes the error it stands for."""
+    if data["type"] == "error":
+        raise error_for_status(int(data["status"]))(data["code"], data["detail"])
+
+
 def output_bytes(event: dict[str, Any]) -> bytes:
     """The bytes of an output event."""
     if (text := event.get("data")) is not None:
@@ -264,12 +283,22 @@ def _because(task: dict[str, Any]) -> str:
 
 
 def _cancel(server: Connection, run_id: str) -> None:
-    try:
-        server.post(f"/v1/runs/{run_id}/cancel")
-    except Conflict:
-        return
-    except QuarterdeckError as error:
-        say(f"qd: could not cancel: {error.message}")
+    """Ask to cancel, once: a connection that breaks is tried again with the same number."""
+    until = time.monotonic() + START_TRIES_S
+    while True:
+        try:
+            server.post(f"/v1/runs/{quote(run_id)}/cancel?nth=1")
+            return
+        except Conflict:
+            return
+        except Unavailable as error:
+            if time.monotonic() > until:
+                say(f"qd: could not cancel: {error.message}")
+                return
+            time.sleep(RETRY_S)
+        except QuarterdeckError as error:
+            say(f"qd: could not cancel: {error.message}")
+            return
 
 
 def _start(server: Connection, body: dict[str, Any]) -> dict[str, Any]:
@@ -284,89 +313,3 @@ def _start(server: Connection, body: dict[str, Any]) -> dict[str, Any]:
             if error.code != "connection_lost" or time.monotonic() > until:
                 raise
             time.sleep(RETRY_S)
-
-
-def _body(given: dict[str, Any]) -> dict[str, Any]:
-    command: tuple[str, ...] = given["command"]
-    body: dict[str, Any] = {
-        "target": given["target"],
-        "env": _environment(given["env"]),
-        "cwd": given["cwd"],
-        "timeout_s": given["timeout"],
-        "grace_s": given["grace"],
-        "leftovers": given["leftovers"],
-        "lost_after_s": given["lost_after"],
-        "offline_ttl_s": _offline(given["offline"]),
-        "title": given["title"],
-    }
-    if given["max_output"] is not None:
-        body["max_output"] = given["max_output"]
-    if given["script"] is not None:
-        body["script_b64"] = _file(given["script"], "script")
-        body["args"] = command
-        body["title"] = given["title"] or os.path.basename(given["script"])
-    elif len(command) == 1:
-        body["argv"] = ("/bin/sh", "-c", command[0])
-        if not command[0].strip():
-            raise Invalid("empty_command", "The command is empty: there is nothing to run.")
-    elif command:
-        body["argv"] = command
-    else:
-        raise Invalid("no_command", "Nothing to run: write `-- COMMAND` or `--script FILE`.")
-    if given["stdin_file"] is not None:
-        body["stdin_b64"] = _file(given["stdin_file"], "stdin")
-    _check_utf8(body)
-    return body
-
-
-def _environment(pairs: tuple[str, ...]) -> dict[str, str]:
-    env = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise Invalid("env", f"--env {pair!r}: write KEY=VALUE.")
-        env[key] = value
-    return env
-
-
-def _offline(text: str) -> float:
-    return 0.0 if text == "fail" else Duration().convert(text, None, None)
-
-
-def _file(path: str, what: str) -> str:
-    try:
-        if path == "-":
-            data = sys.stdin.buffer.read()
-        else:
-            with open(path, "rb") as file:
-                data = file.read()
-    except OSError as error:
-        raise Invalid(what, f"The {what} file {path} can't be read: {error.strerror}.") from error
-    if len(data) > MAX_ORDER_BYTES:
-        raise Invalid(
-            "order_too_large",
-            f"The {what} file {path} has {len(data)} bytes; at most {MAX_ORDER_BYTES} can be sent. "
-            "Let the script fetch large data itself.",
-        )
-    if what == "script" and not data.strip():
-        raise Invalid("empty_script", f"The script {path} is empty: there is nothing to run.")
-    return base64.b64encode(data).decode()
-
-
-def _check_utf8(value: Any, where: str = "command") -> None:
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise Invalid(
-                "utf8",
-                f"The {where} holds bytes that are not valid UTF-8 ({value[:40]!r}); "
-                "put them into a script file or --stdin.",
-            ) from None
-    elif isinstance(value, dict):
-        for key, part in value.items():
-            _check_utf8(key, f"name of a variable in {where}")
-            _check_utf8(part, str(key))
-    elif isinstance(value, tuple):
-        for part in value:
-            _check_utf8(part, where)

@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import socket
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import click
@@ -62,9 +63,9 @@ class Supervisor:
 
     async def start(self) -> None:
         """Start everything; returns when the whole is ready and was announced."""
-        began = self._clock.now()
         self._files.lock()
         await self._files.wait_for_old_children()
+        began = self._clock.now()
         self._listener = self._listen()
         authority = Authority.open(self._files.keys)
         self._fabric = EmbeddedFabric(self._files.fabric, authority)
@@ -150,7 +151,7 @@ class Supervisor:
         config = str(self._files.agent(name) / "agent.toml")
         return Child(f"agent {name}", words=["agent", "--config", config])
 
-    async def _until_ready(self, began: object) -> None:
+    async def _until_ready(self, began: datetime) -> None:
         """Wait until the API answers and every agent has beaten since the start."""
         server = Connection(self._url, self._files.api_token)
         missing = "the server"
@@ -158,7 +159,7 @@ class Supervisor:
             async with asyncio.timeout(READY_WITHIN_S):
                 while missing:
                     await asyncio.sleep(READY_LOOK_S)
-                    missing = await asyncio.to_thread(self._missing, server, str(began))
+                    missing = await asyncio.to_thread(self._missing, server, began)
         except TimeoutError as error:
             raise Unavailable(
                 "not_ready",
@@ -166,13 +167,16 @@ class Supervisor:
                 f"look into {self._files.logs}.",
             ) from error
 
-    def _missing(self, server: Connection, began: str) -> str:
+    def _missing(self, server: Connection, began: datetime) -> str:
         try:
             found = server.get("/v1/nodes")["items"]
         except QuarterdeckError:
             return "the server"
-        moment = began.replace(" ", "T")
-        there = {n["node"] for n in found if n["last_seen"] and n["last_seen"] >= moment[:19]}
+        there = {
+            node["node"]
+            for node in found
+            if node["last_seen"] and datetime.fromisoformat(node["last_seen"]) >= began
+        }
         absent = sorted(set(self._names()) - there)
         return f"agent {absent[0]}" if absent else ""
 

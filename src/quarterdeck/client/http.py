@@ -13,7 +13,7 @@ import urllib.parse
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from quarterdeck.errors import Invalid, Unavailable, error_for_status
+from quarterdeck.errors import Denied, Invalid, Unavailable, error_for_status
 
 TIMEOUT_S = 70.0
 STREAM_TIMEOUT_S = 40.0
@@ -31,6 +31,10 @@ class Connection:
             raise Invalid("url", f"{url!r} is not the URL of a server: {error}.") from error
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise Invalid("url", f"{url!r} is not the URL of a server (http://HOST:PORT).")
+        if not (url.isascii() and url.isprintable()):
+            raise Invalid("url", f"{url!r} holds characters that no URL has.")
+        if not (token.isascii() and token.isprintable()):
+            raise Denied("bad_token", "The token holds characters that no token has.")
         self.url = url.rstrip("/")
         self._parts = parts
         self._token = token
@@ -152,6 +156,11 @@ class Event:
     def __init__(self, id: str | None, data: dict[str, Any]) -> None:
         self.id = id
         self.data = data
+
+
+def quote(word: str) -> str:
+    """A word of a user as a segment of a path."""
+    return urllib.parse.quote(word, safe="", errors="replace")
 
 
 def _parse(answer: http.client.HTTPResponse) -> Iterator[Event]:

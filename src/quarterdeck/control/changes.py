@@ -7,8 +7,6 @@ from contextlib import contextmanager
 
 from quarterdeck.service import Poke
 
-NODES = "nodes"
-
 
 def run_topic(run: str) -> str:
     """The topic of one run."""

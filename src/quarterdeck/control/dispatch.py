@@ -19,7 +19,7 @@ from quarterdeck.control.orders import Orderer
 from quarterdeck.core import attempt as machine
 from quarterdeck.core.model import Attempt, Order, Reason
 from quarterdeck.core.reconcile import Command, Release, Revoke, Start, Stop, orders_for
-from quarterdeck.errors import Unavailable
+from quarterdeck.errors import Invalid, Unavailable
 from quarterdeck.service import Clock, Poke, Services
 from quarterdeck.store import run as run_store
 from quarterdeck.store.base import Database, Tx
@@ -90,14 +90,12 @@ class Dispatch:
         while True:
             ids = await self._ask.wait()
             attempts = await self._database.read(partial(run_store.attempts_by_id, ids=ids))
+            by_node: dict[str, list[OrderItem]] = {}
             for attempt in attempts.values():
-                try:
-                    answers = await self._orderer.ask(
-                        attempt.node, (ReportAttempt(attempt=attempt.id),)
-                    )
-                except Unavailable:
-                    continue
-                await self._apply(attempt.node, answers, (ReportAttempt(attempt=attempt.id),))
+                by_node.setdefault(attempt.node, []).append(ReportAttempt(attempt=attempt.id))
+            for node, items in by_node.items():
+                question = self._ask_and_apply(node, tuple(items), set())
+                self._services.spawn(question, f"journal of {node}")
 
     async def expire_offers(self) -> None:
         """Loop: end what was never sent and whose time to live is over."""
@@ -130,24 +128,42 @@ class Dispatch:
     ) -> None:
         if not self._orderer.reachable(node):
             return
-        first = [c.attempt for c in commands if isinstance(c, Start)]
-        unoffered = [id for id in first if not attempts[id].offered]
-        if unoffered:
-            free = await self._database.write(partial(run_store.offer, ids=unoffered))
-            called_off = set(unoffered) - free
-            unoffered = sorted(free)
-            commands = [c for c in commands if c.attempt not in called_off]
-        runs = {attempts[id].run for id in (c.attempt for c in commands)}
+        starts = {c.attempt for c in commands if isinstance(c, Start)}
+        runs = {attempts[c.attempt].run for c in commands if isinstance(c, Start | Stop)}
         orders = await self._database.read(partial(run_store.orders_of, run_ids=runs))
-        for batch in _batches([_item(c, orders[attempts[c.attempt].run]) for c in commands]):
-            try:
-                answers = await self._orderer.ask(node, batch)
-            except Unavailable as error:
-                if error.code == "no_responders" and unoffered:
-                    await self._database.write(partial(run_store.withdraw, ids=unoffered))
+        items = [_item(c, orders.get(attempts[c.attempt].run, Order())) for c in commands]
+        for batch in _batches(items):
+            new = [
+                i.attempt for i in batch if i.attempt in starts and not attempts[i.attempt].offered
+            ]
+            offered = await self._offered(new)
+            called_off = set(new) - offered
+            wanted = tuple(item for item in batch if item.attempt not in called_off)
+            if wanted and not await self._ask_and_apply(node, wanted, offered):
                 return
-            unoffered = []
-            await self._apply(node, answers, batch)
+
+    async def _offered(self, new: list[str]) -> set[str]:
+        """Note that attempts are about to be sent; those that were not called off meanwhile."""
+        if not new:
+            return set()
+        return await self._database.write(partial(run_store.offer, ids=new))
+
+    async def _ask_and_apply(
+        self, node: str, batch: tuple[OrderItem, ...], offered: set[str]
+    ) -> bool:
+        """Send one batch; False when the node did not answer."""
+        try:
+            answers = await self._orderer.ask(node, batch)
+        except Unavailable as error:
+            if error.code == "no_responders" and offered:
+                await self._database.write(partial(run_store.withdraw, ids=offered))
+            return False
+        except Invalid as error:
+            refused = machine.TurnedDown(reason=Reason.REFUSED, error=error.message)
+            await self._ingest.apply((id, node, refused) for id in offered)
+            return False
+        await self._apply(node, answers, batch)
+        return True
 
     async def _apply(
         self, node: str, answers: tuple[AnswerItem, ...], asked: tuple[OrderItem, ...]
@@ -170,9 +186,7 @@ def _item(command: Command, order: Order) -> OrderItem:
         case Start(attempt=attempt):
             return StartAttempt(attempt=attempt, order=order_message(order))
         case Stop(attempt=attempt, count=count, signal=signal):
-            return StopAttempt(
-                attempt=attempt, count=count, signal=signal, grace_s=order.grace_s or None
-            )
+            return StopAttempt(attempt=attempt, count=count, signal=signal, grace_s=order.grace_s)
         case Revoke(attempt=attempt):
             return RevokeAttempt(attempt=attempt)
         case Release(attempt=attempt):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from quarterdeck.control.observe import Fleet
-from quarterdeck.core.ids import node_id
+from quarterdeck.core.ids import check_name, node_id
 from quarterdeck.core.model import Node
-from quarterdeck.errors import Denied, Invalid
+from quarterdeck.errors import Denied
 from quarterdeck.fabric.identity import verify
 from quarterdeck.service import Clock
 from quarterdeck.store import access as access_store
@@ -81,8 +81,7 @@ class Enrolments:
         self._telemetry.emit(NodeEnrolled(node=node.id, name=node.name))
 
     def _check(self, request: Enrolment) -> None:
-        if not request.name or len(request.name) > 255:
-            raise Invalid("node_name", "A node needs a name of 1 to 255 characters.")
+        check_name(request.name)
         part = signed_part(request.public_key, request.name, request.token)
         if not verify(request.public_key, part, request.signature):
             raise Denied("bad_signature", "The enrolment is not signed by the key it names.")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from quarterdeck.control.changes import Changes, run_topic
-from quarterdeck.control.run import step_run
+from quarterdeck.control.run import step_run, write_guarded
 from quarterdeck.core import attempt as machine
 from quarterdeck.core.ids import split_attempt
 from quarterdeck.core.model import Attempt
@@ -20,14 +20,13 @@ from quarterdeck.fabric.base import Delivery, Fabric
 from quarterdeck.service import Clock, Poke
 from quarterdeck.store import node as node_store
 from quarterdeck.store import run as run_store
-from quarterdeck.store.base import Database, StaleWrite, Tx
+from quarterdeck.store.base import Database, Tx
 from quarterdeck.telemetry import FactRejected, RunEnded, Telemetry
 from quarterdeck.wire import subjects
 from quarterdeck.wire.codec import decode
 from quarterdeck.wire.run import AttemptSnapshot, snapshot_record
 
 BATCH = 500
-TRIES = 5
 
 # (attempt, the node that speaks, what it says): only the attempt's own node is listened to
 AttemptEvent = tuple[str, str, machine.Event]
@@ -84,17 +83,8 @@ class Ingest:
         await self.change(changed)
 
     async def change(self, unit: Callable[[Tx], list[tuple[Attempt, Attempt]]]) -> None:
-        """Write the attempts that a unit changed, and step the runs they belong to.
-
-        A stale guard (another server was quicker) loads and decides again.
-        """
-        for attempt in range(TRIES):
-            try:
-                pairs, ended = await self._database.write(lambda tx: self._write(tx, unit))
-                break
-            except StaleWrite:
-                if attempt == TRIES - 1:
-                    raise
+        """Write the attempts that a unit changed, and step the runs they belong to."""
+        pairs, ended = await write_guarded(self._database, lambda tx: self._write(tx, unit))
         moved = [(before, after) for before, after in pairs if after is not before]
         for run in {after.run for _, after in moved}:
             self._changes.tell(run_topic(run))
@@ -111,7 +101,7 @@ class Ingest:
         ended = []
         for run in run_store.save_attempts(tx, pairs, now):
             after = step_run(tx, run, now)
-            if after is not None and after.outcome is not None:
+            if after.outcome is not None:
                 ended.append((run, after.outcome.value))
         return pairs, ended
 

@@ -42,7 +42,13 @@ class Server:
         self.telemetry = telemetry
         self.clock = clock
         self._data = Path(settings.data)
-        self._data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            self._data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise Unavailable(
+                "data_directory",
+                f"The data directory {self._data} can't be used: {error.strerror or error}.",
+            ) from error
         self.services = Services(telemetry.loop_failed, clock)
         self.changes = Changes()
         self.draining = asyncio.Event()
@@ -70,7 +76,6 @@ class Server:
             fabric=self.fabric,
             clock=self.clock,
             telemetry=self.telemetry,
-            changes=self.changes,
             dispatch=dispatch,
             ask=ask,
         )

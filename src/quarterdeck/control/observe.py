@@ -12,8 +12,8 @@ from functools import partial
 
 import msgspec
 
-from quarterdeck.control.changes import NODES, Changes
 from quarterdeck.core import liveness
+from quarterdeck.core.ids import check_labels, check_name
 from quarterdeck.core.model import Attempt, Node
 from quarterdeck.core.reconcile import Beat, Watch, compare
 from quarterdeck.errors import Invalid, NotFound
@@ -45,7 +45,6 @@ class Fleet:
         fabric: Fabric,
         clock: Clock,
         telemetry: Telemetry,
-        changes: Changes,
         dispatch: Poke,
         ask: Poke,
     ) -> None:
@@ -53,7 +52,6 @@ class Fleet:
         self._fabric = fabric
         self._clock = clock
         self._telemetry = telemetry
-        self._changes = changes
         self._dispatch = dispatch
         self._ask = ask
         self._nodes: dict[str, Node] = {}
@@ -89,7 +87,6 @@ class Fleet:
         """Take a node in that was enrolled."""
         self._nodes[node.id] = node
         self._sessions[node.id] = liveness.Sessions(current=node.session)
-        self._changes.tell(NODES)
 
     def get(self, node_id: str) -> Node:
         """Raises NotFound."""
@@ -118,13 +115,14 @@ class Fleet:
                     partial(node_store.save, changed=changed), bulk=not urgent
                 )
                 flushed = self._clock.monotonic()
-                self._changes.tell(NODES)
 
     def _heard(self, message: Message) -> None:
         try:
             beat: Heartbeat = decode(message.data, Heartbeat)
             if beat.node != subjects.node_of(message.subject):
                 raise Invalid("wrong_node", f"A beat of {beat.node!r} came on {message.subject}.")
+            check_name(beat.name)
+            check_labels(beat.labels)
         except Invalid as error:
             self._telemetry.emit(FactRejected(subject=message.subject, error=error.message))
             return
@@ -137,14 +135,12 @@ class Fleet:
         known = [beat for beat in beats if beat.node in self._nodes]
         written_at_once = [self._record(beat) for beat in known]
         urgent = any(written_at_once)
-        busy = [beat for beat in known if beat.attempts]
         ids = {beat.node for beat in known}
         if not ids:
-            return urgent
+            return False
         recorded = await self._database.read(partial(run_store.open_attempts, node_ids=ids))
         for beat in known:
-            if beat in busy or beat.node in recorded:
-                self._compare(beat, {a.id: a for a in recorded.get(beat.node, [])})
+            self._compare(beat, {a.id: a for a in recorded.get(beat.node, [])})
         self._dispatch(*recorded)
         return urgent
 

@@ -40,6 +40,8 @@ class Orderer:
             node = self._fleet.get(node_id)
         except NotFound:
             return False
+        if not self._fabric.connected:
+            return False
         return bool(node.session) and not node.quarantined and not node.removed
 
     async def ask(

@@ -111,12 +111,17 @@ class Output:
             if timeline.positions[stream] < sizes[stream]
         ]
         for segment in segments + rest:
-            start = segment.start
-            while start < segment.end:
-                end = min(start + SHOWN_PIECE, segment.end)
-                async for data in self.pieces(attempt, segment.stream, start, end):
-                    yield Chunk(segment.stream, start, segment.time_us, data)
-                    start += len(data)
+            async for chunk in self.shown(attempt, segment):
+                yield chunk
+
+    async def shown(self, attempt: Attempt, segment: Segment) -> AsyncIterator[Chunk]:
+        """A segment in chunks of a size fit for screens. Raises Unavailable."""
+        start = segment.start
+        async for data in self.pieces(attempt, segment.stream, segment.start, segment.end):
+            for at in range(0, len(data), SHOWN_PIECE):
+                part = data[at : at + SHOWN_PIECE]
+                yield Chunk(segment.stream, start, segment.time_us, part)
+                start += len(part)
 
     async def cached(self, attempt: Attempt, stream: str | None = None) -> AsyncIterator[Chunk]:
         """What OUT holds of an attempt, in the order it came; chunks may repeat and overlap."""

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
+from typing import TypeVar
 
 import msgspec
 
@@ -26,10 +27,13 @@ from quarterdeck.core.target import resolve, suggest
 from quarterdeck.errors import Conflict, Invalid, Unavailable
 from quarterdeck.service import Clock, Poke
 from quarterdeck.store import run as run_store
-from quarterdeck.store.base import Database, Tx
-from quarterdeck.telemetry import RunCreated, Telemetry
+from quarterdeck.store.base import Database, StaleWrite, Tx
+from quarterdeck.telemetry import RunCreated, RunEnded, Telemetry
+
+T = TypeVar("T")
 
 STEP_BATCH = 2000
+TRIES = 5
 DUE_TICK_S = 2.0
 
 
@@ -113,8 +117,10 @@ class Runs:
 
         return await self._database.read(read)
 
-    async def cancel(self, run_id: str) -> Run:
+    async def cancel(self, run_id: str, *, nth: int | None = None) -> Run:
         """Ask every task to stop: TERM the first time, KILL when asked again.
+
+        With `nth` this is the nth time at most: a repeat after a broken connection asks once.
 
         Raises NotFound, and Conflict for a run that has ended.
         """
@@ -124,6 +130,8 @@ class Runs:
             run = run_store.get(tx, run_store.find(tx, run_id))
             if run.state is RunState.ENDED:
                 raise Conflict("run_ended", f"Run {run.id} has already ended: {run.outcome}.")
+            if nth is not None and run.stop_asked >= nth:
+                return run, []
             after, commands = machine.step(run, machine.CancelAsked(), now)
             run_store.stepped(tx, after, (), (), more=True)
             attempts = run_store.attempts_of(tx, run.id)
@@ -132,9 +140,11 @@ class Runs:
                 run_store.save_attempts(
                     tx, [(a, attempt_machine.step(a, stop, now)) for a in attempts], now
                 )
-            return step_run(tx, run.id, now) or after, attempts
+            return step_run(tx, run.id, now), attempts
 
-        run, attempts = await self._database.write(write)
+        run, attempts = await write_guarded(self._database, write)
+        if run.outcome is not None:
+            self._telemetry.emit(RunEnded(run=run.id, outcome=run.outcome.value))
         self._changes.tell(run_topic(run.id))
         self._dispatch(*{attempt.node for attempt in attempts})
         return run
@@ -143,10 +153,8 @@ class Runs:
         """Loop: step runs that a crash left due. Waits for a tick only."""
         while True:
             for run in await self._database.read(lambda tx: run_store.due_runs(tx, 100)):
-                await self._database.write(
-                    partial(step_run, run_id=run, now=self._clock.now()),
-                    bulk=True,
-                )
+                step = partial(step_run, run_id=run, now=self._clock.now())
+                await write_guarded(self._database, step)
                 self._changes.tell(run_topic(run))
             await asyncio.sleep(DUE_TICK_S)
 
@@ -188,10 +196,20 @@ class Runs:
         return new.offline_ttl_s if away else max(new.offline_ttl_s, liveness.SILENT_AFTER_S)
 
 
-def step_run(tx: Tx, run_id: str, now: datetime) -> Run | None:
-    """Fold changed attempts into tasks, counts and the run. None when there is nothing to do."""
+async def write_guarded(database: Database, unit: Callable[[Tx], T]) -> T:
+    """Write a unit; on a stale guard (another server was quicker) load and decide again."""
+    for _ in range(TRIES - 1):
+        try:
+            return await database.write(unit)
+        except StaleWrite:
+            continue
+    return await database.write(unit)
+
+
+def step_run(tx: Tx, run_id: str, now: datetime) -> Run:
+    """Fold changed attempts into tasks, counts and the run; the run after it."""
     pairs = run_store.fresh(tx, run_id, STEP_BATCH)
-    run = run_store.get(tx, run_id, whole=False)
+    run = run_store.get(tx, run_id)
     counts = run.counts
     moved = []
     for before, attempt in pairs:

@@ -33,14 +33,17 @@ from quarterdeck.store.archive import (
     object_key,
 )
 from quarterdeck.store.base import Database, Tx
-from quarterdeck.telemetry import LogPulled, LogSealed, LoopFailed, Telemetry
+from quarterdeck.telemetry import LogMismatch, LogPulled, LogSealed, LoopFailed, Telemetry
 from quarterdeck.wire import subjects
 from quarterdeck.wire.codec import Chunk
 from quarterdeck.wire.marks import encode_marks
 
 TICK_S = 2.0
 AT_ONCE = 4
+AT_ONCE_PER_NODE = 2
+CANDIDATES = 64
 RETRY_S = 5.0
+MAX_RETRY_S = 120.0
 PURGE_AFTER = timedelta(seconds=60)
 
 
@@ -69,22 +72,27 @@ class Seal:
         self._clock = clock
         self._telemetry = telemetry
         self._poke = poke
-        self._busy: set[str] = set()
-        self._later: dict[str, float] = {}
+        self._busy: dict[str, str] = {}
+        self._later: dict[str, tuple[float, float]] = {}
 
     async def seal_logs(self) -> None:
         """Loop: keep up to `AT_ONCE` sealings under way."""
         while True:
             await self._poke.wait(TICK_S)
             now = self._clock.monotonic()
-            self._later = {id: at for id, at in self._later.items() if at > now}
-            skip = self._busy | self._later.keys()
+            resting = {id for id, (at, _) in self._later.items() if at > now}
             room = AT_ONCE - len(self._busy)
             if room <= 0:
                 continue
-            ready = await self._database.read(partial(run_store.to_seal, limit=room, skip=skip))
+            skip = self._busy.keys() | resting
+            ready = await self._database.read(
+                partial(run_store.to_seal, limit=CANDIDATES, skip=skip)
+            )
             for attempt in ready:
-                self._busy.add(attempt.id)
+                busy = list(self._busy.values())
+                if len(busy) >= AT_ONCE or busy.count(attempt.node) >= AT_ONCE_PER_NODE:
+                    continue
+                self._busy[attempt.id] = attempt.node
                 self._services.spawn(self._one(attempt), f"seal {attempt.id}")
 
     async def purge_cache(self) -> None:
@@ -106,10 +114,12 @@ class Seal:
     async def _one(self, attempt: Attempt) -> None:
         try:
             done = await guarded(self._seal(attempt), partial(self._failed, attempt))
+            _, pause_s = self._later.pop(attempt.id, (0.0, RETRY_S / 2))
             if not done:
-                self._later[attempt.id] = self._clock.monotonic() + RETRY_S
+                pause_s = min(pause_s * 2, MAX_RETRY_S)
+                self._later[attempt.id] = (self._clock.monotonic() + pause_s, pause_s)
         finally:
-            self._busy.discard(attempt.id)
+            del self._busy[attempt.id]
             self._poke()
 
     def _failed(self, attempt: Attempt, error: Exception) -> bool:
@@ -129,6 +139,7 @@ class Seal:
         try:
             layout = await job.build(complete=not attempt.log_gone)
             if layout is None:
+                self._telemetry.emit(LogMismatch(attempt=attempt.id))
                 return False
             await self._commit(await self._stored(attempt, job.paths, layout))
         finally:

@@ -16,15 +16,15 @@ reached in each stream. Everything it is told is "what lies behind the cursor":
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 
 import msgspec
 
 from quarterdeck.control.changes import Changes, run_topic
-from quarterdeck.control.output import SHOWN_PIECE, Output
+from quarterdeck.control.output import Output
 from quarterdeck.core.model import STREAMS, Attempt, Run, Task
 from quarterdeck.core.states import RunState, TaskState
-from quarterdeck.core.stream import Gap, Taken, splice
+from quarterdeck.core.stream import Gap, Segment, Taken, splice
 from quarterdeck.errors import Invalid, Unavailable
 from quarterdeck.fabric.base import Fabric, Message
 from quarterdeck.store import run as run_store
@@ -58,7 +58,13 @@ class RunEndSeen(msgspec.Struct, frozen=True):
     run: Run
 
 
-Seen = OutputSeen | TaskSeen | RunEndSeen
+class PresentSeen(msgspec.Struct, frozen=True):
+    """Everything there is now was told; not `complete` when some of it can't be had now."""
+
+    complete: bool
+
+
+Seen = OutputSeen | TaskSeen | RunEndSeen | PresentSeen
 
 
 class Cursor:
@@ -109,13 +115,11 @@ class Watching:
 
     async def watch(
         self, run_id: str, cursor: Cursor, *, follow: bool = True
-    ) -> AsyncIterator[Seen]:
+    ) -> AsyncGenerator[Seen]:
         """Everything behind the cursor, which is moved along. Ends after `RunEndSeen`; without
         `follow` as soon as everything there is now was told."""
         inbox = _Inbox()
-        subscription = await self._fabric.subscribe(
-            subjects.run_output(run_id), inbox.put, pending_bytes=PENDING_BYTES
-        )
+        subscription = await self._fabric.subscribe(subjects.run_output(run_id), inbox.put)
         try:
             with self._changes.watch(run_topic(run_id)) as poke:
                 inbox.wake = poke
@@ -137,13 +141,15 @@ class Watching:
                         yield RunEndSeen(view.run)
                         return
                     if not follow:
+                        view.missing = False
                         async for seen in self._present(view):
                             yield seen
+                        yield PresentSeen(complete=not (view.missing or view.changed))
                         return
-                    if not inbox.waiting:
-                        keys = await poke.wait(LOOK_AGAIN_S)
-                        if not keys or run_topic(run_id) in keys:
-                            await self._refresh(run_id, view)
+                    # with output waiting, only look whether something was told
+                    keys = await poke.wait(0 if inbox.waiting else LOOK_AGAIN_S)
+                    if run_topic(run_id) in keys or not (keys or inbox.waiting):
+                        await self._refresh(run_id, view)
         finally:
             await subscription.close()
 
@@ -151,7 +157,7 @@ class Watching:
         after = view.read_version
 
         def read(tx: Tx) -> tuple[Run, list[Task], list[Attempt]]:
-            run = run_store.get(tx, run_id, whole=False)
+            run = run_store.get(tx, run_id)
             if run.version == after:
                 return run, [], []
             return (
@@ -197,16 +203,13 @@ class Watching:
     ) -> AsyncIterator[Seen]:
         """Read up to `end`; what can't be had now is tried again with the next chunk or the end."""
         positions = view.cursor.of(attempt.id)
+        segment = Segment(stream, positions[stream], end, 0)
         try:
-            while (start := positions[stream]) < end:
-                length = min(SHOWN_PIECE, end - start)
-                data = await self._output.read(attempt, stream, start, length)
-                if not data:
-                    return
-                positions[stream] += len(data)
-                yield OutputSeen(task, attempt.id, Chunk(stream, start, 0, data))
+            async for chunk in self._output.shown(attempt, segment):
+                positions[stream] = chunk.offset + len(chunk.data)
+                yield OutputSeen(task, attempt.id, chunk)
         except Unavailable:
-            return
+            view.missing = True
 
     async def _tasks(self, view: _View) -> AsyncIterator[Seen]:
         while view.changed:
@@ -278,6 +281,7 @@ class _View:
     def __init__(self, cursor: Cursor) -> None:
         self.cursor = cursor
         self.read_version = -1
+        self.missing = False
         self.changed: deque[Task] = deque()
         self.newest: dict[str, Attempt] = {}
         self._attempts: dict[str, Attempt] = {}

@@ -117,11 +117,6 @@ def log_length(snapshot: Snapshot) -> int:
     return snapshot.stdout.bytes + snapshot.stderr.bytes
 
 
-def settled(attempt: Attempt) -> bool:
-    """Whether nothing is wanted of the node any more."""
-    return attempt.released
-
-
 def _move(attempt: Attempt, state: AttemptState) -> AttemptState:
     return state if state in ATTEMPT_MOVES[attempt.state] else attempt.state
 
@@ -178,12 +173,15 @@ def _stop_asked(attempt: Attempt, signal: int, now: datetime) -> Attempt:
 
 def _vanished(attempt: Attempt, now: datetime) -> Attempt:
     known = attempt.snapshot
-    if known is None or attempt.sealed:
+    if known is None or attempt.sealed or attempt.log_gone:
         return attempt
     if known.phase is Phase.ENDED:
         # the end is known, only output that nobody had read is gone with the directory
-        gone = msgspec.structs.replace(known, cached=True, error=known.error or LOG_GONE)
-        return _shown_ended(msgspec.structs.replace(attempt, snapshot=gone, log_gone=True))
+        gone = msgspec.structs.replace(attempt, log_gone=True)
+        if attempt.state is AttemptState.ENDED:
+            return gone
+        told = msgspec.structs.replace(known, cached=True, error=known.error or LOG_GONE)
+        return _shown_ended(msgspec.structs.replace(gone, snapshot=told))
     final = msgspec.structs.replace(
         known,
         revision=known.revision + 1,

@@ -109,5 +109,5 @@ def _differs(attempt: Attempt, beat: Beat) -> bool:
     if attempt.snapshot is None:
         return attempt.id in beat.revisions
     if attempt.id not in beat.revisions:
-        return beat.complete and not attempt.sealed
+        return beat.complete and not (attempt.sealed or attempt.log_gone)
     return beat.revisions[attempt.id] != attempt.snapshot.revision

@@ -46,7 +46,7 @@ Command = StopTasks
 SIGTERM = 15
 SIGKILL = 9
 
-WORST_FIRST = (
+BAD_OUTCOMES = (
     Outcome.KILL_FAILED,
     Outcome.LOST,
     Outcome.FAILED,
@@ -80,7 +80,7 @@ def run_outcome(run: Run) -> Outcome:
         return Outcome.SUCCEEDED
     if run.stop_asked and counts.cancelled:
         return Outcome.CANCELLED
-    present = [kind for kind in WORST_FIRST if getattr(counts, kind.value)]
+    present = [kind for kind in BAD_OUTCOMES if getattr(counts, kind.value)]
     if len(present) == 1:
         only = present[0]
         return Outcome.FAILED if only is Outcome.KILL_FAILED else only

@@ -1,7 +1,8 @@
 """Putting a stream together from chunks that may repeat, overlap, come late or be missing.
 
-A chunk is (offset, bytes). `Splice` knows the next offset wanted: what lies before is trimmed,
-what starts there is taken, what starts later is a gap that somebody has to fetch.
+A chunk is (offset, bytes). A reader knows the next offset it wants; `splice` says what a chunk
+means to it: what lies before is trimmed, what starts there is taken, what starts later leaves a gap
+that somebody has to fetch.
 """
 
 from __future__ import annotations

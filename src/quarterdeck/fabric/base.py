@@ -94,13 +94,9 @@ class Fabric(Protocol):
         """Send to present listeners. Raises `Unavailable` while the link is down."""
         ...
 
-    async def subscribe(
-        self, subject: str, handler: Handler, *, queue: str = "", pending_bytes: int = 64 << 20
-    ) -> Subscription:
-        """Call `handler` (plain function, must be quick) for each message.
-
-        When more than `pending_bytes` wait, the newest are dropped (the reader sees a gap).
-        """
+    async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:
+        """Call `handler` for each message: a plain function, called as messages are read, so it
+        must be quick and bound what it keeps."""
         ...
 
     async def request(self, subject: str, data: bytes, *, timeout_s: float) -> bytes:

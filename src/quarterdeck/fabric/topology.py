@@ -11,10 +11,8 @@ from typing import Any, Protocol
 import msgspec
 
 from quarterdeck.errors import Invalid, Unavailable
+from quarterdeck.wire.subjects import EV, INGEST, OUT
 
-EV = "EV"
-OUT = "OUT"
-INGEST = "ingest"
 FULL = 10077
 """The JetStream error code of a full stream, as in `Refused.code`."""
 

@@ -14,7 +14,6 @@ from sqlalchemy import Connection
 
 Tx = Connection
 T = TypeVar("T")
-Unit = Callable[[Tx], T]
 
 
 class Database(Protocol):

@@ -12,7 +12,7 @@ from sqlalchemy import Select, and_, bindparam, func, insert, select, update
 
 from quarterdeck.core.model import Attempt, Order, Run, Task, Wanted
 from quarterdeck.core.states import RunState, TaskState
-from quarterdeck.errors import NotFound
+from quarterdeck.errors import Conflict, NotFound
 from quarterdeck.store.base import StaleWrite, Tx
 from quarterdeck.store.rows import (
     attempt_record,
@@ -69,21 +69,18 @@ def create(
         tx.execute(insert(attempts), [attempt_values(attempt) for attempt in run_attempts])
 
 
-def get(tx: Tx, run_id: str, *, whole: bool = True) -> Run:
-    """A run; without its order (which may be megabytes) unless `whole`. Raises NotFound."""
-    query: Select[Any] = select(runs).where(runs.c.id == run_id)
-    if whole:
-        query = select(runs, orders.c.data).join(orders).where(runs.c.id == run_id)
-    row = tx.execute(query).first()
+def get(tx: Tx, run_id: str) -> Run:
+    """A run with an empty order (`orders_of` gives it: it may be megabytes). Raises NotFound."""
+    row = tx.execute(select(runs).where(runs.c.id == run_id)).first()
     if row is None:
         raise NotFound("run_not_found", f"There is no run {run_id!r}; `qd runs` lists them.")
-    return run_record(row, unpack(row.data, Order) if whole else Order())
+    return run_record(row, Order())
 
 
 def find(tx: Tx, text: str) -> str:
     """The id of the run that `text` names: a whole id, a unique beginning, or `last`.
 
-    Raises NotFound, also when the beginning fits several.
+    Raises NotFound, and Conflict when the beginning fits several.
     """
     if text == "last":
         row = tx.execute(select(runs.c.id).order_by(runs.c.id.desc()).limit(1)).first()
@@ -96,7 +93,7 @@ def find(tx: Tx, text: str) -> str:
     if len(found) == 1 and text:
         return str(found[0].id)
     if len(found) > 1:
-        raise NotFound("run_not_found", f"Several runs begin with {text!r}; give more characters.")
+        raise Conflict("ambiguous_run", f"Several runs begin with {text!r}; give more characters.")
     raise NotFound("run_not_found", f"There is no run {text!r}; `qd runs` lists them.")
 
 

@@ -122,7 +122,7 @@ class AttemptSnapshot(WireMessage, frozen=True, kw_only=True, tag="snapshot"):
 
 
 class AttemptRefused(WireMessage, frozen=True, kw_only=True, tag="refused"):
-    """Never accepted and never will be. `code` is `revoked`, `disk_full` or `invalid`."""
+    """Never accepted and never will be. `code` is `revoked`, `refused`, `disk` or `invalid`."""
 
     attempt: str
     code: str

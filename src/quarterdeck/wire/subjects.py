@@ -10,8 +10,6 @@ OUT = "OUT"
 INGEST = "ingest"
 
 ALL_BEATS = "hb.*"
-ALL_EVENTS = "ev.>"
-ALL_OUTPUT = "out.>"
 
 
 def _token(text: str) -> str:

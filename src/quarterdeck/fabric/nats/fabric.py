@@ -170,13 +170,8 @@ class NatsFabric:
         handler: Handler,
         *,
         queue: str = "",
-        pending_bytes: int = 64 << 20,
     ) -> _Subscription:
-        """See `Fabric.subscribe`. Raises `Denied` when the fabric refuses the subject at once.
-
-        `pending_bytes` has no use here: the handler is called as the bytes are parsed, so nothing
-        ever waits on this side, and a slow handler slows the socket.
-        """
+        """See `Fabric.subscribe`. Raises `Denied` when the fabric refuses the subject at once."""
         check_subject(subject)
         if queue:
             check_subject(queue)
