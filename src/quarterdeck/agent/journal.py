@@ -33,11 +33,12 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
     overdue: bool = False
     end: files.Exit | None = None
     broken: str | None = None
+    facts: int = 1
 
     @property
     def revision(self) -> int:
-        stops = self.stop.count if self.stop else 0
-        return 1 + bool(self.started) + stops + self.overdue + bool(self.end)
+        """How many facts there are, readable or not: it must never go back."""
+        return self.facts + (max(self.stop.count - 1, 0) if self.stop else 0)
 
     @property
     def phase(self) -> Phase:
@@ -73,7 +74,7 @@ class Journal:
                 split_attempt(directory.name)
             except Invalid:
                 continue
-            if (directory / "order").exists():
+            if any((directory / name).exists() for name in ("order", "started", "exit.json")):
                 found.append(directory.name)
             else:
                 shutil.rmtree(directory, ignore_errors=True)
@@ -98,10 +99,16 @@ class Journal:
         """The present state, None when there is no such attempt. Never raises for damage."""
         directory = self.directory(attempt)
         try:
-            accepted_at = (directory / "order").stat().st_mtime
-        except FileNotFoundError:
+            present = {entry.name for entry in directory.iterdir()}
+            accepted_at = directory.stat().st_mtime
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        held = Held(attempt=attempt, accepted_at=accepted_at)
+        if not present & {"order", "started", "exit.json"}:
+            return None
+        if "order" in present:
+            accepted_at = (directory / "order").stat().st_mtime
+        facts = 1 + len(present & {"started", "stop", "overdue", "exit.json"})
+        held = Held(attempt=attempt, accepted_at=accepted_at, facts=facts)
         for name, read in (
             ("started", files.read_started),
             ("stop", files.read_stop),
@@ -109,10 +116,9 @@ class Journal:
         ):
             try:
                 held = msgspec.structs.replace(held, **{name: read(directory)})
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 held = msgspec.structs.replace(held, broken=str(error))
-        overdue = (directory / "overdue").exists()
-        return msgspec.structs.replace(held, overdue=overdue)
+        return msgspec.structs.replace(held, overdue="overdue" in present)
 
     def leashed(self, attempt: str) -> bool:
         """Whether the attempt ends when its node hears no server for long (`lost_after`)."""

@@ -29,6 +29,7 @@ from quarterdeck.wire import subjects
 
 FIRST_WAIT_S = 0.1
 MAX_WAIT_S = 5.0
+MOVED_AFTER_S = 0.4
 TOMBSTONE_AGE_S = 7 * 86_400
 PRUNE_EVERY_S = 3600.0
 
@@ -148,6 +149,9 @@ class Agent:
                 await self._refresh(member)
             except Unavailable as error:
                 self._telemetry.emit(FabricTrouble(who="agent", error=error.message))
+                if wait_s >= MOVED_AFTER_S:  # it may have moved: the server knows where to
+                    await self._refresh(member)
+                    fabric.move(member.kept.credentials.fabric_urls)
             await asyncio.sleep(wait_s * (0.5 + jitter() / 2))
             wait_s = min(wait_s * 2, MAX_WAIT_S)
 

@@ -11,17 +11,18 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import assert_never
 
 from quarterdeck.agent.journal import Journal
 from quarterdeck.agent.run import Attempts
 from quarterdeck.agent.shim import files
 from quarterdeck.core.model import MAX_ORDER_BYTES
-from quarterdeck.errors import Denied, Invalid
+from quarterdeck.errors import Denied, Invalid, Unavailable
 from quarterdeck.fabric.base import Fabric, Message
 from quarterdeck.fabric.identity import verify
-from quarterdeck.service import Services
-from quarterdeck.telemetry import OrderRejected, Telemetry
+from quarterdeck.service import Services, guarded, sentence
+from quarterdeck.telemetry import AttemptBroken, OrderRejected, Telemetry
 from quarterdeck.wire.codec import decode, encode, open_envelope
 from quarterdeck.wire.run import (
     AnswerItem,
@@ -92,17 +93,28 @@ class OrderDesk:
             if error.code == "wrong_session":
                 await self._tell_session(message)
             return
-        items = tuple([await self._do(item) for item in orders.items])
+        items = tuple(
+            [await guarded(self._do(item), partial(self._failed, item)) for item in orders.items]
+        )
         answer = Answers(node=self._node, session=self._session, items=items)
-        if message.reply:
-            await self._fabric.publish(message.reply, encode(answer))
+        await self._answer(message, answer)
+
+    async def _answer(self, message: Message, answer: Answers) -> None:
+        """Answer; when the link is down the server asks again at the next beat."""
+        with contextlib.suppress(Unavailable):
+            if message.reply:
+                await self._fabric.publish(message.reply, encode(answer))
+
+    def _failed(self, item: OrderItem, error: Exception) -> AnswerItem:
+        """One attempt that can't be dealt with does not void the answers for the others."""
+        text = sentence(error)
+        self._telemetry.emit(AttemptBroken(attempt=item.attempt, error=text))
+        return AttemptBusy(attempt=item.attempt, text=text)
 
     async def _tell_session(self, message: Message) -> None:
         """A server of ours that missed our start: let it know at once instead of waiting."""
         self._beat()
-        if message.reply:
-            answer = Answers(node=self._node, session=self._session)
-            await self._fabric.publish(message.reply, encode(answer))
+        await self._answer(message, Answers(node=self._node, session=self._session))
 
     def _verify(self, data: bytes, signature: bytes) -> bool:
         return any(verify(key, data, signature) for key in self._order_keys())
@@ -205,6 +217,8 @@ class OrderDesk:
 def _problem(item: StartAttempt) -> str:
     """What is wrong with an order, as a sentence; empty when nothing is."""
     order = item.order
+    if order.leftovers not in ("keep", "kill"):
+        return f"`leftovers` is {order.leftovers!r}; it can be `keep` or `kill`."
     if bool(order.argv) == bool(order.script):
         return "The order needs exactly one of a script and an argv."
     if len(order.script) + len(order.stdin) > MAX_ORDER_BYTES:

@@ -57,9 +57,14 @@ class Outbox:
 
     async def _send(self, attempt: str) -> None:
         snapshot = self._newest[attempt]
+        try:
+            data = encode(snapshot)
+        except OverflowError:  # a damaged journal: a number that no message holds
+            del self._newest[attempt]
+            return
         answer = await self._fabric.store(
             self._subject,
-            encode(snapshot),
+            data,
             message_id=f"{attempt}:{snapshot.revision}:{int(snapshot.cached)}",
         )
         if isinstance(answer, Stored):

@@ -27,7 +27,7 @@ from quarterdeck.agent.outbox import Outbox
 from quarterdeck.agent.output import Sender
 from quarterdeck.agent.process import Spawner, until_gone
 from quarterdeck.agent.shim import files
-from quarterdeck.agent.shim.tree import boot_id, signal_process
+from quarterdeck.agent.shim.tree import boot_id, read_process, signal_process
 from quarterdeck.core.ids import split_attempt
 from quarterdeck.errors import Broken
 from quarterdeck.service import Clock, Poke, Services
@@ -198,7 +198,8 @@ class Attempts:
             return None
         lock = self._journal.lock(attempt)
         held = self._journal.look(attempt)
-        if held is None or (move := next_move(held, lock_held=lock is None)) is Move.REPORT_END:
+        alive = lock is None or (held is not None and _shim_lives(held))
+        if held is None or (move := next_move(held, lock_held=alive)) is Move.REPORT_END:
             _close(lock)
             if held is not None:
                 await self._report_end(attempt, sender)
@@ -296,6 +297,14 @@ class Attempts:
         self._telemetry.emit(
             AttemptEnded(attempt=attempt, reason=held.end.reason or "", exit_code=held.end.code)
         )
+
+
+def _shim_lives(held: Held) -> bool:
+    """Whether the recorded shim is there, for the case that somebody deleted its lock."""
+    if held.started is None or held.started.boot_id != boot_id():
+        return False
+    process = read_process(held.started.shim.pid)
+    return process is not None and process.living and process.ticks == held.started.shim.ticks
 
 
 def _close(fd: int | None) -> None:

@@ -38,6 +38,8 @@ def application(server: Server | None) -> Litestar:
         exception_handlers={
             QuarterdeckError: _problem,
             HTTPException: _http_problem,
+            RecursionError: _unreadable,
+            UnicodeDecodeError: _unreadable,
             Exception: _unexpected,
         },
         openapi_config=OpenAPIConfig(title="quarterdeck", version="1", render_plugins=[]),
@@ -80,6 +82,11 @@ def _http_problem(_request: HttpRequest, error: HTTPException) -> Response[Probl
         text = f"The request is larger than {BODY_LIMIT} bytes."
     code = words.get(error.status_code, "invalid_request")
     return _answer(QuarterdeckError(code, text), error.status_code)
+
+
+def _unreadable(_request: HttpRequest, error: Exception) -> Response[Problem]:
+    what = "nests too deeply" if isinstance(error, RecursionError) else "is not valid UTF-8"
+    return _answer(QuarterdeckError("unreadable", f"The body can't be read: it {what}."), 400)
 
 
 def _complaint(part: object) -> str:

@@ -20,7 +20,7 @@ from quarterdeck.errors import QuarterdeckError
 from quarterdeck.service import Services, guarded, sentence
 
 KEEP_ALIVE_S = 15.0
-QUEUE = 64
+QUEUE = 8
 RETRY_MS = 500
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Literal
 
 from litestar import Request as HttpRequest
 from litestar import Router, get, post
@@ -28,7 +28,7 @@ from quarterdeck.control.changes import run_topic
 from quarterdeck.control.main import Server
 from quarterdeck.control.run import NewRun
 from quarterdeck.control.watch import Cursor
-from quarterdeck.core.model import STREAMS, Attempt, Run
+from quarterdeck.core.model import Attempt, Run
 from quarterdeck.core.states import RunState
 from quarterdeck.errors import Conflict, Invalid, NotFound
 from quarterdeck.store.access import Principal
@@ -46,7 +46,7 @@ async def start_run(
     request: Api,
     server: NamedDependency[Server],
     idempotency_key: Annotated[
-        str | None, HeaderParameter(name="Idempotency-Key", max_length=128)
+        str | None, HeaderParameter(name="Idempotency-Key", min_length=1, max_length=128)
     ] = None,
 ) -> RunBody:
     """Start a run; it is recorded before the answer is sent."""
@@ -58,7 +58,7 @@ async def start_run(
             created_by=request.auth.id,
             namespace=request.auth.namespace,
             offline_ttl_s=data.offline_ttl_s,
-            key=idempotency_key,
+            key=f"{request.auth.id}:{idempotency_key}" if idempotency_key else None,
             allow_empty=data.allow_empty,
         )
     )
@@ -128,7 +128,7 @@ async def read_output(
     run_id: FromPath[str],
     server: NamedDependency[Server],
     node: Annotated[str | None, QueryParameter(max_length=255)] = None,
-    stream: Annotated[str, QueryParameter(pattern="^(stdout|stderr)$")] = STREAMS[0],
+    stream: FromQuery[Literal["stdout", "stderr"]] = "stdout",
     offset: Annotated[int, QueryParameter(ge=0)] = 0,
     length: Annotated[int | None, QueryParameter(ge=0)] = None,
     lines: Annotated[int | None, QueryParameter(ge=0, le=10_000_000)] = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -52,7 +52,7 @@ class RunRequest(Request, frozen=True, kw_only=True):
     timeout_s: Seconds = 0.0
     grace_s: Seconds = DEFAULT_GRACE_S
     max_output: Annotated[int, Meta(ge=0, le=1 << 50)] = DEFAULT_MAX_OUTPUT
-    leftovers: Annotated[str, Meta(pattern="^(keep|kill)$")] = "keep"
+    leftovers: Literal["keep", "kill"] = "keep"
     lost_after_s: Seconds = 0.0
     offline_ttl_s: Seconds = DEFAULT_OFFLINE_TTL_S
     title: Annotated[str, Meta(max_length=1000)] = ""

@@ -19,7 +19,7 @@ import msgspec
 
 from quarterdeck.agent.process import until_gone
 from quarterdeck.agent.shim.tree import boot_id, identity, signal_process
-from quarterdeck.core.access import SECRET_BYTES, spell
+from quarterdeck.core.access import SECRET_BYTES, parse, spell
 from quarterdeck.core.ids import RANDOM_BYTES, run_id
 from quarterdeck.errors import Conflict, Unavailable
 from quarterdeck.service import Services, SystemClock, entropy
@@ -105,7 +105,8 @@ class Files:
 
     def kept_port(self) -> int | None:
         with contextlib.suppress(OSError, ValueError):
-            return int((self.data / "port").read_text())
+            port = int((self.data / "port").read_text())
+            return port if 0 < port < 65536 else None
         return None
 
     def keep_port(self, port: int) -> None:
@@ -151,7 +152,7 @@ class Files:
             noted = json.loads((self.data / "children.json").read_bytes())
             if noted["boot"] != boot_id():
                 return
-            old = [(int(pid), int(ticks)) for pid, ticks in noted["children"].values()]
+            old = [(int(pid), int(ticks)) for pid, ticks in noted["children"].values() if pid > 1]
         except (OSError, ValueError, KeyError, TypeError):
             return
         for pid, ticks in old:
@@ -164,10 +165,15 @@ class Files:
 
     def _load_tokens(self) -> None:
         path = self.server / "tokens"
-        if not path.exists():
-            made = [spell(kind, _token_id(), entropy(SECRET_BYTES)) for kind in ("api", "join")]
+        kinds = ("api", "join")
+        try:
+            made = path.read_text(encoding="ascii").split()
+            if [token.kind for word in made if (token := parse(word))] != list(kinds):
+                raise ValueError("not our tokens")
+        except (OSError, ValueError):
+            made = [spell(kind, _token_id(), entropy(SECRET_BYTES)) for kind in kinds]
             _write(path, ("\n".join(made) + "\n").encode())
-        self.api_token, self.join_token = path.read_text().split()[:2]
+        self.api_token, self.join_token = made
 
 
 class Keeper:

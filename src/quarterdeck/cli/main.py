@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import sys
 
 import click
@@ -50,24 +52,48 @@ def cli() -> None:
 
 def main() -> None:
     """The entry point: every error of ours is one sentence and an exit code."""
+    _open_standard_streams()
     try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as done:
-        sys.exit(done.exit_code)
-    except click.Abort:
-        sys.exit(130)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        sys.exit(_call())
     except QuarterdeckError as error:
         print(f"qd: {error.message}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
-        # the reader (head, less) has seen enough; keep Python from complaining at exit
-        sys.stdout = None
-        sys.exit(0)
+    except OSError as error:
+        sys.exit(_output_gone(error))
+
+
+def _call() -> int:
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.Abort:
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    return 0
+
+
+def _output_gone(error: OSError) -> int:
+    """Nobody reads any more (head, less): that is no error. A full disk behind stdout is one."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - keeps Python from complaining at exit
+    if error.errno == errno.EPIPE:
+        return 0
+    print(f"qd: output could not be written: {error.strerror or error}.", file=sys.stderr)
+    return 1
+
+
+def _open_standard_streams() -> None:
+    """Started without one of its streams, it must not write into whatever is opened first."""
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull)  # noqa: SIM115 - for the life of the process
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
 if __name__ == "__main__":

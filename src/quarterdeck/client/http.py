@@ -159,7 +159,9 @@ class Event:
 
 
 def quote(word: str) -> str:
-    """A word of a user as a segment of a path."""
+    """A word of a user as a segment of a path. Raises Invalid for an empty one."""
+    if not word:
+        raise Invalid("empty", "An empty word names nothing: give an id, or `last`.")
     return urllib.parse.quote(word, safe="", errors="replace")
 
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from quarterdeck.control.orders import Orderer
 from quarterdeck.core.model import STREAMS, Attempt, Phase
 from quarterdeck.core.stream import Mark, Segment, Taken, Timeline, last_lines_start, splice
-from quarterdeck.errors import Invalid, Unavailable
+from quarterdeck.errors import Broken, Invalid, Unavailable
 from quarterdeck.fabric.base import Fabric
 from quarterdeck.store import log as log_store
 from quarterdeck.store.archive import MARKS, Archive, SealedLog
@@ -147,6 +147,12 @@ class Output:
         except Unavailable:
             answer = None
         if answer is not None:
+            if answer.final and length and offset >= answer.size:
+                raise Broken(
+                    "output_lost",
+                    f"The {stream} of {attempt.id} on its node ends at byte {answer.size}, before "
+                    "what was reported: somebody changed the file.",
+                )
             return answer.data
         log = await self._sealed_meanwhile(attempt)
         if log is None:
@@ -171,6 +177,8 @@ class Output:
         try:
             while piece := await self.read(attempt, MARKS, len(data), PIECE):
                 data += piece
+        except Broken:
+            return decode_marks(bytes(data))[0]
         except Unavailable:
             return [Mark(c.stream, c.offset, c.time_us) async for c in self.cached(attempt)]
         return decode_marks(bytes(data))[0]

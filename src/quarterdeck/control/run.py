@@ -77,7 +77,8 @@ class Runs:
     async def create(self, new: NewRun) -> Run:
         """Resolve, write, and let dispatch begin. Raises Invalid, Conflict or Unavailable.
 
-        A repeat with the same idempotency key gives the run that exists.
+        A repeat with the same idempotency key gives the run that exists, or Conflict when it asks
+        for something else.
         """
         full = self._room()
         if full:
@@ -96,9 +97,20 @@ class Runs:
 
         known = await self._database.write(write)
         if known != run.id:
-            return await self.get(known)
+            return await self._same(known, new)
         self._telemetry.emit(RunCreated(run=run.id, tasks=len(tasks)))
         self._dispatch(*(node.id for node in nodes))
+        return run
+
+    async def _same(self, run_id: str, new: NewRun) -> Run:
+        run = await self.get(run_id)
+        orders = await self._database.read(lambda tx: run_store.orders_of(tx, [run_id]))
+        if orders[run_id] != new.order or run.target != new.target:
+            raise Conflict(
+                "idempotency_key",
+                f"This idempotency key belongs to run {run_id}, which was another order: "
+                "use a new key for each run.",
+            )
         return run
 
     async def get(self, run_id: str) -> Run:

@@ -9,6 +9,7 @@ node is told to delete its directory, and the cache is emptied a minute later.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from quarterdeck.control.output import PIECE, Output
 from quarterdeck.core import attempt as machine
 from quarterdeck.core.model import STREAMS, Attempt, Snapshot, StreamEnd
 from quarterdeck.core.stream import Gap, Mark, splice
-from quarterdeck.errors import Unavailable
+from quarterdeck.errors import Broken, Unavailable
 from quarterdeck.fabric.base import Fabric
 from quarterdeck.service import Clock, Poke, Services, guarded, sentence
 from quarterdeck.store import log as log_store
@@ -123,6 +124,9 @@ class Seal:
             self._poke()
 
     def _failed(self, attempt: Attempt, error: Exception) -> bool:
+        if isinstance(error, Broken) and error.code == "output_lost":
+            gone = self._ingest.apply([(attempt.id, attempt.node, machine.Vanished())])
+            self._services.spawn(gone, f"output of {attempt.id} is lost")
         if not isinstance(error, Unavailable):
             self._telemetry.emit(
                 LoopFailed(loop=f"seal {attempt.id}", error=sentence(error), delay_s=RETRY_S)
@@ -247,8 +251,9 @@ class _Assembly:
     async def _write_marks(self) -> None:
         writer = self._writers[MARKS]
         if self._pulled:
-            while data := await self._output.read(self._attempt, MARKS, writer.bytes, PIECE):
-                await asyncio.to_thread(writer.feed, data)
+            with contextlib.suppress(Broken):  # the end of the file of marks
+                while data := await self._output.read(self._attempt, MARKS, writer.bytes, PIECE):
+                    await asyncio.to_thread(writer.feed, data)
         if not writer.bytes:
             await asyncio.to_thread(writer.feed, encode_marks(self._marks))
 

@@ -15,8 +15,11 @@ reached in each stream. Everything it is told is "what lies behind the cursor":
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from functools import partial
 
 import msgspec
 
@@ -26,15 +29,16 @@ from quarterdeck.core.model import STREAMS, Attempt, Run, Task
 from quarterdeck.core.states import RunState, TaskState
 from quarterdeck.core.stream import Gap, Segment, Taken, splice
 from quarterdeck.errors import Invalid, Unavailable
-from quarterdeck.fabric.base import Fabric, Message
+from quarterdeck.fabric.base import Fabric, Message, Subscription
 from quarterdeck.store import run as run_store
 from quarterdeck.store.base import Database, Tx
 from quarterdeck.wire import subjects
 from quarterdeck.wire.codec import Chunk, decode_chunk
 
-PENDING_BYTES = 8 << 20
+PENDING_BYTES = 4 << 20
 CURSOR_ENTRIES = 500
 LOOK_AGAIN_S = 2.0
+POSITION = re.compile(r"([0-9]{1,7}-[0-9]{1,4}):([0-9]{1,18}),([0-9]{1,18})")
 
 
 class OutputSeen(msgspec.Struct, frozen=True):
@@ -90,15 +94,18 @@ class Cursor:
     @classmethod
     def parse(cls, run: str, text: str) -> Cursor:
         """Raises Invalid for what is not a cursor."""
-        try:
-            version, *parts = text.split(";")
-            cursor = cls(int(version))
-            for part in parts:
-                tail, _, offsets = part.partition(":")
-                out, err = offsets.split(",")
-                cursor.positions[f"{run}-{tail}"] = {"stdout": int(out), "stderr": int(err)}
-        except ValueError as error:
-            raise Invalid("cursor", f"{text[:80]!r} is not the id of an event.") from error
+        version, *parts = text.split(";")
+        if re.fullmatch(r"[0-9]{1,9}", version) is None:
+            raise Invalid("cursor", f"{text[:80]!r} is not the id of an event.")
+        cursor = cls(int(version))
+        for part in parts:
+            found = POSITION.fullmatch(part)
+            if found is None:
+                raise Invalid("cursor", f"{text[:80]!r} is not the id of an event.")
+            cursor.positions[f"{run}-{found[1]}"] = {
+                "stdout": int(found[2]),
+                "stderr": int(found[3]),
+            }
         return cursor
 
 
@@ -112,6 +119,7 @@ class Watching:
         self._fabric = fabric
         self._output = output
         self._changes = changes
+        self._feeds = _Feeds(fabric)
 
     async def watch(
         self, run_id: str, cursor: Cursor, *, follow: bool = True
@@ -119,7 +127,7 @@ class Watching:
         """Everything behind the cursor, which is moved along. Ends after `RunEndSeen`; without
         `follow` as soon as everything there is now was told."""
         inbox = _Inbox()
-        subscription = await self._fabric.subscribe(subjects.run_output(run_id), inbox.put)
+        await self._feeds.join(run_id, inbox)
         try:
             with self._changes.watch(run_topic(run_id)) as poke:
                 inbox.wake = poke
@@ -151,7 +159,7 @@ class Watching:
                     if run_topic(run_id) in keys or not (keys or inbox.waiting):
                         await self._refresh(run_id, view)
         finally:
-            await subscription.close()
+            await self._feeds.leave(run_id, inbox)
 
     async def _refresh(self, run_id: str, view: _View) -> None:
         after = view.read_version
@@ -246,6 +254,40 @@ class Watching:
             end = await self._output.size(attempt, stream)
             async for seen in self._fill(view, task, attempt, stream, end):
                 yield seen
+
+
+class _Feeds:
+    """One subscription per watched run, however many watch it."""
+
+    def __init__(self, fabric: Fabric) -> None:
+        self._fabric = fabric
+        self._turn = asyncio.Lock()
+        self._inboxes: dict[str, set[_Inbox]] = {}
+        self._subscriptions: dict[str, Subscription] = {}
+
+    async def join(self, run_id: str, inbox: _Inbox) -> None:
+        async with self._turn:
+            inboxes = self._inboxes.setdefault(run_id, set())
+            inboxes.add(inbox)
+            if run_id not in self._subscriptions:
+                self._subscriptions[run_id] = await self._fabric.subscribe(
+                    subjects.run_output(run_id), partial(_hand_out, inboxes)
+                )
+
+    async def leave(self, run_id: str, inbox: _Inbox) -> None:
+        async with self._turn:
+            inboxes = self._inboxes.get(run_id, set())
+            inboxes.discard(inbox)
+            if not inboxes:
+                self._inboxes.pop(run_id, None)
+                subscription = self._subscriptions.pop(run_id, None)
+                if subscription is not None:
+                    await subscription.close()
+
+
+def _hand_out(inboxes: set[_Inbox], message: Message) -> None:
+    for inbox in inboxes:
+        inbox.put(message)
 
 
 class _Inbox:

@@ -1,7 +1,8 @@
 """The machine of one attempt as the server sees it: what is wanted against what was reported.
 
 Rules (attempt.md):
-1. A snapshot with a higher revision replaces the last one; others change nothing.
+1. A snapshot with a higher revision replaces the last one, and an end replaces anything that is no
+   end; others change nothing.
 2. An end is shown only when a log of the reported length can be read (`cached` or sealed).
 3. What was never offered to the node may be ended by the server alone; what was offered needs the
    node's word (a snapshot, or a refusal, which a node gives only for what it never accepted).
@@ -125,10 +126,12 @@ def _reported(attempt: Attempt, snapshot: Snapshot) -> Attempt:
     known = attempt.snapshot
     if known is not None and known.phase is Phase.ENDED:
         return attempt
-    if known is not None and snapshot.revision <= known.revision:
+    ended = snapshot.phase is Phase.ENDED
+    # an end is the last word also when the directory lost a fact and counts fewer of them
+    if known is not None and snapshot.revision <= known.revision and not ended:
         return attempt
     fresh = msgspec.structs.replace(attempt, snapshot=snapshot, offered=True)
-    if snapshot.phase is not Phase.ENDED:
+    if not ended:
         state = _move(attempt, PHASE_STATE[snapshot.phase])
         return msgspec.structs.replace(fresh, state=state)
     if snapshot.cached or log_length(snapshot) == 0:

@@ -150,7 +150,8 @@ class EmbeddedFabric:
         try:
             if self._port == 0:
                 with contextlib.suppress(FileNotFoundError, ValueError):
-                    self._port = int((self._directory / "port").read_text())
+                    kept = int((self._directory / "port").read_text())
+                    self._port = kept if 0 < kept < 65536 else 0
             self._check_port()
             self._write_config()
         except BaseException:

@@ -93,7 +93,7 @@ runs = Table(
     Column("counts", LargeBinary, nullable=False),
     Column("version", Integer, nullable=False),
     _flag("due"),
-    Column("idempotency_key", String(128), unique=True),
+    Column("idempotency_key", String(160), unique=True),
     Index("ix_runs_due", "due", sqlite_where=text("due"), postgresql_where=text("due")),
 )
 

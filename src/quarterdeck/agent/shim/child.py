@@ -19,7 +19,7 @@ from quarterdeck.agent.shim.linux import close_all_but, output_pipe
 _OPEN = b"\x01"
 NOT_FOUND = 127
 NOT_STARTED = 126
-_NEVER_OPENED = 125
+NEVER_OPENED = 125
 _DEFAULT_INTERPRETER = b"/bin/sh"
 # A carriage return is no space to the kernel, and so not here: the error then shows it.
 _SHEBANG = re.compile(rb"#![ \t]*([^ \t\n]*)[ \t]*([^\n]*)")
@@ -105,7 +105,7 @@ def _prepare(gate: int, fault: int, stdout: int, stderr: int) -> None:
 
 def _become(order: Order, folder: str, gate: int, fault: int) -> NoReturn:
     if os.read(gate, 1) != _OPEN:
-        os._exit(_NEVER_OPENED)
+        os._exit(NEVER_OPENED)
     os.close(gate)
     what = "read its input"
     try:

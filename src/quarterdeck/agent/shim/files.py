@@ -318,6 +318,8 @@ class _Fields:
 
     def opt(self, name: str, kind: type[_T]) -> _T | None:
         value = self._values.get(name)
+        if type(value) is int and not -(2**53) <= value <= 2**53:
+            raise self.broken(f'has a "{name}" out of bounds')
         # bool is an int in Python, never in our files
         if value is not None and (not isinstance(value, kind) or type(value) is bool is not kind):
             raise self.broken(f'has a wrong "{name}"')

@@ -16,7 +16,7 @@ import traceback
 from typing import assert_never
 
 from quarterdeck.agent.shim import cgroup, files, life, linux, tree
-from quarterdeck.agent.shim.child import FAULT_BYTES, fork_child
+from quarterdeck.agent.shim.child import FAULT_BYTES, NEVER_OPENED, fork_child
 from quarterdeck.agent.shim.pump import Output
 
 _RETRY_S = 0.5
@@ -88,6 +88,7 @@ class Shim:
         self._contact = life.Contact(self._contact_mtime(), linux.boot_clock())
         self._contact_at = self._now
         self._status: int | None = None
+        self._opened = False
         self._tree_empty = False
         self._overdue_at: float | None = None
         self._fault: str | None = None
@@ -168,6 +169,7 @@ class Shim:
         self._hear_stop()  # the last moment at which a stop can keep the order from running
         if isinstance(self._state, life.Waiting):
             self._child.open_gate()
+            self._opened = True
             self._feed(life.Opened())
         return True
 
@@ -312,6 +314,8 @@ class Shim:
 
     def _end(self, ended: life.Ended) -> files.Exit:
         code = None if self._status is None else os.waitstatus_to_exitcode(self._status)
+        if code == NEVER_OPENED and ended.reason is not None and not self._opened:
+            code = None  # our own word for "stopped before the exec", not the command's
         killed_by = -code if code is not None and code < 0 else None
         if self._tree_empty and self._group is not None:
             cgroup.remove(self._group)

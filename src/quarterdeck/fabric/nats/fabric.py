@@ -112,6 +112,10 @@ class NatsFabric:
     def on_connect(self, callback: Callable[[], None]) -> None:
         self._on_connect.append(callback)
 
+    def move(self, urls: Sequence[str]) -> None:
+        """Dial these addresses from now on."""
+        self._link.move(urls)
+
     def reconnect(self) -> None:
         """Drop the link and dial again at once: the new login of `jwt_source` counts from then."""
         self._link.reconnect()

@@ -107,6 +107,10 @@ class Link:
         await self._bury()
         self._ready.set()  # nobody waits for a link that will not come
 
+    def move(self, urls: Sequence[str]) -> None:
+        """Dial these addresses from now on."""
+        self._urls = list(urls)
+
     def reconnect(self) -> None:
         """Drop the connection, if any, and dial at once, to use a new login."""
         self._hurry.set()

@@ -145,7 +145,7 @@ def _create_runs() -> None:
         sa.Column("counts", sa.LargeBinary(), nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("due", sa.Boolean(), server_default=sa.false(), nullable=False),
-        sa.Column("idempotency_key", sa.String(length=128), nullable=True),
+        sa.Column("idempotency_key", sa.String(length=160), nullable=True),
         sa.ForeignKeyConstraint(
             ["order_hash"], ["orders.hash"], name=op.f("fk_runs_order_hash_orders")
         ),
