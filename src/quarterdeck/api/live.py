@@ -144,7 +144,7 @@ async def frames(
     draining = services.spawn(drain.wait(), f"drain of watch {run.id}")
     try:
         yield f"retry: {RETRY_MS}\n".encode() + frame(run_event(run), None)
-        while not queue.empty() or not (pumping.done() or draining.done()):
+        while not draining.done() and not (pumping.done() and queue.empty()):
             waiting = services.spawn(queue.get(), f"frame of {run.id}")
             await asyncio.wait(
                 [waiting, pumping, draining],
