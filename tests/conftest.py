@@ -36,7 +36,13 @@ older: set[str] = set()  # processes that were there before the first test: neve
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure() -> None:
-    """Forks the subreaper off, before there is any thread."""
+    """Forks the subreaper off, before there is any thread.
+
+    A shell that starts us in the background has us ignore SIGINT, and what we start would inherit
+    that and be deaf to the Ctrl-C of the tests.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     older.update(os.listdir("/proc"))
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     tests = os.fork()

@@ -123,7 +123,8 @@ def test_a_killed_shim_is_lost_and_its_leftovers_are_swept_and_nothing_runs_agai
     body = f"setsid sleep 1000 & echo $! >> {pids}; echo before; sleep 1000"
     run = up.detach("all", "--", script(count, body))
     record = started(up, run)
-    wait_for("its output", (directory(up, run) / "stdout").read_bytes)
+    output = directory(up, run) / "stdout"
+    wait_for("its output", lambda: output.exists() and output.read_bytes())
     os.kill(record["shim"]["pid"], signal.SIGKILL)
     shown = up.ended(run)
     task = shown["tasks"][0]

@@ -191,19 +191,23 @@ class OrderDesk:
     def _read(self, item: ReadOutput) -> AnswerItem:
         if item.stream not in READABLE or item.offset < 0:
             return AttemptUnknown(attempt=item.attempt)
-        held = self._journal.look(item.attempt)
-        if held is None:
-            return AttemptUnknown(attempt=item.attempt)
         data = b""
         size = 0
-        path = self._journal.directory(item.attempt) / item.stream
-        if path.exists():
+        try:
+            path = self._journal.directory(item.attempt) / item.stream
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            fd = None
+        if fd is not None:
             try:
                 data = os.pread(fd, max(0, min(item.length, READ_BYTES)), item.offset)
                 size = os.fstat(fd).st_size
             finally:
                 os.close(fd)
+        # looked at after the read: a release in between must not look like an empty file
+        held = self._journal.look(item.attempt)
+        if held is None:
+            return AttemptUnknown(attempt=item.attempt)
         return OutputBytes(
             attempt=item.attempt,
             stream=item.stream,
