@@ -202,10 +202,11 @@ def test_marks_tell_when_each_part_of_each_stream_was_read(host: Host) -> None:
 
 def test_marks_of_a_fast_writer_are_few(host: Host) -> None:
     attempt = host.sh("seq 200000")
-    end = attempt.exit()
+    attempt.exit()
     marks = list(files.read_marks(attempt.read("times")))
     assert [mark.offset for mark in marks] == sorted(mark.offset for mark in marks)
-    assert 1 <= len(marks) <= 1 + (end.ended_at - end.started_at) / 0.002
+    # 2 ms apart on the shim's clock, which is read a moment before the mark's time
+    assert 1 <= len(marks) <= 1 + (marks[-1].at_us - marks[0].at_us) / 1000
 
 
 def test_the_attempt_ends_although_a_survivor_keeps_the_pipe_open(host: Host) -> None:
