@@ -20,7 +20,8 @@ from quarterdeck.agent.shim import cgroup, tree
 _PAUSE_S = 0.005
 # One clean look proves nothing: during its exec a process shows an empty environment, and one that
 # forks and exits for ever is easily missed where no cgroup can hold it still.
-_CLEAN_LOOKS = 10
+_CLEAN_LOOKS = 100
+_CLEAN_LOOKS_FROZEN = 10
 
 MARK = "QD_ATTEMPT"
 
@@ -37,15 +38,15 @@ def sweep(attempt_id: str, started: Mapping[str, Any], *, deadline_s: float) -> 
     mark = os.fsencode(f"{MARK}={attempt_id}")
     group = started.get("cgroup")
     if group is None or not cgroup.freeze(group):
-        return _clear(mark, child, deadline_s)
+        return _clear(mark, child, deadline_s, _CLEAN_LOOKS)
     try:
-        return _clear(mark, child, deadline_s)
+        return _clear(mark, child, deadline_s, _CLEAN_LOOKS_FROZEN)
     finally:
         cgroup.thaw(group)
         cgroup.remove(group)
 
 
-def _clear(mark: bytes, child: tuple[int, int], deadline_s: float) -> int:
+def _clear(mark: bytes, child: tuple[int, int], deadline_s: float, looks: int) -> int:
     give_up_at = time.monotonic() + deadline_s
     clean = 0
     while True:
@@ -58,7 +59,7 @@ def _clear(mark: bytes, child: tuple[int, int], deadline_s: float) -> int:
         for process in left:
             _signal(process, mark, child, signal.SIGKILL)
         clean = 0 if left else clean + 1
-        if clean >= _CLEAN_LOOKS:
+        if clean >= looks:
             return 0
         if time.monotonic() >= give_up_at:
             return len(left)
