@@ -25,12 +25,12 @@ LOOK_S = 0.01
 
 
 def wait_for(what: str, look: Callable[[], T | None], within_s: float = DEADLINE_S) -> T:
-    """The first result that is neither None nor False; fails the test after the deadline."""
+    """The first result that holds something; fails the test after the deadline."""
     until = time.monotonic() + within_s
     tick = _Tick()
     while True:
         found = look()
-        if found is not None and found is not False:
+        if found:
             return found
         if time.monotonic() > until:
             raise AssertionError(f"after {within_s:g} s still waiting for: {what}")
@@ -78,8 +78,10 @@ class Up:
 
         def ready() -> bool:
             assert process.poll() is None, f"qd up ended with {process.returncode}: {self.logs()}"
-            # one of a killed supervisor may still lie there
-            return (self.data / "ready.json").exists() and self.ready["pid"] == process.pid
+            # one of a killed supervisor may still lie there, until the new one takes it away
+            with contextlib.suppress(FileNotFoundError):
+                return bool(self.ready["pid"] == process.pid)
+            return False
 
         wait_for("ready.json", ready, 60)
 

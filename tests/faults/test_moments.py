@@ -132,7 +132,8 @@ def test_a_killed_shim_is_lost_and_its_leftovers_are_swept_and_nothing_runs_agai
     assert "shim was killed" in task["error"]
     assert not alive(record["child"]["pid"])
     assert not alive(int(counted(pids)[0]))
-    assert up.qd("logs", run, "--raw", "--stream", "stdout").stdout == b"before\n"
+    shown_log = up.qd("logs", run, "--raw", "--stream", "stdout")
+    assert (shown_log.stdout, shown_log.stderr) == (b"before\n", b"")
     assert counted(count) == [f"{run}-0-1"]
 
 
