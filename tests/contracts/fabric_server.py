@@ -10,8 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from quarterdeck.fabric import topology
-from quarterdeck.fabric.base import Delivery, Fabric, Kept
+from quarterdeck.fabric.base import Delivery, Fabric, Kept, Limits
 from quarterdeck.fabric.embedded import EmbeddedFabric
 from quarterdeck.fabric.identity import Authority, Identity
 from quarterdeck.fabric.nats import NatsFabric, Options
@@ -120,7 +119,7 @@ class Harbour:
     async def fleet(self, **limits: Any) -> tuple[NatsFabric, NatsFabric]:
         """A server with the streams made, and node `n1`."""
         server = await self.join("server", "s1")
-        await topology.ensure(server, topology.Limits(**limits))
+        await server.ensure_streams(Limits(**limits))
         return server, await self.join("node", "n1")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from quarterdeck.errors import Invalid, Unavailable
 from quarterdeck.fabric import topology
-from quarterdeck.fabric.base import Refused, Stored
+from quarterdeck.fabric.base import Limits, Refused, Stored
 from quarterdeck.fabric.nats import NatsFabric
 from tests.contracts.fabric_server import (
     DEADLINE_S,
@@ -263,7 +263,7 @@ async def test_a_consumer_waits_for_its_stream_to_be_made(place: Harbour) -> Non
     first = asyncio.ensure_future(take(deliveries, 1))
     stored = node.store("ev.n1.a", b"early", message_id="1")
     await place.error("a pull from")
-    await topology.ensure(server, topology.Limits())
+    await server.ensure_streams(Limits())
     assert [delivery.data for delivery in await first] == [b"early"]
     assert await stored == Stored(1)
     await deliveries.aclose()  # type: ignore[attr-defined]
@@ -313,8 +313,8 @@ async def test_consumers_share_the_work(place: Harbour) -> None:
 async def test_ensure_changes_limits_and_keeps_messages(place: Harbour) -> None:
     server, node = await place.fleet(out_max_bytes=1 << 20)
     await node.store("out.n1.r1.1", b"x")
-    await topology.ensure(server, topology.Limits(out_max_bytes=2 << 20, max_ack_pending=7))
-    await topology.ensure(server, topology.Limits(out_max_bytes=2 << 20, max_ack_pending=7))
+    await server.ensure_streams(Limits(out_max_bytes=2 << 20, max_ack_pending=7))
+    await server.ensure_streams(Limits(out_max_bytes=2 << 20, max_ack_pending=7))
     info = msgspec.json.decode(await server.request("$JS.API.STREAM.INFO.OUT", b"", timeout_s=5))
     assert info["config"]["max_bytes"] == 2 << 20
     assert info["state"]["messages"] == 1

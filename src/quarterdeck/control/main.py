@@ -13,59 +13,44 @@ from quarterdeck.control.ingest import Ingest
 from quarterdeck.control.observe import Fleet
 from quarterdeck.control.orders import Orderer
 from quarterdeck.control.output import Output
+from quarterdeck.control.parts import Opener, open_parts
 from quarterdeck.control.run import Runs
 from quarterdeck.control.seal import Seal
 from quarterdeck.control.watch import Watching
 from quarterdeck.core.ids import RANDOM_BYTES, run_id
 from quarterdeck.errors import Unavailable
-from quarterdeck.fabric import topology
-from quarterdeck.fabric.identity import Authority, Identity
-from quarterdeck.fabric.nats.fabric import NatsFabric
-from quarterdeck.service import Clock, Poke, Services, entropy, jitter
+from quarterdeck.fabric.base import Limits
+from quarterdeck.service import Clock, Poke, Services, entropy
 from quarterdeck.settings import ServerSettings
 from quarterdeck.store import access as access_store
-from quarterdeck.store.archive import Archive
 from quarterdeck.store.base import Tx
-from quarterdeck.store.database import SqliteDatabase
 from quarterdeck.telemetry import FabricConnected, FabricTrouble, Started, Stopped, Telemetry
 
 MIB = 1 << 20
-LOGIN_TTL_S = 86_400
 CONNECT_PAUSE_S = 0.2
 
 
 class Server:
     """Everything the API calls, and the loops behind it."""
 
-    def __init__(self, settings: ServerSettings, *, telemetry: Telemetry, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: ServerSettings,
+        *,
+        telemetry: Telemetry,
+        clock: Clock,
+        opened: Opener = open_parts,
+    ) -> None:
         self.settings = settings
         self.telemetry = telemetry
         self.clock = clock
         self._data = Path(settings.data)
-        try:
-            self._data.mkdir(parents=True, exist_ok=True, mode=0o700)
-        except OSError as error:
-            raise Unavailable(
-                "data_directory",
-                f"The data directory {self._data} can't be used: {error.strerror or error}.",
-            ) from error
         self.services = Services(telemetry.loop_failed, clock)
         self.changes = Changes()
         self.draining = asyncio.Event()
-        self.database = SqliteDatabase(self._data / "quarterdeck.sqlite3")
-        self._authority = Authority.open(Path(settings.keys))
-        self._order_key = Identity.open(Path(settings.keys) / "orders.nk")
-        self._login = Identity.open(self._data / "server.nk")
-        self._id = "s" + self._login.public_key[1:16].lower()
-        self.fabric = NatsFabric(
-            [settings.fabric_url],
-            self._id,
-            jwt_source=self._jwt,
-            signer=self._login.sign,
-            spawn=self.services.spawn,
-            random=jitter,
-            on_error=lambda text: telemetry.emit(FabricTrouble(who=self._id, error=text)),
-        )
+        self.parts = opened(settings, self.services, telemetry, clock)
+        self.database = self.parts.database
+        self.fabric = self.parts.fabric
         self._assemble()
 
     def _assemble(self) -> None:
@@ -99,7 +84,7 @@ class Server:
             room=self.room,
         )
         orderer = Orderer(
-            fabric=self.fabric, fleet=self.fleet, sign=self._order_key.sign, new_id=self.new_id
+            fabric=self.fabric, fleet=self.fleet, sign=self.parts.sign, new_id=self.new_id
         )
         self._dispatch = Dispatch(
             database=self.database,
@@ -115,7 +100,7 @@ class Server:
         self._assemble_enrolment()
 
     def _assemble_output(self, orderer: Orderer, seal: Poke) -> None:
-        archive = Archive(self._data / "archive")
+        archive = self.parts.archive
         self.output = Output(
             database=self.database, fabric=self.fabric, archive=archive, orderer=orderer
         )
@@ -140,11 +125,9 @@ class Server:
             fleet=self.fleet,
             clock=self.clock,
             telemetry=self.telemetry,
-            mint=lambda node, key, now, ttl_s: self._authority.mint_node(
-                node, key, now=now, ttl_s=ttl_s
-            ),
-            fabric_urls=(self.settings.fabric_url,),
-            order_keys=(self._order_key.public_key,),
+            mint=self.parts.mint,
+            fabric_urls=self.parts.fabric_urls,
+            order_keys=self.parts.order_keys,
         )
 
     async def start(self) -> None:
@@ -152,7 +135,7 @@ class Server:
         await self.database.start()
         await self._register_tokens()
         await self._connect()
-        self.fabric.on_connect(lambda: self.telemetry.emit(FabricConnected(who=self._id)))
+        self.fabric.on_connect(lambda: self.telemetry.emit(FabricConnected(who=self.parts.id)))
         await self.fleet.start()
         for name, loop in (
             ("beats", self.fleet.watch_beats),
@@ -201,24 +184,18 @@ class Server:
 
     async def _connect(self) -> None:
         """The fabric may be starting at the same time: wait for it, and say so."""
-        limits = topology.Limits(out_max_bytes=self.settings.out_max_mib * MIB)
+        limits = Limits(out_max_bytes=self.settings.out_max_mib * MIB)
         told = ""
         while True:
             try:
                 await self.fabric.start()
-                await topology.ensure(self.fabric, limits)
+                await self.fabric.ensure_streams(limits)
                 return
             except Unavailable as error:
                 if error.message != told:
                     told = error.message
-                    self.telemetry.emit(FabricTrouble(who=self._id, error=told))
+                    self.telemetry.emit(FabricTrouble(who=self.parts.id, error=told))
             await asyncio.sleep(CONNECT_PAUSE_S)
-
-    async def _jwt(self) -> str:
-        now = int(self.clock.now().timestamp())
-        return self._authority.mint_server(
-            self._id, self._login.public_key, now=now, ttl_s=LOGIN_TTL_S
-        )
 
     async def _register_tokens(self) -> None:
         """Take over the tokens that `qd up` (or an operator) laid down in `tokens`, one a line."""

@@ -47,6 +47,18 @@ class Kept(msgspec.Struct, frozen=True):
     data: bytes
 
 
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What the streams may hold; `replicas` 3 in a cluster."""
+
+    ev_max_bytes: int = 1 << 30
+    out_max_bytes: int = 2 << 30
+    out_compression: str = "none"  # or "s2"
+    replicas: int = 1
+    duplicate_window_s: float = 120.0
+    ack_wait_s: float = 30.0
+    max_ack_pending: int = 20_000
+
+
 class Delivery(Protocol):
     """One message of a work queue; unacknowledged ones come again."""
 
@@ -117,6 +129,11 @@ class Fabric(Protocol):
 
     def consume(self, stream: str, consumer: str, *, batch: int) -> AsyncIterator[list[Delivery]]:
         """Endless batches (1..batch) from a durable pull consumer; goes on across reconnects."""
+        ...
+
+    async def ensure_streams(self, limits: Limits) -> None:
+        """Make the streams and consumers that are absent, update what differs. Any server may
+        call it at any time. Raises `Unavailable`, and `Invalid` for refused limits."""
         ...
 
     async def purge(self, stream: str, subject: str) -> None:

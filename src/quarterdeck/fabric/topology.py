@@ -11,24 +11,13 @@ from typing import Any, Protocol
 import msgspec
 
 from quarterdeck.errors import Invalid, Unavailable
+from quarterdeck.fabric.base import Limits
 from quarterdeck.wire.subjects import EV, INGEST, OUT
 
 FULL = 10077
 """The JetStream error code of a full stream, as in `Refused.code`."""
 
 _SECOND_NS = 10**9
-
-
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What the streams may hold; `replicas` 3 in a cluster."""
-
-    ev_max_bytes: int = 1 << 30
-    out_max_bytes: int = 2 << 30
-    out_compression: str = "none"  # or "s2"
-    replicas: int = 1
-    duplicate_window_s: float = 120.0
-    ack_wait_s: float = 30.0
-    max_ack_pending: int = 20_000
 
 
 class Requester(Protocol):

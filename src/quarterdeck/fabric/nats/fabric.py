@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import re
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -12,11 +13,13 @@ from typing import Any
 import msgspec
 
 from quarterdeck.errors import Denied, Invalid, NotFound, Unavailable
+from quarterdeck.fabric import topology
 from quarterdeck.fabric.base import (
     Delivery,
     Handler,
     JwtSource,
     Kept,
+    Limits,
     Message,
     Refused,
     Signer,
@@ -70,7 +73,7 @@ class NatsFabric:
         self._random = random
         # Answers to an earlier process of the same name must not be taken for answers to us.
         self._inbox = f"_INBOX_{check_id(name)}.{int(random() * 2**48):012x}"
-        self._numbers = 0
+        self._numbers = itertools.count(1)
         self._answers: dict[int, tuple[str, asyncio.Future[tuple[bytes, int]]]] = {}
         self._on_connect: list[Callable[[], None]] = []
         self._refused: set[str] = set()
@@ -200,7 +203,7 @@ class NatsFabric:
     async def request(self, subject: str, data: bytes, *, timeout_s: float) -> bytes:
         check_subject(subject)
         client = self._client(len(data))
-        number = self._number()
+        number = next(self._numbers)
         future: asyncio.Future[tuple[bytes, int]] = asyncio.get_running_loop().create_future()
         self._answers[number] = (subject, future)
         try:
@@ -233,20 +236,23 @@ class NatsFabric:
 
     def replay(self, stream: str, subject: str, *, after: int = 0) -> AsyncIterator[Kept]:
         check_subject(subject)
-        inbox = f"{self._inbox}.r{self._number()}"
+        inbox = f"{self._inbox}.r{next(self._numbers)}"
         timeout_s = self._options.answer_timeout_s
         return replay(self._link, inbox, stream, subject, after, timeout_s)
 
     def consume(self, stream: str, consumer: str, *, batch: int) -> AsyncIterator[list[Delivery]]:
         return consume(
             self._link,
-            f"{self._inbox}.c{self._number()}",
+            f"{self._inbox}.c{next(self._numbers)}",
             f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}",
             batch,
             idle_heartbeat_s=self._options.idle_heartbeat_s,
             random=self._random,
             complain=self._complain,
         )
+
+    async def ensure_streams(self, limits: Limits) -> None:
+        await topology.ensure(self, limits)
 
     async def purge(self, stream: str, subject: str) -> None:
         check_subject(subject)
@@ -263,10 +269,6 @@ class NatsFabric:
                 "purge_failed",
                 f"JetStream stream {stream} was not purged: {error.get('description')}.",
             )
-
-    def _number(self) -> int:
-        self._numbers += 1
-        return self._numbers
 
 
 def _link_down() -> Unavailable:

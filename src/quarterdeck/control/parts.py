@@ -1,0 +1,83 @@
+"""What a server stands on, opened as its settings say: database, fabric, archive, keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from quarterdeck.errors import Unavailable
+from quarterdeck.fabric.base import Fabric
+from quarterdeck.fabric.identity import Authority, Identity
+from quarterdeck.fabric.nats.fabric import NatsFabric
+from quarterdeck.service import Clock, Services, jitter
+from quarterdeck.settings import ServerSettings
+from quarterdeck.store.archive import Archive
+from quarterdeck.store.base import Database
+from quarterdeck.store.database import SqliteDatabase
+from quarterdeck.telemetry import FabricTrouble, Telemetry
+
+LOGIN_TTL_S = 86_400
+
+
+class Parts(msgspec.Struct, frozen=True, kw_only=True):
+    """The parts of one server. `id` is its name on the fabric and in leases.
+
+    `mint(node id, public key, now, ttl_s)` makes a node's pass, `sign` signs orders, whose public
+    keys are `order_keys`.
+    """
+
+    id: str
+    database: Database
+    fabric: Fabric
+    archive: Archive
+    mint: Callable[[str, str, int, int], str]
+    sign: Callable[[bytes], bytes]
+    order_keys: tuple[str, ...]
+    fabric_urls: tuple[str, ...]
+
+
+Opener = Callable[[ServerSettings, Services, Telemetry, Clock], Parts]
+
+
+def open_parts(
+    settings: ServerSettings, services: Services, telemetry: Telemetry, clock: Clock
+) -> Parts:
+    """The real parts, not yet started. Raises Unavailable when the data directory is no use."""
+    data = Path(settings.data)
+    try:
+        data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise Unavailable(
+            "data_directory",
+            f"The data directory {data} can't be used: {error.strerror or error}.",
+        ) from error
+    authority = Authority.open(Path(settings.keys))
+    order_key = Identity.open(Path(settings.keys) / "orders.nk")
+    login = Identity.open(data / "server.nk")
+    id = "s" + login.public_key[1:16].lower()
+
+    async def jwt() -> str:
+        now = int(clock.now().timestamp())
+        return authority.mint_server(id, login.public_key, now=now, ttl_s=LOGIN_TTL_S)
+
+    fabric = NatsFabric(
+        [settings.fabric_url],
+        id,
+        jwt_source=jwt,
+        signer=login.sign,
+        spawn=services.spawn,
+        random=jitter,
+        on_error=lambda text: telemetry.emit(FabricTrouble(who=id, error=text)),
+    )
+    return Parts(
+        id=id,
+        database=SqliteDatabase(data / "quarterdeck.sqlite3"),
+        fabric=fabric,
+        archive=Archive(data / "archive"),
+        mint=lambda node, key, now, ttl_s: authority.mint_node(node, key, now=now, ttl_s=ttl_s),
+        sign=order_key.sign,
+        order_keys=(order_key.public_key,),
+        fabric_urls=(settings.fabric_url,),
+    )
