@@ -16,7 +16,7 @@ from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi import OpenAPIConfig
 
 from quarterdeck.api import observe, run
-from quarterdeck.api.auth import require_api_token
+from quarterdeck.api.auth import require_api_token, require_stage
 from quarterdeck.api.schema import Problem
 from quarterdeck.control.main import Server
 from quarterdeck.core.model import MAX_ORDER_BYTES
@@ -26,6 +26,7 @@ from quarterdeck.telemetry import RequestFailed
 
 BODY_LIMIT = 2 * MAX_ORDER_BYTES
 DRAIN_S = 5.0
+RETRY_AFTER_S = "1"
 HttpRequest = Request[object, object, State]
 
 
@@ -33,7 +34,7 @@ def application(server: Server | None) -> Litestar:
     """The ASGI application over a server's services; without a server only to be described."""
     app = Litestar(
         route_handlers=[run.router, observe.router, observe.probes],
-        guards=[require_api_token],
+        guards=[require_stage, require_api_token],
         dependencies={"server": Provide(lambda: server, sync_to_thread=False)},
         exception_handlers={
             QuarterdeckError: _problem,
@@ -64,7 +65,12 @@ def _answer(error: QuarterdeckError, status: int | None = None) -> Response[Prob
         code=error.code,
         detail=error.message,
     )
-    return Response(problem, status_code=problem.status, media_type="application/problem+json")
+    return Response(
+        problem,
+        status_code=problem.status,
+        media_type="application/problem+json",
+        headers={"Retry-After": RETRY_AFTER_S} if problem.status == 503 else None,
+    )
 
 
 def _problem(_request: HttpRequest, error: QuarterdeckError) -> Response[Problem]:

@@ -8,9 +8,22 @@ from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 
 from quarterdeck.control.main import Server
+from quarterdeck.control.ready import Stage
 from quarterdeck.errors import Denied
 
 PUBLIC = "public"
+NEEDS = "needs"
+
+
+async def require_stage(
+    connection: ASGIConnection[Any, Any, Any, Any],
+    handler: BaseRouteHandler,
+) -> None:
+    """Litestar guard: the server has come as far as the route's `NEEDS` says: the record, unless
+    it says otherwise; public routes need nothing."""
+    default = Stage.OPENING if handler.opt.get(PUBLIC) else Stage.RECORD
+    server: Server = connection.app.state.server
+    await server.progress.until(handler.opt.get(NEEDS, default))
 
 
 async def require_api_token(

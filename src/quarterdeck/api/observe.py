@@ -9,9 +9,10 @@ from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.params import JSONBody
 
-from quarterdeck.api.auth import PUBLIC
+from quarterdeck.api.auth import NEEDS, PUBLIC
 from quarterdeck.api.schema import Body, NodeBody, node_body
 from quarterdeck.control.main import Server
+from quarterdeck.control.ready import Stage
 from quarterdeck.wire.enrol import Credentials, Enrolment
 
 FRONT = """<!doctype html>
@@ -49,7 +50,7 @@ async def list_nodes(server: NamedDependency[Server]) -> NodeList:
     return NodeList(items=tuple(node_body(node, now) for node in server.fleet.every()))
 
 
-@post("/enrol", opt={PUBLIC: True}, status_code=200)
+@post("/enrol", opt={PUBLIC: True, NEEDS: Stage.RECORD}, status_code=200)
 async def enrol(data: JSONBody[Enrolment], server: NamedDependency[Server]) -> Credentials:
     """Admit a node with a join token and a key of its own, or renew its pass to the fabric."""
     return await server.enrolments.enrol(data)

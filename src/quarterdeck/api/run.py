@@ -14,6 +14,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, QueryParameter
 from litestar.response import Stream
 
+from quarterdeck.api.auth import NEEDS
 from quarterdeck.api.live import frames
 from quarterdeck.api.schema import (
     RunBody,
@@ -26,6 +27,7 @@ from quarterdeck.api.schema import (
 )
 from quarterdeck.control.changes import run_topic
 from quarterdeck.control.main import Server
+from quarterdeck.control.ready import Stage
 from quarterdeck.control.run import NewRun
 from quarterdeck.control.watch import Cursor
 from quarterdeck.core.model import Attempt, Run
@@ -105,7 +107,7 @@ async def cancel_run(
     return run_body(await server.runs.cancel(run_id, nth=nth))
 
 
-@get("/runs/{run_id:str}/events", media_type="text/event-stream")
+@get("/runs/{run_id:str}/events", opt={NEEDS: Stage.WHOLE}, media_type="text/event-stream")
 async def follow_run(
     run_id: FromPath[str],
     server: NamedDependency[Server],
@@ -123,7 +125,7 @@ async def follow_run(
     return Stream(stream, media_type="text/event-stream", headers=NO_BUFFERING)
 
 
-@get("/runs/{run_id:str}/output", media_type="application/octet-stream")
+@get("/runs/{run_id:str}/output", opt={NEEDS: Stage.WHOLE}, media_type="application/octet-stream")
 async def read_output(
     run_id: FromPath[str],
     server: NamedDependency[Server],

@@ -30,5 +30,6 @@ async def serve(
 
 
 async def _start(server: Server, http: HttpServer) -> None:
-    await server.start()
+    """HTTP first: while the fabric or the database is away, callers are told so."""
     await http.start()
+    await server.start()

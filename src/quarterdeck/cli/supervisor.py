@@ -153,7 +153,7 @@ class Supervisor:
 
     async def _until_ready(self, began: datetime) -> None:
         """Wait until the API answers and every agent has beaten since the start."""
-        server = Connection(self._url, self._files.api_token)
+        server = Connection(self._url, self._files.api_token, patience_s=0)
         missing = "the server"
         try:
             async with asyncio.timeout(READY_WITHIN_S):
@@ -169,6 +169,7 @@ class Supervisor:
 
     def _missing(self, server: Connection, began: datetime) -> str:
         try:
+            server.get("/readyz")
             found = server.get("/v1/nodes")["items"]
         except QuarterdeckError:
             return "the server"

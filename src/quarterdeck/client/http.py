@@ -1,7 +1,8 @@
 """The API for programs, over plain HTTP connections of the standard library.
 
 Errors of the server come back as the classes of `quarterdeck.errors`; a server that can't be
-reached is `Unavailable` with code `no_server`.
+reached is `Unavailable` with code `no_server`. A server that is starting is asked again for a
+while, as nothing of the call was done.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
+import time
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,13 +19,18 @@ from quarterdeck.errors import Denied, Invalid, Unavailable, error_for_status
 
 TIMEOUT_S = 70.0
 STREAM_TIMEOUT_S = 40.0
+PATIENCE_S = 15.0
+LOOK_AGAIN_S = 0.25
 PIECE = 1 << 20
 
 
 class Connection:
-    """One address and token. Every call opens a connection of its own."""
+    """One address and token. Every call opens a connection of its own.
 
-    def __init__(self, url: str, token: str) -> None:
+    `patience_s`: how long a server that is starting is asked again.
+    """
+
+    def __init__(self, url: str, token: str, *, patience_s: float = PATIENCE_S) -> None:
         try:
             parts = urllib.parse.urlsplit(url)
             _ = parts.port
@@ -38,6 +45,7 @@ class Connection:
         self.url = url.rstrip("/")
         self._parts = parts
         self._token = token
+        self._patience_s = patience_s
 
     def get(self, path: str, **query: str | int | None) -> Any:
         """The decoded answer."""
@@ -119,17 +127,29 @@ class Connection:
         if body is not None:
             data = json.dumps(body).encode()
             sent["Content-Type"] = "application/json"
+        until = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return self._ask(method, target, data, sent, timeout_s)
+            except Unavailable as error:
+                if error.code != "starting" or time.monotonic() > until:
+                    raise
+            time.sleep(LOOK_AGAIN_S)
+
+    def _ask(
+        self, method: str, target: str, data: bytes | None, sent: dict[str, str], timeout_s: float
+    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         connection = self._connection(timeout_s)
         try:
             connection.request(method, target, data, sent)
             answer = connection.getresponse()
+            problem = answer.read() if answer.status >= 400 else b""
         except (OSError, http.client.HTTPException) as error:
             connection.close()
             raise self._gone(error) from error
         if answer.status >= 400:
-            with_body = answer.read()
             connection.close()
-            raise _error(answer.status, with_body)
+            raise _error(answer.status, problem)
         return connection, answer
 
     def _connection(self, timeout_s: float) -> http.client.HTTPConnection:

@@ -14,6 +14,7 @@ from quarterdeck.control.observe import Fleet
 from quarterdeck.control.orders import Orderer
 from quarterdeck.control.output import Output
 from quarterdeck.control.parts import Opener, open_parts
+from quarterdeck.control.ready import Progress, Stage
 from quarterdeck.control.run import Runs
 from quarterdeck.control.seal import Seal
 from quarterdeck.control.watch import Watching
@@ -48,6 +49,7 @@ class Server:
         self.services = Services(telemetry.loop_failed, clock)
         self.changes = Changes()
         self.draining = asyncio.Event()
+        self.progress = Progress(clock)
         self.parts = opened(settings, self.services, telemetry, clock)
         self.database = self.parts.database
         self.fabric = self.parts.fabric
@@ -134,9 +136,12 @@ class Server:
         """Raises Unavailable or Denied with a sentence."""
         await self.database.start()
         await self._register_tokens()
+        await self.fleet.load()
+        self.progress.waits_for("the fabric")
+        await self.progress.reach(Stage.RECORD)
         await self._connect()
         self.fabric.on_connect(lambda: self.telemetry.emit(FabricConnected(who=self.parts.id)))
-        await self.fleet.start()
+        await self.fleet.listen()
         for name, loop in (
             ("beats", self.fleet.watch_beats),
             ("hello", self.fleet.ask_for_beats),
@@ -149,6 +154,7 @@ class Server:
             ("purge", self._seal.purge_cache),
         ):
             self.services.loop(name, loop)
+        await self.progress.reach(Stage.WHOLE)
         self.telemetry.emit(Started(what="server", where=self.settings.listen))
 
     async def stop(self) -> None:
@@ -159,6 +165,10 @@ class Server:
 
     def ready(self) -> str:
         """Empty when the server can do its work, else why not."""
+        if missing := self.progress.missing():
+            return missing
+        if self.draining.is_set():
+            return "The server is stopping."
         return "" if self.fabric.connected else "The link to the fabric is down."
 
     def room(self) -> str:
@@ -194,6 +204,7 @@ class Server:
             except Unavailable as error:
                 if error.message != told:
                     told = error.message
+                    self.progress.waits_for(f"the fabric ({told.rstrip('.')})")
                     self.telemetry.emit(FabricTrouble(who=self.parts.id, error=told))
             await asyncio.sleep(CONNECT_PAUSE_S)
 

@@ -64,9 +64,13 @@ class Fleet:
         self._connected = Poke()
         self._dirty: dict[str, Node] = {}
 
-    async def start(self) -> None:
+    async def load(self) -> None:
+        """Know the recorded nodes."""
         for node in await self._database.read(node_store.every):
             self.know(node)
+
+    async def listen(self) -> None:
+        """Hear beats from now on."""
         await self._fabric.subscribe(subjects.ALL_BEATS, self._heard)
         self._fabric.on_connect(lambda: self._connected("connected"))
         self._connected("start")

@@ -1,0 +1,67 @@
+"""How far a server has come in its start, so that HTTP can answer before everything is there.
+
+A call that needs what is not there yet waits for it a moment, so that a restart refuses nobody;
+when the start takes longer (the fabric is away), it is told so at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import IntEnum
+
+from quarterdeck.errors import Unavailable
+from quarterdeck.service import Clock
+
+PATIENCE_S = 3.0
+
+
+class Stage(IntEnum):
+    """`RECORD`: the database is open and the nodes are known. `WHOLE`: the loops run too."""
+
+    OPENING = 0
+    RECORD = 1
+    WHOLE = 2
+
+
+class Progress:
+    """The stage of one server; it only grows."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._began = clock.monotonic()
+        self._grown = asyncio.Condition()
+        self.stage = Stage.OPENING
+        self._waits_for = "the database"
+
+    @property
+    def began(self) -> float:
+        """When the process began, on the monotonic clock."""
+        return self._began
+
+    def waits_for(self, what: str) -> None:
+        """Note what the start waits for, as the object of "it waits for"."""
+        self._waits_for = what
+
+    async def reach(self, stage: Stage) -> None:
+        async with self._grown:
+            self.stage = stage
+            self._grown.notify_all()
+
+    def missing(self, stage: Stage = Stage.WHOLE) -> str:
+        """Empty when the stage is reached, else a sentence."""
+        if self.stage >= stage:
+            return ""
+        return f"The server is starting: it waits for {self._waits_for}."
+
+    async def until(self, stage: Stage) -> None:
+        """Return when the stage is reached. Raises Unavailable (`starting`) when it is not, at
+        the latest `PATIENCE_S` after the start of the process."""
+        if self.stage >= stage:
+            return
+        left_s = self._began + PATIENCE_S - self._clock.monotonic()
+        try:
+            async with asyncio.timeout(max(0.0, left_s)), self._grown:
+                await self._grown.wait_for(lambda: self.stage >= stage)
+        except TimeoutError as error:
+            text = f"{self.missing(stage)} Try again in a moment."
+            raise Unavailable("starting", text) from error

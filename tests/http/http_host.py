@@ -1,0 +1,102 @@
+"""A server with its HTTP face inside the test, and requests to it over real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from quarterdeck.api.app import HttpServer
+from quarterdeck.api.listen import bind
+from quarterdeck.control.main import Server
+from quarterdeck.service import SystemClock
+from quarterdeck.settings import ServerSettings
+from quarterdeck.telemetry import Telemetry
+from tests.integration.server_host import JOIN, Ears
+
+API = "qd_api_0000000000000001_" + "1" * 32
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What came back."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class HttpHost:
+    """The parts of one server, and a way to ask it."""
+
+    def __init__(self, server: Server, http: HttpServer, ears: Ears, port: int) -> None:
+        self.server = server
+        self.http = http
+        self.ears = ears
+        self.port = port
+
+    async def ask(
+        self, path: str, *, method: str = "GET", body: Any = None, token: str = API
+    ) -> Answer:
+        """One request on a connection of its own."""
+        return await asyncio.to_thread(self._ask, method, path, body, token)
+
+    def _ask(self, method: str, path: str, body: Any, token: str) -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        data = None if body is None else json.dumps(body).encode()
+        try:
+            connection.request(method, path, data, headers if token else {})
+            answer = connection.getresponse()
+            fields = {key.lower(): value for key, value in answer.getheaders()}
+            return Answer(answer.status, fields, answer.read())
+        finally:
+            connection.close()
+
+
+@contextlib.asynccontextmanager
+async def listening(
+    root: Path, fabric_url: str, **settings: Any
+) -> AsyncIterator[tuple[HttpHost, asyncio.Task[None]]]:
+    """A server that answers HTTP, and the task of its start."""
+    data = root / "server"
+    data.mkdir(exist_ok=True)
+    (data / "tokens").write_text(f"{API}\n{JOIN}\n")
+    ears = Ears()
+    telemetry = Telemetry()
+    telemetry.subscribe(ears.hear)
+    given = ServerSettings(
+        data=str(data), fabric_url=fabric_url, keys=str(root / "authority"), **settings
+    )
+    listener = bind("127.0.0.1:0")
+    server = Server(given, telemetry=telemetry, clock=SystemClock())
+    http = HttpServer(server, listener)
+    starting: asyncio.Task[None] | None = None
+    try:
+        await http.start()
+        starting = asyncio.get_running_loop().create_task(server.start(), name="start")
+        yield HttpHost(server, http, ears, int(listener.getsockname()[1])), starting
+    finally:
+        if starting is not None:
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+        await http.stop()
+        await server.stop()
+        listener.close()
+
+
+@contextlib.asynccontextmanager
+async def answering(root: Path, fabric_url: str, **settings: Any) -> AsyncIterator[HttpHost]:
+    """A server that is ready."""
+    async with listening(root, fabric_url, **settings) as (host, starting):
+        await starting
+        yield host
