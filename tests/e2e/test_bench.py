@@ -1,0 +1,66 @@
+"""The scripts of `./dev bench` measure what they say, here with tiny sizes and no word on time."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench import cli, dispatch, idle, lines, rigs, throughput
+from bench.ssh import MISSING, Ssh, installed
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def both() -> Iterator[tuple[rigs.Up, Ssh]]:
+    """One fleet and one sshd for all of them."""
+    if not installed():
+        pytest.skip(MISSING)
+    with rigs.both() as found:
+        yield found
+
+
+@pytest.mark.parametrize(
+    "name",
+    sorted(path.stem for path in (ROOT / "bench").glob("*.py") if "CLAIM" in path.read_text()),
+)
+def test_each_script_says_which_claim_it_measures(name: str) -> None:
+    script = importlib.import_module(f"bench.{name}")
+    assert script.CLAIM.startswith("P")
+    assert (script.__doc__ or "").startswith(f"{script.CLAIM}: ")
+    assert callable(script.main)
+
+
+def test_dispatch_and_the_whole_command_are_measured_against_ssh(
+    both: tuple[rigs.Up, Ssh],
+) -> None:
+    up, ssh = both
+    for report in (dispatch.measure(up, ssh, 1), cli.measure(up, ssh, 1)):
+        assert all(figure.median > 0 for figure in report.figures)
+        assert report.ratios[0].goal is not None
+        assert report.claim in report.text()
+
+
+def test_lines_and_throughput_are_measured_against_ssh(both: tuple[rigs.Up, Ssh]) -> None:
+    up, ssh = both
+    latency = lines.measure(up, ssh, lines=3, turns=1)
+    assert {figure.count for figure in latency.figures} == {3}
+    speed = throughput.measure(up, ssh, size_mb=1, turns=1)
+    assert all(figure.median > 0 for figure in speed.figures)
+    assert "server memory" in speed.notes[0]
+
+
+def test_what_an_idle_agent_costs_is_measured(both: tuple[rigs.Up, Ssh]) -> None:
+    up, _ = both
+    report = idle.measure(up, watch_s=0.2, settle_s=0.0)
+    memory = next(f for f in report.figures if f.what == "agent: resident memory")
+    assert 5 < memory.median < 500
+
+
+def test_a_goal_is_met_from_the_right_side() -> None:
+    assert rigs.Ratio("at most", 0.9, 1.0).met
+    assert rigs.Ratio("at least", 0.9, 1.0, at_least=True).met is False
+    assert rigs.Ratio("no goal", 0.9, None).met is None
