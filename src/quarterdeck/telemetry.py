@@ -79,6 +79,25 @@ class NodeCloned(Warned, frozen=True, kw_only=True):
     name: str
 
 
+class NodeRemoved(Event, frozen=True, kw_only=True):
+    """A node was removed from the fleet for ever."""
+
+    node: str
+    name: str
+    by: str
+
+
+class TokenMade(Event, frozen=True, kw_only=True):
+    token: str
+    kind: str
+    by: str
+
+
+class TokenRevoked(Event, frozen=True, kw_only=True):
+    token: str
+    by: str
+
+
 class OrderRejected(Warned, frozen=True, kw_only=True):
     """An agent threw an order away: not signed, not for it, not for this session."""
 

@@ -28,7 +28,7 @@ from quarterdeck.wire.run import (
     LoadMessage,
     Orders,
 )
-from tests.contracts.fabric_server import Harbour
+from tests.contracts.fabric_server import QUICK, Harbour
 
 E = TypeVar("E", bound=Event)
 DEADLINE_S = 20.0
@@ -74,6 +74,8 @@ class HandNode:
             jwt_source=self._jwt,
             signer=self.key.sign,
             spawn=place.spawn,
+            on_error=lambda text: place.complain(f"link of {name}: {text}"),
+            options=QUICK,
         )
         self._place = place
         self._server = server
@@ -81,6 +83,12 @@ class HandNode:
         self._pass = ""
 
     async def join(self) -> None:
+        await self.enrol()
+        await self.fabric.start()
+        await self.fabric.subscribe(subjects.orders(self.id), self._received)
+        await self.beat()
+
+    async def enrol(self) -> None:
         part = signed_part(self.key.public_key, self.name, JOIN)
         given = await self._server.enrolments.enrol(
             Enrolment(
@@ -91,9 +99,6 @@ class HandNode:
             )
         )
         self._pass, self._keys = given.jwt, given.order_keys
-        await self.fabric.start()
-        await self.fabric.subscribe(subjects.orders(self.id), self._received)
-        await self.beat()
 
     async def beat(self, *attempts: tuple[str, int]) -> None:
         beat = Heartbeat(
@@ -131,7 +136,7 @@ class HandNode:
 async def serving(place: Harbour) -> AsyncIterator[tuple[Server, Ears]]:
     """A server on the fabric of a harbour."""
     data = place.root / "server"
-    data.mkdir()
+    data.mkdir(exist_ok=True)
     (data / "tokens").write_text(JOIN + "\n")
     ears = Ears()
     telemetry = Telemetry()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from quarterdeck.core.attempt import (
     Dropped,
     Event,
+    NodeRemoved,
     OfferExpired,
     Reported,
     Sealed,
@@ -165,6 +166,41 @@ def test_what_was_never_reported_can_not_vanish() -> None:
     assert step(SENT, Vanished(), NOW) is SENT
 
 
+def test_an_order_that_never_left_fails_when_its_node_is_removed() -> None:
+    ended = step(FRESH, NodeRemoved(), NOW)
+    assert (ended.state, ended.outcome, ended.released) == (
+        AttemptState.ENDED,
+        Outcome.FAILED,
+        True,
+    )
+    assert ended.snapshot is not None and "before the order was sent" in (
+        ended.snapshot.error or ""
+    )
+
+
+@pytest.mark.parametrize("told", [(), (ACCEPTED,), (RUNNING,), (RUNNING, STOP, STOPPING)])
+def test_what_may_run_on_a_removed_node_is_lost_whatever_it_says_later(
+    told: tuple[Event, ...],
+) -> None:
+    lost = after(*told, NodeRemoved())
+    assert (lost.state, lost.outcome) == (AttemptState.ENDED, Outcome.LOST)
+    assert lost.snapshot is not None and lost.snapshot.reason is Reason.NODE_REMOVED
+    assert step(lost, GOOD, NOW) is lost
+    archived = after(Sealed(), NodeRemoved(), start=lost)
+    assert archived.released and archived.outcome is Outcome.LOST
+
+
+def test_an_end_that_was_told_before_its_node_was_removed_stands_without_its_log() -> None:
+    ended = after(RUNNING, UNREADABLE, NodeRemoved())
+    assert (ended.state, ended.outcome, ended.log_gone) == (
+        AttemptState.ENDED,
+        Outcome.SUCCEEDED,
+        True,
+    )
+    sealed = after(RUNNING, GOOD, Sealed())
+    assert step(sealed, NodeRemoved(), NOW).released
+
+
 def test_a_shown_state_never_goes_back() -> None:
     stopping = after(STOPPING)
     back = step(stopping, said(9, Phase.RUNNING), NOW)
@@ -230,7 +266,7 @@ events: st.SearchStrategy[Event] = st.one_of(
     st.builds(Reported, snapshot=snapshots),
     st.builds(TurnedDown, reason=st.sampled_from(Reason), error=st.just("No.")),
     st.builds(StopAsked, signal=st.sampled_from([9, 15])),
-    st.sampled_from([OfferExpired(), Vanished(), Sealed(), Dropped()]),
+    st.sampled_from([OfferExpired(), Vanished(), Sealed(), Dropped(), NodeRemoved()]),
 )
 starts = st.sampled_from([FRESH, SENT])
 sequences = st.lists(events, max_size=14)

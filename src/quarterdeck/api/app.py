@@ -15,7 +15,7 @@ from litestar.di import Provide
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi import OpenAPIConfig
 
-from quarterdeck.api import observe, run
+from quarterdeck.api import access, observe, run
 from quarterdeck.api.auth import require_api_token, require_stage
 from quarterdeck.api.schema import Problem
 from quarterdeck.control.main import Server
@@ -33,7 +33,7 @@ HttpRequest = Request[object, object, State]
 def application(server: Server | None) -> Litestar:
     """The ASGI application over a server's services; without a server only to be described."""
     app = Litestar(
-        route_handlers=[run.router, observe.router, observe.probes],
+        route_handlers=[run.router, observe.router, access.router, observe.probes],
         guards=[require_stage, require_api_token],
         dependencies={"server": Provide(lambda: server, sync_to_thread=False)},
         exception_handlers={

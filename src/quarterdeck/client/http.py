@@ -57,6 +57,10 @@ class Connection:
         """The decoded answer."""
         return self._call("POST", path, body, {}, headers or {})
 
+    def delete(self, path: str) -> Any:
+        """The decoded answer."""
+        return self._call("DELETE", path, None, {}, {})
+
     def stream(self, path: str, **query: str | int | None) -> Iterator[bytes]:
         """The bytes of an answer, piece by piece. Raises Unavailable when it is cut short."""
         connection, answer = self._open("GET", path, None, query, {}, TIMEOUT_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from quarterdeck.control.observe import Fleet
+from quarterdeck.control.parts import PASS_TTL_S
 from quarterdeck.core.ids import check_name, node_id
 from quarterdeck.core.model import Node
 from quarterdeck.errors import Denied
@@ -15,8 +16,6 @@ from quarterdeck.store import node as node_store
 from quarterdeck.store.base import Database
 from quarterdeck.telemetry import NodeEnrolled, Telemetry
 from quarterdeck.wire.enrol import Credentials, Enrolment, signed_part
-
-JWT_TTL_S = 14 * 86_400
 
 
 class Enrolments:
@@ -44,7 +43,9 @@ class Enrolments:
     async def enrol(self, request: Enrolment) -> Credentials:
         """Admit a node, or renew one. Raises Invalid or Denied.
 
-        A known key needs no token unless the node was removed; its id stays the same for ever.
+        A known key needs no token, and keeps its id for ever; a removed one never comes back, with
+        whatever token. A repeat of somebody's recorded enrolment changes nothing, and its answer
+        is worth nothing without the private key.
         """
         now = self._clock.now()
         self._check(request)
@@ -53,14 +54,19 @@ class Enrolments:
         if known is None:
             await self._admit(request)
         elif known.removed:
-            raise Denied("node_removed", f"Node {known.name} was removed from this fleet.")
-        jwt = self._mint(id, request.public_key, int(now.timestamp()), JWT_TTL_S)
+            raise Denied(
+                "node_removed",
+                f"Node {known.name} ({id}) was removed from this fleet for ever. To let its "
+                "machine join as a new node, give the agent an empty state directory and a "
+                "join token.",
+            )
+        jwt = self._mint(id, request.public_key, int(now.timestamp()), PASS_TTL_S)
         return Credentials(
             node=id,
             jwt=jwt,
             fabric_urls=self._fabric_urls,
             order_keys=self._order_keys,
-            expires_at=int(now.timestamp()) + JWT_TTL_S,
+            expires_at=int(now.timestamp()) + PASS_TTL_S,
         )
 
     async def _admit(self, request: Enrolment) -> None:
@@ -77,6 +83,8 @@ class Enrolments:
             created_at=now,
         )
         enrolled = await self._database.write(lambda tx: node_store.enrol(tx, node))
+        if enrolled.removed:  # while it asked
+            raise Denied("node_removed", f"Node {enrolled.name} was removed from this fleet.")
         self._fleet.know(enrolled)
         self._telemetry.emit(NodeEnrolled(node=node.id, name=node.name))
 

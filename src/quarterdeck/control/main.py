@@ -6,6 +6,7 @@ import asyncio
 import os
 from pathlib import Path
 
+from quarterdeck.control.access import Tokens
 from quarterdeck.control.changes import Changes
 from quarterdeck.control.dispatch import Dispatch
 from quarterdeck.control.enrol import Enrolments
@@ -15,6 +16,7 @@ from quarterdeck.control.orders import Orderer
 from quarterdeck.control.output import Output
 from quarterdeck.control.parts import Opener, open_parts
 from quarterdeck.control.ready import Progress, Stage
+from quarterdeck.control.remove import Removals
 from quarterdeck.control.run import Runs
 from quarterdeck.control.seal import Seal
 from quarterdeck.control.watch import Watching
@@ -50,6 +52,8 @@ class Server:
         self.changes = Changes()
         self.draining = asyncio.Event()
         self.progress = Progress(clock)
+        self.fingerprint = ""  # of the certificate that callers are to pin
+        self.url = ""  # where others reach the API
         self.parts = opened(settings, self.services, telemetry, clock)
         self.database = self.parts.database
         self.fabric = self.parts.fabric
@@ -131,6 +135,21 @@ class Server:
             fabric_urls=self.parts.fabric_urls,
             order_keys=self.parts.order_keys,
         )
+        self.tokens = Tokens(
+            database=self.database,
+            clock=self.clock,
+            telemetry=self.telemetry,
+            new_id=self.new_id,
+            fingerprint=lambda: self.fingerprint,
+        )
+        self.removals = Removals(
+            database=self.database,
+            fleet=self.fleet,
+            ingest=self._ingest,
+            clock=self.clock,
+            telemetry=self.telemetry,
+            revoke=self.parts.revoke,
+        )
 
     async def start(self) -> None:
         """Raises Unavailable or Denied with a sentence."""
@@ -152,6 +171,7 @@ class Server:
             ("due runs", self.runs.step_due),
             ("seal", self._seal.seal_logs),
             ("purge", self._seal.purge_cache),
+            ("removals", self.removals.cut_off),
         ):
             self.services.loop(name, loop)
         await self.progress.reach(Stage.WHOLE)

@@ -92,6 +92,13 @@ class Fleet:
         self._nodes[node.id] = node
         self._sessions[node.id] = liveness.Sessions(current=node.session)
 
+    def forget(self, node_id: str) -> None:
+        """A node was removed: its beats are those of a stranger from now on."""
+        if self._nodes.pop(node_id, None) is not None:
+            self._sessions.pop(node_id, None)
+            self._watches.pop(node_id, None)
+            self._dirty.pop(node_id, None)
+
     def get(self, node_id: str) -> Node:
         """Raises NotFound."""
         node = self._nodes.get(node_id)
@@ -144,7 +151,8 @@ class Fleet:
             return False
         recorded = await self._database.read(partial(run_store.open_attempts, node_ids=ids))
         for beat in known:
-            self._compare(beat, {a.id: a for a in recorded.get(beat.node, [])})
+            if beat.node in self._nodes:  # not removed during the read
+                self._compare(beat, {a.id: a for a in recorded.get(beat.node, [])})
         self._dispatch(*recorded)
         return urgent
 

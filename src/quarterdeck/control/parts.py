@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
@@ -19,6 +20,16 @@ from quarterdeck.store.database import SqliteDatabase
 from quarterdeck.telemetry import FabricTrouble, Telemetry
 
 LOGIN_TTL_S = 86_400
+PASS_TTL_S = 14 * 86_400
+# The clock of another server that still gave a pass may have been ahead by this much.
+SKEW_S = 3600
+
+Revoke = Callable[[Mapping[str, datetime]], Awaitable[None]]
+"""Voids the passes of these public keys, each removed at its time; cuts who uses one."""
+
+
+async def no_passes(_removed: Mapping[str, datetime]) -> None:
+    """For a fabric that knows no passes."""
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +47,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     sign: Callable[[bytes], bytes]
     order_keys: tuple[str, ...]
     fabric_urls: tuple[str, ...]
+    revoke: Revoke = no_passes
 
 
 Opener = Callable[[ServerSettings, Services, Telemetry, Clock], Parts]
@@ -80,4 +92,33 @@ def open_parts(
         sign=order_key.sign,
         order_keys=(order_key.public_key,),
         fabric_urls=(settings.fabric_url,),
+        revoke=_revoker(authority, settings.fabric_url, services, clock),
     )
+
+
+def _revoker(authority: Authority, url: str, services: Services, clock: Clock) -> Revoke:
+    """The account with its revocations is sent by a link of the system account, made for it."""
+    key = Identity.fresh()
+
+    async def revoke(removed: Mapping[str, datetime]) -> None:
+        now = int(clock.now().timestamp())
+        oldest = now - PASS_TTL_S  # passes given before it have expired
+        void = {key: int(at.timestamp()) + SKEW_S for key, at in removed.items()}
+        current = {key: at for key, at in void.items() if at >= oldest}
+        changed = authority.revoke_all(current, prune_before=oldest, now=now)
+        if not (changed or current):
+            return
+
+        async def jwt() -> str:
+            return authority.mint_system("sys", key.public_key, now=now, ttl_s=600)
+
+        link = NatsFabric(
+            [url], "sys", jwt_source=jwt, signer=key.sign, spawn=services.spawn, random=jitter
+        )
+        try:
+            await link.start()
+            await authority.push_account(link)
+        finally:
+            await link.stop()
+
+    return revoke

@@ -7,6 +7,8 @@ Rules (attempt.md):
 3. What was never offered to the node may be ended by the server alone; what was offered needs the
    node's word (a snapshot, or a refusal, which a node gives only for what it never accepted).
 4. After the log is sealed the node is told to forget; after its answer nothing is wanted any more.
+5. A node that was removed is asked nothing and believed nothing: what may run there is lost, and
+   what the servers have of its output is its log.
 """
 
 from __future__ import annotations
@@ -55,7 +57,11 @@ class Dropped(Record, frozen=True, kw_only=True):
     """The node deleted its directory."""
 
 
-Event = Reported | TurnedDown | StopAsked | OfferExpired | Vanished | Sealed | Dropped
+class NodeRemoved(Record, frozen=True, kw_only=True):
+    """The node was removed from the fleet: its word no longer counts."""
+
+
+Event = Reported | TurnedDown | StopAsked | OfferExpired | Vanished | Sealed | Dropped | NodeRemoved
 
 PHASE_STATE = {
     Phase.ACCEPTED: AttemptState.STARTING,
@@ -65,6 +71,9 @@ PHASE_STATE = {
 
 
 LOG_GONE = "The node lost the attempt's directory before its output was archived."
+NOT_SENT = "The node was removed from the fleet before the order was sent to it."
+END_UNKNOWN = "The node was removed from the fleet, so the end of this attempt is unknown."
+LOG_LEFT = "The node was removed from the fleet before its output was archived."
 
 
 def step(attempt: Attempt, event: Event, now: datetime) -> Attempt:
@@ -90,6 +99,8 @@ def step(attempt: Attempt, event: Event, now: datetime) -> Attempt:
             if not attempt.sealed or attempt.released:
                 return attempt
             return msgspec.structs.replace(attempt, released=True)
+        case NodeRemoved():
+            return _node_removed(attempt, now)
         case _ as never:
             assert_never(never)
 
@@ -103,7 +114,7 @@ def outcome(snapshot: Snapshot) -> Outcome:
             return Outcome.TIMED_OUT
         case Reason.CANCELLED:
             return Outcome.CANCELLED
-        case Reason.LOST | Reason.LOST_AFTER | Reason.FORGOTTEN:
+        case Reason.LOST | Reason.LOST_AFTER | Reason.FORGOTTEN | Reason.NODE_REMOVED:
             return Outcome.LOST
         case Reason.START_ERROR | Reason.REFUSED | Reason.OFFLINE:
             return Outcome.FAILED
@@ -179,19 +190,43 @@ def _vanished(attempt: Attempt, now: datetime) -> Attempt:
     if known is None or attempt.sealed or attempt.log_gone:
         return attempt
     if known.phase is Phase.ENDED:
-        # the end is known, only output that nobody had read is gone with the directory
-        gone = msgspec.structs.replace(attempt, log_gone=True)
-        if attempt.state is AttemptState.ENDED:
-            return gone
-        told = msgspec.structs.replace(known, cached=True, error=known.error or LOG_GONE)
-        return _shown_ended(msgspec.structs.replace(gone, snapshot=told))
+        return _without_its_log(attempt, known, LOG_GONE)
+    text = "The node no longer has the attempt's directory, so its end is unknown."
+    return _lost(attempt, Reason.FORGOTTEN, text, now)
+
+
+def _node_removed(attempt: Attempt, now: datetime) -> Attempt:
+    if attempt.released:
+        return attempt
+    if attempt.sealed:  # the node was to delete its directory; nobody waits for that any more
+        return msgspec.structs.replace(attempt, released=True)
+    known = attempt.snapshot
+    if known is None and not attempt.offered:
+        return _ended_unstarted(attempt, Reason.OFFLINE, NOT_SENT, now)
+    if known is None or known.phase is not Phase.ENDED:
+        return _lost(attempt, Reason.NODE_REMOVED, END_UNKNOWN, now)
+    return attempt if attempt.log_gone else _without_its_log(attempt, known, LOG_LEFT)
+
+
+def _without_its_log(attempt: Attempt, known: Snapshot, text: str) -> Attempt:
+    """The end is known; only output that nobody had read is out of reach."""
+    gone = msgspec.structs.replace(attempt, log_gone=True)
+    if attempt.state is AttemptState.ENDED:
+        return gone
+    told = msgspec.structs.replace(known, cached=True, error=known.error or text)
+    return _shown_ended(msgspec.structs.replace(gone, snapshot=told))
+
+
+def _lost(attempt: Attempt, reason: Reason, text: str, now: datetime) -> Attempt:
+    """Nobody will ever tell the end; the log is what the servers have of it."""
+    known = attempt.snapshot or Snapshot(attempt=attempt.id, revision=0, phase=Phase.ACCEPTED)
     final = msgspec.structs.replace(
         known,
         revision=known.revision + 1,
         phase=Phase.ENDED,
-        reason=Reason.FORGOTTEN,
+        reason=reason,
         ended_at=now,
-        error="The node no longer has the attempt's directory, so its end is unknown.",
+        error=text,
         cached=True,
     )
     return _shown_ended(msgspec.structs.replace(attempt, snapshot=final, log_gone=True))

@@ -76,6 +76,7 @@ class Reason(StrEnum):
     REFUSED = "refused"
     OFFLINE = "offline"
     FORGOTTEN = "forgotten"
+    NODE_REMOVED = "node_removed"
 
 
 class StreamEnd(Record, frozen=True, kw_only=True):

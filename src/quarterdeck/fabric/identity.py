@@ -14,7 +14,7 @@ import fcntl
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -138,6 +138,11 @@ class Identity:
             fresh.unlink()
         _sync_directory(path.parent)
         return cls(NKey(path.read_text().strip()))
+
+    @classmethod
+    def fresh(cls) -> Identity:
+        """A key that lives only as long as the process."""
+        return cls(NKey.create(Kind.USER))
 
     @property
     def public_key(self) -> str:
@@ -321,7 +326,22 @@ class Authority:
     def prune(self, before: int) -> None:
         """Forget revocations older than `before`: every JWT they were about has expired."""
         with self._changing() as record:
-            record.revoked = {key: at for key, at in record.revoked.items() if at >= before}
+            record.revoked = _after(record.revoked, before)
+
+    def revoke_all(self, revoked: Mapping[str, int], *, prune_before: int, now: int) -> bool:
+        """Both for many keys at once, the account issued `now`. Whether anything changed."""
+
+        def merged(present: Mapping[str, int]) -> dict[str, int]:
+            later = {key: max(at, present.get(key, 0)) for key, at in revoked.items()}
+            return _after({**present, **later}, prune_before)
+
+        present = self._read().revoked
+        if merged(present) == present:
+            return False
+        with self._changing() as record:
+            record.revoked = merged(record.revoked)
+            record.issued = max(record.issued, now)
+        return True
 
     def _read(self) -> _Record:
         # Read each time: the supervisor must not bring back what a server has revoked.
@@ -362,3 +382,7 @@ class Authority:
 
 def _roles() -> dict[str, Any]:
     return {"node": NODE_ROLE, "server": SERVER_ROLE}
+
+
+def _after(revoked: Mapping[str, int], before: int) -> dict[str, int]:
+    return {key: at for key, at in revoked.items() if at >= before}

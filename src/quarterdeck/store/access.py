@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hmac
 from datetime import datetime
+from typing import Any
 
 import msgspec
-from sqlalchemy import insert, select
+from sqlalchemy import Row, insert, select, update
 
 from quarterdeck.core.access import parse
-from quarterdeck.errors import Denied
+from quarterdeck.errors import Denied, NotFound
 from quarterdeck.store.base import Tx
-from quarterdeck.store.rows import to_us
+from quarterdeck.store.rows import from_us, time_of, to_us
 from quarterdeck.store.tables import tokens
 
 
@@ -23,7 +24,20 @@ class Principal(msgspec.Struct, frozen=True):
     namespace: str
 
 
-def register(tx: Tx, token: str, namespace: str, now: datetime) -> None:
+class KeptToken(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept of a token, fit to be shown."""
+
+    id: str
+    kind: str
+    namespace: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+def register(
+    tx: Tx, token: str, namespace: str, now: datetime, expires_at: datetime | None = None
+) -> None:
     """Keep the hash of a token; one that is known already stays as it is."""
     found = parse(token)
     if found is None:
@@ -36,8 +50,46 @@ def register(tx: Tx, token: str, namespace: str, now: datetime) -> None:
                 namespace=namespace,
                 secret_hash=found.secret_hash,
                 created_at=to_us(now),
+                expires_at=to_us(expires_at),
             )
         )
+
+
+def every(tx: Tx) -> list[KeptToken]:
+    """All tokens, also those that count no more, oldest first."""
+    rows = tx.execute(select(tokens).order_by(tokens.c.created_at, tokens.c.id))
+    return [_kept(row) for row in rows]
+
+
+def get(tx: Tx, token_id: str) -> KeptToken:
+    """Raises NotFound."""
+    row = tx.execute(select(tokens).where(tokens.c.id == token_id)).first()
+    if row is None:
+        raise NotFound(
+            "token_not_found", f"There is no token {token_id!r}; `qd token list` lists them."
+        )
+    return _kept(row)
+
+
+def revoke(tx: Tx, token_id: str, now: datetime) -> KeptToken:
+    """Void a token from now on; a repeat leaves the first time. Raises NotFound."""
+    tx.execute(
+        update(tokens)
+        .where(tokens.c.id == token_id, tokens.c.revoked_at.is_(None))
+        .values(revoked_at=to_us(now))
+    )
+    return get(tx, token_id)
+
+
+def _kept(row: Row[Any]) -> KeptToken:
+    return KeptToken(
+        id=row.id,
+        kind=row.kind,
+        namespace=row.namespace,
+        created_at=time_of(row.created_at),
+        expires_at=from_us(row.expires_at),
+        revoked_at=from_us(row.revoked_at),
+    )
 
 
 def principal(tx: Tx, token: str, now: datetime) -> Principal:

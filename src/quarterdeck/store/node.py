@@ -9,7 +9,7 @@ from sqlalchemy import bindparam, insert, select, update
 
 from quarterdeck.core.model import Node
 from quarterdeck.store.base import Tx
-from quarterdeck.store.rows import node_record, node_values, to_us
+from quarterdeck.store.rows import node_record, node_values, time_of, to_us
 from quarterdeck.store.tables import nodes, rejected
 
 
@@ -40,6 +40,23 @@ def every(tx: Tx) -> list[Node]:
         select(nodes).where(nodes.c.removed_at.is_(None)).order_by(nodes.c.name, nodes.c.id)
     )
     return [node_record(row) for row in rows]
+
+
+def remove(tx: Tx, node_id: str, now: datetime) -> bool:
+    """Mark a node removed, for ever; False when it was before, or never was."""
+    statement = (
+        update(nodes)
+        .where(nodes.c.id == node_id, nodes.c.removed_at.is_(None))
+        .values(removed_at=to_us(now))
+    )
+    return tx.execute(statement).rowcount == 1
+
+
+def removed(tx: Tx) -> dict[str, tuple[str, datetime]]:
+    """Removed nodes by id: their public key and since when."""
+    query = select(nodes.c.id, nodes.c.public_key, nodes.c.removed_at)
+    rows = tx.execute(query.where(nodes.c.removed_at.is_not(None)))
+    return {row.id: (row.public_key, time_of(row.removed_at)) for row in rows}
 
 
 def save(tx: Tx, changed: Iterable[Node]) -> None:

@@ -329,7 +329,10 @@ def stepped(tx: Tx, run: Run, moved: Sequence[Task], seen: Sequence[Attempt], *,
 
 def _has_output(attempt: Attempt) -> bool:
     snapshot = attempt.snapshot
-    return snapshot is not None and bool(snapshot.stdout.bytes or snapshot.stderr.bytes)
+    if snapshot is None:
+        return False
+    # of a lost attempt nobody knows the lengths
+    return attempt.log_gone or bool(snapshot.stdout.bytes or snapshot.stderr.bytes)
 
 
 def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:

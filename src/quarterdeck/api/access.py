@@ -1,0 +1,94 @@
+"""Routes of who may come in: tokens, and nodes that are to go."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from litestar import Request as HttpRequest
+from litestar import Router, delete, get, post
+from litestar.datastructures import State
+from litestar.di import NamedDependency
+from litestar.params import FromPath, JSONBody
+
+from quarterdeck.api.schema import Body, NodeBody, node_body
+from quarterdeck.control.main import Server
+from quarterdeck.store.access import KeptToken, Principal
+
+Api = HttpRequest[None, Principal, State]
+
+
+class TokenRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`expires_s` from now; without it the token is valid until it is revoked."""
+
+    kind: Literal["api", "join"]
+    expires_s: float | None = None
+
+
+class TokenBody(Body, frozen=True, kw_only=True):
+    """What is known of a token; its text is nowhere."""
+
+    id: str
+    kind: str
+    namespace: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+class NewTokenBody(TokenBody, frozen=True, kw_only=True):
+    """`token` is shown this once; `url` is where the server thinks that others reach it."""
+
+    token: str
+    url: str
+
+
+class TokenList(Body, frozen=True, kw_only=True):
+    items: tuple[TokenBody, ...]
+
+
+@post("/tokens")
+async def create_token(
+    data: JSONBody[TokenRequest], request: Api, server: NamedDependency[Server]
+) -> NewTokenBody:
+    """Make a token: `join` lets agents enrol, `api` lets programs call."""
+    kept, text = await server.tokens.create(data.kind, by=request.auth, expires_s=data.expires_s)
+    return NewTokenBody(token=text, url=server.url, **_fields(kept))
+
+
+@get("/tokens")
+async def list_tokens(server: NamedDependency[Server]) -> TokenList:
+    """Every token, also expired and revoked ones, oldest first."""
+    kept = await server.tokens.every()
+    return TokenList(items=tuple(TokenBody(**_fields(token)) for token in kept))
+
+
+@delete("/tokens/{token:str}", status_code=200)
+async def revoke_token(
+    token: FromPath[str], request: Api, server: NamedDependency[Server]
+) -> TokenBody:
+    """Void a token; nodes that joined with it stay."""
+    return TokenBody(**_fields(await server.tokens.revoke(token, by=request.auth)))
+
+
+@delete("/nodes/{node:str}", status_code=200)
+async def remove_node(
+    node: FromPath[str], request: Api, server: NamedDependency[Server]
+) -> NodeBody:
+    """Remove a node for ever: its link is cut, its pass is void, what may run there is lost."""
+    removed = await server.removals.remove(node, by=request.auth.id)
+    return node_body(removed, server.clock.now())
+
+
+def _fields(token: KeptToken) -> dict[str, Any]:
+    return {
+        "id": token.id,
+        "kind": token.kind,
+        "namespace": token.namespace,
+        "created_at": token.created_at,
+        "expires_at": token.expires_at,
+        "revoked_at": token.revoked_at,
+    }
+
+
+router = Router(path="/v1", route_handlers=[create_token, list_tokens, revoke_token, remove_node])

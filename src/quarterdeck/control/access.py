@@ -1,0 +1,69 @@
+"""Tokens as a service: make, list, revoke. The text of a token is told once, to who asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+
+from quarterdeck.core.access import SECRET_BYTES, spell
+from quarterdeck.errors import Invalid
+from quarterdeck.service import Clock, entropy
+from quarterdeck.store import access as access_store
+from quarterdeck.store.access import KeptToken, Principal
+from quarterdeck.store.base import Database, Tx
+from quarterdeck.telemetry import Telemetry, TokenMade, TokenRevoked
+
+KINDS = ("api", "join")
+MAX_EXPIRY_S = 10 * 366 * 86_400.0
+
+
+class Tokens:
+    """What the API calls. `fingerprint` is of the certificate that holders are to pin, or empty."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        clock: Clock,
+        telemetry: Telemetry,
+        new_id: Callable[[], str],
+        fingerprint: Callable[[], str],
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._telemetry = telemetry
+        self._new_id = new_id
+        self._fingerprint = fingerprint
+
+    async def create(
+        self, kind: str, *, by: Principal, expires_s: float | None = None
+    ) -> tuple[KeptToken, str]:
+        """A new token of the namespace of who asks, and its text. Raises Invalid."""
+        if kind not in KINDS:
+            raise Invalid("token_kind", f"{kind!r} is no kind of token: say {' or '.join(KINDS)}.")
+        if expires_s is not None and not 1 <= expires_s <= MAX_EXPIRY_S:
+            raise Invalid("token_expiry", "A token can be valid for 1 second to 10 years.")
+        now = self._clock.now()
+        expires_at = None if expires_s is None else now + timedelta(seconds=expires_s)
+        id, secret = self._new_id(), entropy(SECRET_BYTES)
+        text = spell(kind, id, secret, fingerprint=self._fingerprint())
+
+        def write(tx: Tx) -> KeptToken:
+            access_store.register(tx, text, by.namespace, now, expires_at)
+            return access_store.get(tx, id)
+
+        kept = await self._database.write(write)
+        self._telemetry.emit(TokenMade(token=id, kind=kind, by=by.id))
+        return kept, text
+
+    async def every(self) -> list[KeptToken]:
+        """All tokens, oldest first."""
+        return await self._database.read(access_store.every)
+
+    async def revoke(self, token_id: str, *, by: Principal) -> KeptToken:
+        """Void a token. What was let in by it stays in. Raises NotFound."""
+        now = self._clock.now()
+        kept = await self._database.write(partial(access_store.revoke, token_id=token_id, now=now))
+        self._telemetry.emit(TokenRevoked(token=token_id, by=by.id))
+        return kept

@@ -1,0 +1,102 @@
+"""The removal loop: a node that was removed gets no orders, is not believed, and loses its link.
+
+Waits for: pokes of `remove`, and a tick of `TICK_S` in which removals on other servers are seen.
+The database says who is removed; the loop brings everything else to agree with it: this server's
+table of nodes, the attempts that are still open, and the revocations of the fabric. So each step
+may be lost to a crash and is done again. A removal is final: the machine may come back with a new
+key as a new node.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from functools import partial
+
+from quarterdeck.control.ingest import Ingest
+from quarterdeck.control.observe import Fleet
+from quarterdeck.control.parts import Revoke
+from quarterdeck.core import attempt as machine
+from quarterdeck.core.model import Attempt, Node
+from quarterdeck.errors import Conflict, NotFound
+from quarterdeck.service import Clock, Poke
+from quarterdeck.store import node as node_store
+from quarterdeck.store import run as run_store
+from quarterdeck.store.base import Database, Tx
+from quarterdeck.telemetry import NodeRemoved, Telemetry
+
+TICK_S = 1.0
+
+
+class Removals:
+    """`remove` is what the API calls; `revoke` voids passes on the fabric."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        fleet: Fleet,
+        ingest: Ingest,
+        clock: Clock,
+        telemetry: Telemetry,
+        revoke: Revoke,
+    ) -> None:
+        self._database = database
+        self._fleet = fleet
+        self._ingest = ingest
+        self._clock = clock
+        self._telemetry = telemetry
+        self._revoke = revoke
+        self._asked = Poke()
+        self._revoked: dict[str, datetime] | None = None
+
+    async def remove(self, word: str, *, by: str) -> Node:
+        """Remove the node with this id or name. Raises NotFound, and Conflict for a name of
+        several."""
+        node = self._named(word)
+        now = self._clock.now()
+        if await self._database.write(partial(node_store.remove, node_id=node.id, now=now)):
+            self._telemetry.emit(NodeRemoved(node=node.id, name=node.name, by=by))
+        self._asked(node.id)
+        return node
+
+    async def cut_off(self) -> None:
+        """Loop: see the module's theory."""
+        while True:
+            removed = await self._database.read(node_store.removed)
+            for id in removed:
+                self._fleet.forget(id)
+            if removed:
+                await self._end_attempts(set(removed))
+            keys = dict(removed.values())
+            if keys != self._revoked:
+                await self._revoke(keys)
+                self._revoked = keys
+            await self._asked.wait(TICK_S)
+
+    async def _end_attempts(self, nodes: set[str]) -> None:
+        """What never left fails, what may run is lost, what was archived is released."""
+
+        def unit(tx: Tx) -> list[tuple[Attempt, Attempt]]:
+            now = self._clock.now()
+            found = run_store.open_attempts(tx, nodes)
+            return [
+                (attempt, after)
+                for attempts in found.values()
+                for attempt in attempts
+                if (after := machine.step(attempt, machine.NodeRemoved(), now)) is not attempt
+            ]
+
+        if await self._database.read(unit):
+            await self._ingest.change(unit)
+
+    def _named(self, word: str) -> Node:
+        nodes = self._fleet.every()
+        found = [n for n in nodes if n.id == word] or [n for n in nodes if n.name == word]
+        if not found:
+            raise NotFound("node_not_found", f"There is no node {word!r}; `qd nodes` lists them.")
+        if len(found) > 1:
+            ids = ", ".join(node.id for node in found)
+            raise Conflict(
+                "ambiguous_node", f"{len(found)} nodes are named {word!r}: use an id ({ids})."
+            )
+        return found[0]

@@ -1,0 +1,127 @@
+"""A node that was removed: cut off, not believed, and what ran there told truthfully."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from quarterdeck.core.states import AttemptState, Outcome
+from quarterdeck.errors import Denied, NotFound
+from quarterdeck.telemetry import LogSealed, NodeSession, RunEnded
+from quarterdeck.wire import subjects
+from quarterdeck.wire.codec import Chunk, encode_chunk
+from quarterdeck.wire.run import AttemptSnapshot, Orders
+from tests.contracts.fabric_server import Connections, Harbour, harbour
+from tests.integration.server_host import HandNode, order, serving
+
+
+@pytest.fixture
+async def place(tmp_path: Path) -> AsyncIterator[Harbour]:
+    async with harbour(tmp_path) as running:
+        yield running
+
+
+def running(orders: Orders) -> tuple[AttemptSnapshot, ...]:
+    return tuple(
+        AttemptSnapshot(attempt=item.attempt, revision=2, phase="running", started_at=1.0)
+        for item in orders.items
+    )
+
+
+async def test_a_removed_node_is_cut_off_within_two_seconds_and_stays_out_after_every_restart(
+    place: Harbour,
+) -> None:
+    async with serving(place) as (server, ears):
+        bad, good = HandNode(place, server, "bad"), HandNode(place, server, "good")
+        await bad.join()
+        await good.join()
+        await ears.until(NodeSession, 2)
+        began = time.monotonic()
+        await server.removals.remove("bad", by="test")
+        await place.error("link of bad: link to the fabric lost")
+        assert time.monotonic() - began < 2
+        assert good.fabric.connected
+        assert [node.name for node in server.fleet.every()] == ["good"]
+        with pytest.raises(Denied, match="removed from this fleet"):
+            await bad.join()  # with a join token that is valid, and the key that was removed
+        await place.error("does not admit")
+        place.kill()
+        back = Connections(good.fabric)
+        await place.up()
+        await back.reach(1)
+        assert not bad.fabric.connected
+        await good.fabric.stop()
+        await bad.fabric.stop()
+    async with serving(place) as (server, _):
+        assert [node.name for node in server.fleet.every()] == ["good"]
+        late = HandNode(place, server, "bad")
+        with pytest.raises(Denied, match="removed from this fleet"):
+            await late.join()
+
+
+async def test_what_was_never_sent_fails_and_what_may_run_is_lost_when_its_node_is_removed(
+    place: Harbour,
+) -> None:
+    async with serving(place) as (server, ears):
+        node = HandNode(place, server, "gone")
+        node.answer = running
+        await node.join()
+        await ears.until(NodeSession)
+        runs = await order(server, "gone")
+        await node.orders.get()
+        attempt = f"{runs}-0-1"
+        chunk = encode_chunk(Chunk("stdout", 0, 1, b"what was seen\n"))
+        await node.fabric.store(subjects.output(node.id, runs, attempt), chunk)
+        silent = HandNode(place, server, "silent")
+        await silent.enrol()
+        waits = await order(server, "silent")
+        for name in ("gone", "silent"):
+            await server.removals.remove(name, by="test")
+        await ears.until(RunEnded, 2)
+        _, _, (lost,) = await server.runs.detail(runs)
+        assert (lost.state, lost.outcome) == (AttemptState.ENDED, Outcome.LOST)
+        assert lost.snapshot is not None and "removed" in (lost.snapshot.error or "")
+        _, _, (failed,) = await server.runs.detail(waits)
+        assert (failed.outcome, failed.released) == (Outcome.FAILED, True)
+        await ears.until(LogSealed)
+        assert await server.output.read(lost, "stdout", 0, 100) == b"what was seen\n"
+        with pytest.raises(NotFound):
+            await server.removals.remove("gone", by="test")
+        await node.fabric.stop()
+
+
+async def test_facts_of_a_removed_node_that_were_on_their_way_change_nothing(
+    place: Harbour,
+) -> None:
+    async with serving(place) as (server, ears):
+        node = HandNode(place, server, "liar")
+        node.answer = running
+        await node.join()
+        await ears.until(NodeSession)
+        run = await order(server, "liar")
+        asked = await node.orders.get()
+        await server.removals.remove("liar", by="test")
+        await ears.until(RunEnded)
+        end = msgspec.structs.replace(
+            running(asked)[0], revision=9, phase="ended", exit_code=0, ended_at=2.0, cached=True
+        )
+        # as if it had been stored before the cut
+        await server.fabric.store(
+            subjects.snapshots(node.id), msgspec.msgpack.encode(end), message_id="late"
+        )
+        other = HandNode(place, server, "honest")
+        other.answer = running
+        await other.join()
+        await ears.until(NodeSession, 2)
+        last = await order(server, "honest")
+        await other.orders.get()
+        await other.tell(msgspec.structs.replace(end, attempt=f"{last}-0-1"), id="barrier")
+        await ears.until(RunEnded, 2)
+        found, _, _ = await server.runs.detail(run)
+        assert (found.counts.lost, found.outcome) == (1, Outcome.LOST)
+        await node.fabric.stop()
+        await other.fabric.stop()
