@@ -137,6 +137,14 @@ class Services:
                 return
 
 
+def still_wanted() -> None:
+    """Raise CancelledError when the present task was told to end: `asyncio.wait_for`, in what a
+    loop calls, may have swallowed that (Python before 3.12)."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 async def guarded(work: Awaitable[T], failed: Callable[[Exception], T]) -> T:
     """The result of `work`, or what `failed` makes of its error: for loops over foreign input."""
     try:

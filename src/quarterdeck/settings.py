@@ -56,6 +56,7 @@ class ServerSettings(Settings, frozen=True, kw_only=True):
     log_level: str = "info"
     min_free_mib: int = 64
     out_max_mib: int = 2048
+    max_streams: int = 1000
 
 
 class AgentSettings(Settings, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 
 from quarterdeck.api.live import frames
+from quarterdeck.control.crowd import Crowd
 from quarterdeck.control.watch import Cursor, OutputSeen, Seen
 from quarterdeck.core.model import Order, Run, Task
 from quarterdeck.errors import Broken
@@ -36,7 +37,9 @@ async def failing() -> AsyncGenerator[Seen]:
 
 async def test_a_viewer_that_leaves_with_a_full_queue_ends_its_watcher() -> None:
     owner, closed = services(), asyncio.Event()
-    stream = frames(RUN, endless(closed), Cursor(), owner, asyncio.Event())
+    stream = frames(
+        RUN, endless(closed), Cursor(), services=owner, drain=asyncio.Event(), crowd=Crowd(1)
+    )
     for _ in range(3):
         await anext(stream)
     await stream.aclose()
@@ -47,7 +50,7 @@ async def test_a_viewer_that_leaves_with_a_full_queue_ends_its_watcher() -> None
 
 async def test_an_error_in_the_middle_is_told_as_the_last_event() -> None:
     owner = services()
-    stream = frames(RUN, failing(), Cursor(), owner, asyncio.Event())
+    stream = frames(RUN, failing(), Cursor(), services=owner, drain=asyncio.Event(), crowd=Crowd(1))
     async with asyncio.timeout(5):
         seen = [frame async for frame in stream]
     assert b"event: error" in seen[-1] and b"It is damaged." in seen[-1]
@@ -56,7 +59,9 @@ async def test_an_error_in_the_middle_is_told_as_the_last_event() -> None:
 
 async def test_a_server_that_drains_ends_the_stream() -> None:
     owner, drain = services(), asyncio.Event()
-    stream = frames(RUN, endless(asyncio.Event()), Cursor(), owner, drain)
+    stream = frames(
+        RUN, endless(asyncio.Event()), Cursor(), services=owner, drain=drain, crowd=Crowd(1)
+    )
     await anext(stream)
     drain.set()
     async with asyncio.timeout(5):

@@ -22,7 +22,7 @@ from quarterdeck.agent.process import Spawner
 from quarterdeck.agent.run import Attempts
 from quarterdeck.errors import Conflict, Denied, Unavailable
 from quarterdeck.fabric.nats.fabric import NatsFabric
-from quarterdeck.service import Clock, Services, entropy, jitter
+from quarterdeck.service import Clock, Services, entropy, jitter, still_wanted
 from quarterdeck.settings import AgentSettings, task_environment
 from quarterdeck.telemetry import FabricConnected, FabricTrouble, Started, Stopped, Telemetry
 from quarterdeck.wire import subjects
@@ -152,6 +152,7 @@ class Agent:
                 if wait_s >= MOVED_AFTER_S:  # it may have moved: the server knows where to
                     await self._refresh(member)
                     fabric.move(member.kept.credentials.fabric_urls)
+            still_wanted()
             await asyncio.sleep(wait_s * (0.5 + jitter() / 2))
             wait_s = min(wait_s * 2, MAX_WAIT_S)
 

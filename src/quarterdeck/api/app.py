@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -17,6 +18,7 @@ from litestar.openapi import OpenAPIConfig
 
 from quarterdeck.api import access, observe, run
 from quarterdeck.api.auth import require_api_token, require_stage
+from quarterdeck.api.patience import Patience, PatientProtocol
 from quarterdeck.api.schema import Problem
 from quarterdeck.control.main import Server
 from quarterdeck.core.model import MAX_ORDER_BYTES
@@ -121,12 +123,16 @@ class _Uvicorn(uvicorn.Server):
 class HttpServer:
     """Listens, serves, drains. `start` returns when requests are answered."""
 
-    def __init__(self, server: Server, listener: socket.socket) -> None:
+    def __init__(
+        self, server: Server, listener: socket.socket, *, patience: Patience | None = None
+    ) -> None:
         self._server = server
         self._socket = listener
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
                 application(server),
+                # only called, as uvicorn calls a class
+                http=partial(PatientProtocol, patience=patience or Patience()),  # type: ignore[arg-type]
                 log_config=None,
                 access_log=False,
                 lifespan="off",

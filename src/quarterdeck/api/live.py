@@ -14,9 +14,10 @@ from contextlib import aclosing
 import msgspec
 
 from quarterdeck.api.schema import counts_body
+from quarterdeck.control.crowd import Crowd
 from quarterdeck.control.watch import Cursor, OutputSeen, PresentSeen, RunEndSeen, Seen, TaskSeen
 from quarterdeck.core.model import Run, Task
-from quarterdeck.errors import QuarterdeckError
+from quarterdeck.errors import QuarterdeckError, Unavailable
 from quarterdeck.service import Services, guarded, sentence
 
 KEEP_ALIVE_S = 15.0
@@ -125,9 +126,31 @@ def frame(event: LiveEvent, cursor: str | None) -> bytes:
 
 
 async def frames(
-    run: Run, seen: AsyncGenerator[Seen], cursor: Cursor, services: Services, drain: asyncio.Event
+    run: Run,
+    seen: AsyncGenerator[Seen],
+    cursor: Cursor,
+    *,
+    services: Services,
+    drain: asyncio.Event,
+    crowd: Crowd,
 ) -> AsyncGenerator[bytes]:
     """The stream of a run's events until its end or until the server drains."""
+    try:
+        crowd.enter()
+    except Unavailable as error:
+        yield frame(_error_event(error), None)
+        return
+    try:
+        async with aclosing(_frames(run, seen, cursor, services, drain)) as stream:
+            async for piece in stream:
+                yield piece
+    finally:
+        crowd.leave()
+
+
+async def _frames(
+    run: Run, seen: AsyncGenerator[Seen], cursor: Cursor, services: Services, drain: asyncio.Event
+) -> AsyncGenerator[bytes]:
     queue: asyncio.Queue[bytes] = asyncio.Queue(QUEUE)
 
     async def read() -> None:

@@ -118,10 +118,18 @@ async def follow_run(
 
     `?follow=false` ends the stream once everything there is now was sent.
     """
+    server.watching.crowd.check()
     run = await server.runs.get(run_id)
     cursor = Cursor.parse(run.id, last_event_id) if last_event_id else Cursor()
     seen = server.watching.watch(run.id, cursor, follow=follow)
-    stream = frames(run, seen, cursor, server.services, server.draining)
+    stream = frames(
+        run,
+        seen,
+        cursor,
+        services=server.services,
+        drain=server.draining,
+        crowd=server.watching.crowd,
+    )
     return Stream(stream, media_type="text/event-stream", headers=NO_BUFFERING)
 
 

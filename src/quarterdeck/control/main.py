@@ -8,6 +8,7 @@ from pathlib import Path
 
 from quarterdeck.control.access import Tokens
 from quarterdeck.control.changes import Changes
+from quarterdeck.control.crowd import Crowd
 from quarterdeck.control.dispatch import Dispatch
 from quarterdeck.control.enrol import Enrolments
 from quarterdeck.control.ingest import Ingest
@@ -23,7 +24,7 @@ from quarterdeck.control.watch import Watching
 from quarterdeck.core.ids import RANDOM_BYTES, run_id
 from quarterdeck.errors import Unavailable
 from quarterdeck.fabric.base import Limits
-from quarterdeck.service import Clock, Poke, Services, entropy
+from quarterdeck.service import Clock, Poke, Services, entropy, still_wanted
 from quarterdeck.settings import ServerSettings
 from quarterdeck.store import access as access_store
 from quarterdeck.store.base import Tx
@@ -122,7 +123,11 @@ class Server:
             poke=seal,
         )
         self.watching = Watching(
-            database=self.database, fabric=self.fabric, output=self.output, changes=self.changes
+            database=self.database,
+            fabric=self.fabric,
+            output=self.output,
+            changes=self.changes,
+            crowd=Crowd(self.settings.max_streams),
         )
 
     def _assemble_enrolment(self) -> None:
@@ -226,6 +231,7 @@ class Server:
                     told = error.message
                     self.progress.waits_for(f"the fabric ({told.rstrip('.')})")
                     self.telemetry.emit(FabricTrouble(who=self.parts.id, error=told))
+            still_wanted()
             await asyncio.sleep(CONNECT_PAUSE_S)
 
     async def _register_tokens(self) -> None:

@@ -24,6 +24,7 @@ from functools import partial
 import msgspec
 
 from quarterdeck.control.changes import Changes, run_topic
+from quarterdeck.control.crowd import Crowd
 from quarterdeck.control.output import Output
 from quarterdeck.core.model import STREAMS, Attempt, Run, Task
 from quarterdeck.core.states import RunState, TaskState
@@ -113,8 +114,15 @@ class Watching:
     """Makes watchers of runs."""
 
     def __init__(
-        self, *, database: Database, fabric: Fabric, output: Output, changes: Changes
+        self,
+        *,
+        database: Database,
+        fabric: Fabric,
+        output: Output,
+        changes: Changes,
+        crowd: Crowd,
     ) -> None:
+        self.crowd = crowd
         self._database = database
         self._fabric = fabric
         self._output = output
@@ -126,7 +134,7 @@ class Watching:
     ) -> AsyncGenerator[Seen]:
         """Everything behind the cursor, which is moved along. Ends after `RunEndSeen`; without
         `follow` as soon as everything there is now was told."""
-        inbox = _Inbox()
+        inbox = _Inbox(self.crowd)
         await self._feeds.join(run_id, inbox)
         try:
             with self._changes.watch(run_topic(run_id)) as poke:
@@ -159,6 +167,7 @@ class Watching:
                     if run_topic(run_id) in keys or not (keys or inbox.waiting):
                         await self._refresh(run_id, view)
         finally:
+            inbox.close()
             await self._feeds.leave(run_id, inbox)
 
     async def _refresh(self, run_id: str, view: _View) -> None:
@@ -291,20 +300,28 @@ def _hand_out(inboxes: set[_Inbox], message: Message) -> None:
 
 
 class _Inbox:
-    """Live messages that wait for the watcher, bounded in bytes: what is dropped becomes a gap."""
+    """Live messages that wait for the watcher, bounded in bytes, alone and with all others: what
+    is dropped becomes a gap. What was taken counts until the next is taken."""
 
-    def __init__(self) -> None:
+    def __init__(self, crowd: Crowd) -> None:
+        self._crowd = crowd
+        self._taken = 0
+        self._closed = False
         self.waiting: deque[Message] = deque()
         self.wake: Callable[[str], None] | None = None
         self._dropped: set[str] = set()
         self._bytes = 0
 
     def put(self, message: Message) -> None:
-        if self._bytes + len(message.data) > PENDING_BYTES:
+        if self._closed:
+            return
+        size = len(message.data)
+        if self._bytes + size > PENDING_BYTES or not self._crowd.has_room(size):
             self._dropped.add(message.subject)
             return
         self.waiting.append(message)
-        self._bytes += len(message.data)
+        self._bytes += size
+        self._crowd.keep(size)
         if self.wake is not None:
             self.wake("output")
 
@@ -313,8 +330,15 @@ class _Inbox:
         messages, dropped = list(self.waiting), self._dropped
         self.waiting.clear()
         self._dropped = set()
-        self._bytes = 0
+        self._crowd.give_back(self._taken)
+        self._taken, self._bytes = self._bytes, 0
         return messages, dropped
+
+    def close(self) -> None:
+        """Nobody takes any more."""
+        self._closed = True
+        self.take()
+        self.take()
 
 
 class _View:

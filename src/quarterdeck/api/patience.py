@@ -1,0 +1,97 @@
+"""How long a client may take to send a request: for its head, between two pieces of its body, and
+for all of it. Whoever is slower is answered 408 and cut off, so that half-sent requests cost
+neither memory nor descriptors for long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import h11
+import msgspec
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+
+class Patience(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds: from the first byte (or the connection) to the end of the head, between two pieces
+    of a body, and from the head to the end of the body."""
+
+    head_s: float = 10.0
+    piece_s: float = 20.0
+    body_s: float = 300.0
+
+
+class PatientProtocol(H11Protocol):
+    """uvicorn's protocol with a clock for what has not come yet."""
+
+    def __init__(self, *args: Any, patience: Patience, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._patience = patience
+        self._timer: asyncio.TimerHandle | None = None
+        self._until = 0.0
+        self._state: object = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        """Set the clock for what is awaited from the client now."""
+        state, now = self.conn.their_state, self.loop.time()
+        waiting = state in (h11.IDLE, h11.SEND_BODY) and not self.transport.is_closing()
+        if not waiting:
+            self._disarm()
+            return
+        if state is not self._state or self._timer is None:
+            whole_s = self._patience.head_s if state is h11.IDLE else self._patience.body_s
+            self._until = now + whole_s
+        self._disarm()
+        self._state = state
+        at = self._until
+        if state is h11.SEND_BODY:
+            at = min(at, now + self._patience.piece_s)
+        self._timer = self.loop.call_at(at, self._too_slow)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._state = None
+
+    def _too_slow(self) -> None:
+        self._timer = None
+        if self.flow.read_paused:  # we do not read: not the client's fault
+            self._watch()
+            return
+        if not self._answering():
+            self.transport.write(_SLOW)
+        self.transport.close()
+
+    def _answering(self) -> bool:
+        """Whether an answer was begun that is not complete."""
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and cycle.response_started and not cycle.response_complete
+
+
+_PROBLEM = msgspec.json.encode(
+    {
+        "type": "urn:quarterdeck:too_slow",
+        "title": "Request timeout",
+        "status": 408,
+        "code": "too_slow",
+        "detail": "The request did not arrive in time: send it again, faster.",
+    }
+)
+_SLOW = (
+    b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/problem+json\r\n"
+    b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(_PROBLEM)
+) + _PROBLEM
