@@ -22,6 +22,7 @@ from quarterdeck.errors import Invalid
 S = TypeVar("S", bound="Settings")
 
 PREFIX = "QD_"
+POSTGRES = "postgresql://"
 DEFAULT_LISTEN = "127.0.0.1:7333"
 ATTEMPT_MARK = "QD_ATTEMPT"
 
@@ -47,9 +48,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class ServerSettings(Settings, frozen=True, kw_only=True):
-    """`qd server`. `data` holds the database, the archive and the keys."""
+    """`qd server`. `data` holds the archive, the keys, and SQLite unless `database` is the address
+    of a PostgreSQL (`postgresql://USER:PASSWORD@HOST:PORT/NAME`)."""
 
     data: str = ""
+    database: Secret = Secret("")
     listen: str = DEFAULT_LISTEN
     fabric_url: str = ""
     keys: str = ""
@@ -73,9 +76,10 @@ class AgentSettings(Settings, frozen=True, kw_only=True):
 
 
 class UpSettings(Settings, frozen=True, kw_only=True):
-    """`qd up`. `nodes` agents, named after the host."""
+    """`qd up`. `nodes` agents, named after the host; `database` as of a server."""
 
     data: str = ""
+    database: Secret = Secret("")
     listen: str = DEFAULT_LISTEN
     nodes: int = 1
     log_level: str = "info"
@@ -230,6 +234,13 @@ def _check(settings: Settings) -> None:
     heartbeat_s = getattr(settings, "heartbeat_s", 1.0)
     if not 0.1 <= heartbeat_s <= 3600:
         raise Invalid("settings", f"heartbeat_s is {heartbeat_s}; say 0.1 to 3600 seconds.")
+    database = getattr(settings, "database", Secret(""))
+    if database and not database.reveal().startswith(POSTGRES):
+        raise Invalid(
+            "settings",
+            "The setting `database` must be empty (SQLite in the data directory) or begin with "
+            f"{POSTGRES}, for instance {POSTGRES}USER:PASSWORD@HOST:PORT/NAME.",
+        )
     nodes = getattr(settings, "nodes", 1)
     if not 0 <= nodes <= 1000:
         raise Invalid("settings", f"nodes is {nodes}; say a number from 0 to 1000.")

@@ -22,7 +22,7 @@ from quarterdeck.store.archive import (
     StreamLayout,
     object_key,
 )
-from quarterdeck.store.database import SqliteDatabase
+from quarterdeck.store.sqlite import SqliteDatabase
 from tests.contracts.test_store import new_run
 
 pytestmark = pytest.mark.anyio

@@ -1,10 +1,9 @@
-"""What every store must do, proven on real SQLite; another backend is one more line in BACKENDS."""
+"""What every store must do, proven on real SQLite and real PostgreSQL."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,25 +18,11 @@ from quarterdeck.core.states import AttemptState, Outcome, RunState, TaskState
 from quarterdeck.errors import Conflict, NotFound
 from quarterdeck.store import run as store
 from quarterdeck.store.base import Database, StaleWrite, Tx
-from quarterdeck.store.database import SqliteDatabase
 from quarterdeck.store.tables import orders
 
 pytestmark = pytest.mark.anyio
 
 NOW = datetime(2031, 5, 6, 7, 8, 9, 123456, tzinfo=UTC)
-DEADLINE_S = 30.0
-BACKENDS: dict[str, Callable[[Path], Database]] = {
-    "sqlite": lambda place: SqliteDatabase(place / "quarterdeck.db"),
-}
-
-
-@pytest.fixture(params=BACKENDS)
-async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
-    made = BACKENDS[request.param](tmp_path)
-    await made.start()
-    yield made
-    await made.stop()
-
 
 Rows = tuple[Run, list[Task], list[Attempt]]
 
@@ -316,9 +301,6 @@ async def test_more_attempts_than_one_statement_holds_are_all_found(database: Da
     open = await database.read(lambda tx: store.open_attempts(tx, nodes))
     assert len(open) == len(every)
     assert all(a.state is AttemptState.RUNNING for rows in open.values() for a in rows)
-
-
-OFFER = "store.run.offer is not guarded: no version, no look at what came back"
 
 
 async def test_what_was_ended_before_it_was_sent_can_not_be_offered_any_more(

@@ -17,7 +17,7 @@ from sqlalchemy import insert, select, text
 
 from quarterdeck.errors import Unavailable
 from quarterdeck.store.base import Tx
-from quarterdeck.store.database import SqliteDatabase
+from quarterdeck.store.sqlite import SqliteDatabase
 from quarterdeck.store.tables import orders
 
 pytestmark = pytest.mark.anyio
@@ -30,7 +30,7 @@ WRITER = """
     import asyncio, os, sys
     from pathlib import Path
     from sqlalchemy import insert
-    from quarterdeck.store.database import SqliteDatabase
+    from quarterdeck.store.sqlite import SqliteDatabase
     from quarterdeck.store.tables import orders
 
     async def write(database, name):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,19 +15,14 @@ from sqlalchemy.exc import IntegrityError
 from quarterdeck.errors import Conflict, QuarterdeckError, Unavailable
 from quarterdeck.store import migrate
 from quarterdeck.store.base import Database, Tx
-from quarterdeck.store.database import SqliteDatabase
+from quarterdeck.store.group import GroupedDatabase
+from quarterdeck.store.sqlite import SqliteDatabase
 from quarterdeck.store.tables import orders, rejected, runs
-from tests.contracts.test_store import BACKENDS, DEADLINE_S
+from tests.contracts.backends import BACKENDS
 
 pytestmark = pytest.mark.anyio
 
-
-@pytest.fixture(params=BACKENDS)
-async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
-    made = BACKENDS[request.param](tmp_path)
-    await made.start()
-    yield made
-    await made.stop()
+DEADLINE_S = 30.0
 
 
 def put(word: str) -> Callable[[Tx], str]:
@@ -207,47 +202,52 @@ async def test_start_may_be_called_twice(database: Database) -> None:
     assert await database.write(put("a")) == "a"
 
 
-async def test_stop_finishes_what_was_accepted_and_may_be_called_twice(tmp_path: Path) -> None:
-    for name, backend in BACKENDS.items():
-        place = tmp_path / name
-        place.mkdir()
-        first = backend(place)
-        await first.start()
-        writes = asyncio.gather(*(first.write(put(f"w{number}")) for number in range(100)))
-        await asyncio.sleep(0)
-        await first.stop()
-        await first.stop()
-        assert len(await writes) == 100
-        with pytest.raises(Unavailable, match="stopping"):
-            await first.write(put("late"))
-        again = backend(place)
-        await again.start()
-        assert len(await again.read(words)) == 100
-        await again.stop()
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_stop_finishes_what_was_accepted_and_may_be_called_twice(
+    backend: str, tmp_path: Path
+) -> None:
+    first = BACKENDS[backend](tmp_path)
+    await first.start()
+    writes = asyncio.gather(*(first.write(put(f"w{number}")) for number in range(100)))
+    await asyncio.sleep(0)
+    await first.stop()
+    await first.stop()
+    assert len(await writes) == 100
+    with pytest.raises(Unavailable, match="stopping"):
+        await first.write(put("late"))
+    again = BACKENDS[backend](tmp_path)
+    await again.start()
+    assert len(await again.read(words)) == 100
+    await again.stop()
 
 
-async def test_a_read_after_stop_is_unavailable(tmp_path: Path) -> None:
-    made = SqliteDatabase(tmp_path / "x.db")
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_a_read_after_stop_is_unavailable(backend: str, tmp_path: Path) -> None:
+    made = BACKENDS[backend](tmp_path)
     await made.start()
     await made.stop()
     with pytest.raises(QuarterdeckError):
         await made.read(words)
 
 
-async def test_a_stop_without_a_start_is_fine(tmp_path: Path) -> None:
-    made = SqliteDatabase(tmp_path / "x.db")
-    await made.stop()
-    assert not (tmp_path / "x.db").exists()
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_a_stop_without_a_start_is_fine(backend: str, tmp_path: Path) -> None:
+    await BACKENDS[backend](tmp_path).stop()
+    assert not list(tmp_path.iterdir())
 
 
-async def test_the_migrations_lead_to_the_tables_of_the_code(tmp_path: Path) -> None:
-    made = SqliteDatabase(tmp_path / "x.db")
-    await made.start()
-    try:
-        await asyncio.to_thread(migrate.check, made._writer)
-        await asyncio.to_thread(migrate.upgrade, made._writer)
-    finally:
-        await made.stop()
+async def test_the_migrations_lead_to_the_tables_of_the_code(database: GroupedDatabase) -> None:
+    await asyncio.to_thread(migrate.check, database._writer)
+    await asyncio.to_thread(migrate.upgrade, database._writer)
+
+
+async def test_a_database_of_a_newer_version_is_left_alone(database: GroupedDatabase) -> None:
+    def renumber(tx: Tx) -> None:
+        tx.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+
+    await database.write(renumber)
+    with pytest.raises(Conflict, match="newer quarterdeck"):
+        await asyncio.to_thread(migrate.upgrade, database._writer)
 
 
 async def test_sqlite_is_set_up_to_survive_the_loss_of_power(tmp_path: Path) -> None:

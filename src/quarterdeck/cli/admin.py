@@ -22,9 +22,12 @@ from quarterdeck.settings import (
     without_mark,
 )
 
+DATABASE_HELP = "postgresql://... instead of SQLite (with a password better: QD_DATABASE)."
+
 
 @click.command()
 @click.option("--data", metavar="DIR", help="Where everything is kept.")
+@click.option("--database", metavar="URL", help=DATABASE_HELP)
 @click.option("--listen", metavar="HOST:PORT", help="Where the API listens (port 0: a free one).")
 @click.option("--nodes", type=int, help="How many agents to run here (default 1).")
 @click.option("--config", type=click.Path(), help="A settings file (TOML).")
@@ -40,6 +43,7 @@ def up(config: str | None, **flags: Any) -> None:
 @click.command()
 @click.option("--config", type=click.Path(), help="A settings file (TOML).")
 @click.option("--data", metavar="DIR", help="Where database, archive and keys are kept.")
+@click.option("--database", metavar="URL", help=DATABASE_HELP)
 @click.option("--listen", metavar="HOST:PORT", help="Where the API listens.")
 @click.option("--parent-fd", type=int, hidden=True)
 @click.option("--listen-fd", type=int, hidden=True)

@@ -35,6 +35,7 @@ MIB = 1 << 20
 # settings of children that `qd up` writes into their files
 DECIDED = (
     "data",
+    "database",
     "fabric_url",
     "join",
     "keys",

@@ -119,6 +119,7 @@ class Supervisor:
         files.write_toml(
             files.server / "server.toml",
             data=str(files.server),
+            database=settings.database.reveal(),
             listen=settings.listen,
             fabric_url=fabric_url,
             keys=str(files.keys),

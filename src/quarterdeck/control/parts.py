@@ -16,7 +16,7 @@ from quarterdeck.service import Clock, Services, jitter
 from quarterdeck.settings import ServerSettings
 from quarterdeck.store.archive import Archive
 from quarterdeck.store.base import Database
-from quarterdeck.store.database import SqliteDatabase
+from quarterdeck.store.database import open_database
 from quarterdeck.telemetry import FabricTrouble, Telemetry
 
 LOGIN_TTL_S = 86_400
@@ -85,7 +85,7 @@ def open_parts(
     )
     return Parts(
         id=id,
-        database=SqliteDatabase(data / "quarterdeck.sqlite3"),
+        database=open_database(settings.database, data / "quarterdeck.sqlite3"),
         fabric=fabric,
         archive=Archive(data / "archive"),
         mint=lambda node, key, now, ttl_s: authority.mint_node(node, key, now=now, ttl_s=ttl_s),

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine, inspect, text
 
+from quarterdeck.errors import Conflict
+
 if TYPE_CHECKING:
     from alembic.config import Config
 
@@ -28,9 +30,19 @@ def configuration(engine: Engine) -> Config:
 
 
 def upgrade(engine: Engine) -> None:
-    """Run every migration that the database has not seen. Safe to call at every start."""
-    if _current(engine) == _newest():
+    """Run every migration that the database has not seen. Safe to call at every start.
+
+    Raises Conflict for a database of a newer version.
+    """
+    current, newest = _current(engine), _newest()
+    if current == newest:
         return
+    if current is not None and current > newest:
+        raise Conflict(
+            "newer_database",
+            f"The database was brought to schema {current} by a newer quarterdeck; this one knows "
+            f"up to {newest}. Start the newer one, or restore a backup.",
+        )
     from alembic import command
 
     command.upgrade(configuration(engine), "head")

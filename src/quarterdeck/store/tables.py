@@ -1,6 +1,9 @@
 """The tables. Times are integers: microseconds since 1970, UTC. Records are msgpack blobs.
 
 State columns are changed only by guarded updates (`WHERE id = ? AND version = ?`).
+
+Texts are compared and sorted by code point on every database: `id < ...` and `ORDER BY id` mean the
+order of age, whatever the locale of a PostgreSQL server is.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from sqlalchemy import (
     false,
     text,
 )
+from sqlalchemy.types import TypeEngine
 
 metadata = MetaData(
     naming_convention={
@@ -33,6 +37,13 @@ metadata = MetaData(
 )
 
 
+def _text(length: int | None = None) -> TypeEngine[str]:
+    """Text in the order of its code points, as SQLite has it."""
+    plain = Text() if length is None else String(length)
+    exact = Text(collation="C") if length is None else String(length, collation="C")
+    return plain.with_variant(exact, "postgresql")
+
+
 def _flag(name: str) -> Column[bool]:
     return Column(name, Boolean, nullable=False, server_default=false())
 
@@ -40,28 +51,28 @@ def _flag(name: str) -> Column[bool]:
 nodes = Table(
     "nodes",
     metadata,
-    Column("id", String(64), primary_key=True),
-    Column("name", String(255), nullable=False, index=True),
-    Column("public_key", String(64), nullable=False, unique=True),
+    Column("id", _text(64), primary_key=True),
+    Column("name", _text(255), nullable=False, index=True),
+    Column("public_key", _text(64), nullable=False, unique=True),
     Column("created_at", BigInteger, nullable=False),
     Column("labels", LargeBinary, nullable=False),
-    Column("session", String(64), nullable=False, server_default=""),
+    Column("session", _text(64), nullable=False, server_default=""),
     Column("last_seen", BigInteger),
     _flag("quarantined"),
     Column("removed_at", BigInteger),
     Column("facts", LargeBinary, nullable=False),
     Column("load", LargeBinary, nullable=False),
-    Column("full", Text, nullable=False, server_default=""),
+    Column("full", _text(), nullable=False, server_default=""),
     Column("unknown", LargeBinary, nullable=False),
 )
 
 tokens = Table(
     "tokens",
     metadata,
-    Column("id", String(32), primary_key=True),
-    Column("kind", String(16), nullable=False),
-    Column("namespace", String(64), nullable=False),
-    Column("secret_hash", String(64), nullable=False),
+    Column("id", _text(32), primary_key=True),
+    Column("kind", _text(16), nullable=False),
+    Column("namespace", _text(64), nullable=False),
+    Column("secret_hash", _text(64), nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
     Column("revoked_at", BigInteger),
@@ -70,43 +81,43 @@ tokens = Table(
 orders = Table(
     "orders",
     metadata,
-    Column("hash", String(64), primary_key=True),
+    Column("hash", _text(64), primary_key=True),
     Column("data", LargeBinary, nullable=False),
 )
 
 runs = Table(
     "runs",
     metadata,
-    Column("id", String(16), primary_key=True),
-    Column("namespace", String(64), nullable=False),
-    Column("origin", String(16), nullable=False),
-    Column("title", Text, nullable=False),
-    Column("target", Text, nullable=False),
-    Column("order_hash", String(64), ForeignKey("orders.hash"), nullable=False),
+    Column("id", _text(16), primary_key=True),
+    Column("namespace", _text(64), nullable=False),
+    Column("origin", _text(16), nullable=False),
+    Column("title", _text(), nullable=False),
+    Column("target", _text(), nullable=False),
+    Column("order_hash", _text(64), ForeignKey("orders.hash"), nullable=False),
     Column("created_at", BigInteger, nullable=False),
-    Column("created_by", String(64), nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("outcome", String(16)),
+    Column("created_by", _text(64), nullable=False),
+    Column("state", _text(16), nullable=False),
+    Column("outcome", _text(16)),
     Column("stop_asked", Integer, nullable=False),
     Column("started_at", BigInteger),
     Column("ended_at", BigInteger),
     Column("counts", LargeBinary, nullable=False),
     Column("version", Integer, nullable=False),
     _flag("due"),
-    Column("idempotency_key", String(160), unique=True),
+    Column("idempotency_key", _text(160), unique=True),
     Index("ix_runs_due", "due", sqlite_where=text("due"), postgresql_where=text("due")),
 )
 
 tasks = Table(
     "tasks",
     metadata,
-    Column("id", String(32), primary_key=True),
-    Column("run", String(16), ForeignKey("runs.id"), nullable=False),
+    Column("id", _text(32), primary_key=True),
+    Column("run", _text(16), ForeignKey("runs.id"), nullable=False),
     Column("position", Integer, nullable=False),
-    Column("node", String(64), nullable=False),
-    Column("node_name", String(255), nullable=False),
-    Column("state", String(16), nullable=False),
-    Column("outcome", String(16)),
+    Column("node", _text(64), nullable=False),
+    Column("node_name", _text(255), nullable=False),
+    Column("state", _text(16), nullable=False),
+    Column("outcome", _text(16)),
     Column("exit_code", Integer),
     Column("changed", Integer, nullable=False),
     UniqueConstraint("run", "position"),
@@ -116,18 +127,18 @@ tasks = Table(
 attempts = Table(
     "attempts",
     metadata,
-    Column("id", String(40), primary_key=True),
-    Column("run", String(16), ForeignKey("runs.id"), nullable=False, index=True),
-    Column("task", String(32), ForeignKey("tasks.id"), nullable=False),
-    Column("node", String(64), nullable=False),
+    Column("id", _text(40), primary_key=True),
+    Column("run", _text(16), ForeignKey("runs.id"), nullable=False, index=True),
+    Column("task", _text(32), ForeignKey("tasks.id"), nullable=False),
+    Column("node", _text(64), nullable=False),
     Column("number", Integer, nullable=False),
-    Column("wanted", String(8), nullable=False),
+    Column("wanted", _text(8), nullable=False),
     Column("stops", Integer, nullable=False),
     Column("stop_signal", Integer, nullable=False),
     _flag("offered"),
     Column("offer_until", BigInteger),
-    Column("state", String(16), nullable=False),
-    Column("outcome", String(16)),
+    Column("state", _text(16), nullable=False),
+    Column("outcome", _text(16)),
     Column("snapshot", LargeBinary),
     _flag("ended"),
     _flag("log_gone"),
@@ -168,8 +179,8 @@ attempts = Table(
 logs = Table(
     "logs",
     metadata,
-    Column("attempt", String(40), ForeignKey("attempts.id"), primary_key=True),
-    Column("object", String(255)),
+    Column("attempt", _text(40), ForeignKey("attempts.id"), primary_key=True),
+    Column("object", _text(255)),
     Column("inline", LargeBinary),
     Column("layout", LargeBinary, nullable=False),
 )
@@ -178,8 +189,8 @@ rejected = Table(
     "rejected",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("subject", String(255), nullable=False),
+    Column("subject", _text(255), nullable=False),
     Column("data", LargeBinary, nullable=False),
-    Column("error", Text, nullable=False),
+    Column("error", _text(), nullable=False),
     Column("at", BigInteger, nullable=False),
 )

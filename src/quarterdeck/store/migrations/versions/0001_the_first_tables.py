@@ -2,11 +2,19 @@
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.types import TypeEngine
 
 revision = "0001"
 down_revision = None
 branch_labels = None
 depends_on = None
+
+
+def _text(length: int | None = None) -> TypeEngine[str]:
+    """Text in the order of its code points, as SQLite has it."""
+    plain = sa.Text() if length is None else sa.String(length)
+    exact = sa.Text(collation="C") if length is None else sa.String(length, collation="C")
+    return plain.with_variant(exact, "postgresql")
 
 
 def upgrade() -> None:
@@ -71,18 +79,18 @@ def downgrade() -> None:
 def _create_nodes() -> None:
     op.create_table(
         "nodes",
-        sa.Column("id", sa.String(length=64), nullable=False),
-        sa.Column("name", sa.String(length=255), nullable=False),
-        sa.Column("public_key", sa.String(length=64), nullable=False),
+        sa.Column("id", _text(64), nullable=False),
+        sa.Column("name", _text(255), nullable=False),
+        sa.Column("public_key", _text(64), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("labels", sa.LargeBinary(), nullable=False),
-        sa.Column("session", sa.String(length=64), server_default="", nullable=False),
+        sa.Column("session", _text(64), server_default="", nullable=False),
         sa.Column("last_seen", sa.BigInteger(), nullable=True),
         sa.Column("quarantined", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("removed_at", sa.BigInteger(), nullable=True),
         sa.Column("facts", sa.LargeBinary(), nullable=False),
         sa.Column("load", sa.LargeBinary(), nullable=False),
-        sa.Column("full", sa.Text(), server_default="", nullable=False),
+        sa.Column("full", _text(), server_default="", nullable=False),
         sa.Column("unknown", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_nodes")),
         sa.UniqueConstraint("public_key", name=op.f("uq_nodes_public_key")),
@@ -94,7 +102,7 @@ def _create_nodes() -> None:
 def _create_orders() -> None:
     op.create_table(
         "orders",
-        sa.Column("hash", sa.String(length=64), nullable=False),
+        sa.Column("hash", _text(64), nullable=False),
         sa.Column("data", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("hash", name=op.f("pk_orders")),
     )
@@ -104,9 +112,9 @@ def _create_rejected() -> None:
     op.create_table(
         "rejected",
         sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
-        sa.Column("subject", sa.String(length=255), nullable=False),
+        sa.Column("subject", _text(255), nullable=False),
         sa.Column("data", sa.LargeBinary(), nullable=False),
-        sa.Column("error", sa.Text(), nullable=False),
+        sa.Column("error", _text(), nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_rejected")),
     )
@@ -115,10 +123,10 @@ def _create_rejected() -> None:
 def _create_tokens() -> None:
     op.create_table(
         "tokens",
-        sa.Column("id", sa.String(length=32), nullable=False),
-        sa.Column("kind", sa.String(length=16), nullable=False),
-        sa.Column("namespace", sa.String(length=64), nullable=False),
-        sa.Column("secret_hash", sa.String(length=64), nullable=False),
+        sa.Column("id", _text(32), nullable=False),
+        sa.Column("kind", _text(16), nullable=False),
+        sa.Column("namespace", _text(64), nullable=False),
+        sa.Column("secret_hash", _text(64), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("expires_at", sa.BigInteger(), nullable=True),
         sa.Column("revoked_at", sa.BigInteger(), nullable=True),
@@ -129,23 +137,23 @@ def _create_tokens() -> None:
 def _create_runs() -> None:
     op.create_table(
         "runs",
-        sa.Column("id", sa.String(length=16), nullable=False),
-        sa.Column("namespace", sa.String(length=64), nullable=False),
-        sa.Column("origin", sa.String(length=16), nullable=False),
-        sa.Column("title", sa.Text(), nullable=False),
-        sa.Column("target", sa.Text(), nullable=False),
-        sa.Column("order_hash", sa.String(length=64), nullable=False),
+        sa.Column("id", _text(16), nullable=False),
+        sa.Column("namespace", _text(64), nullable=False),
+        sa.Column("origin", _text(16), nullable=False),
+        sa.Column("title", _text(), nullable=False),
+        sa.Column("target", _text(), nullable=False),
+        sa.Column("order_hash", _text(64), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.Column("created_by", sa.String(length=64), nullable=False),
-        sa.Column("state", sa.String(length=16), nullable=False),
-        sa.Column("outcome", sa.String(length=16), nullable=True),
+        sa.Column("created_by", _text(64), nullable=False),
+        sa.Column("state", _text(16), nullable=False),
+        sa.Column("outcome", _text(16), nullable=True),
         sa.Column("stop_asked", sa.Integer(), nullable=False),
         sa.Column("started_at", sa.BigInteger(), nullable=True),
         sa.Column("ended_at", sa.BigInteger(), nullable=True),
         sa.Column("counts", sa.LargeBinary(), nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("due", sa.Boolean(), server_default=sa.false(), nullable=False),
-        sa.Column("idempotency_key", sa.String(length=160), nullable=True),
+        sa.Column("idempotency_key", _text(160), nullable=True),
         sa.ForeignKeyConstraint(
             ["order_hash"], ["orders.hash"], name=op.f("fk_runs_order_hash_orders")
         ),
@@ -165,13 +173,13 @@ def _create_runs() -> None:
 def _create_tasks() -> None:
     op.create_table(
         "tasks",
-        sa.Column("id", sa.String(length=32), nullable=False),
-        sa.Column("run", sa.String(length=16), nullable=False),
+        sa.Column("id", _text(32), nullable=False),
+        sa.Column("run", _text(16), nullable=False),
         sa.Column("position", sa.Integer(), nullable=False),
-        sa.Column("node", sa.String(length=64), nullable=False),
-        sa.Column("node_name", sa.String(length=255), nullable=False),
-        sa.Column("state", sa.String(length=16), nullable=False),
-        sa.Column("outcome", sa.String(length=16), nullable=True),
+        sa.Column("node", _text(64), nullable=False),
+        sa.Column("node_name", _text(255), nullable=False),
+        sa.Column("state", _text(16), nullable=False),
+        sa.Column("outcome", _text(16), nullable=True),
         sa.Column("exit_code", sa.Integer(), nullable=True),
         sa.Column("changed", sa.Integer(), nullable=False),
         sa.ForeignKeyConstraint(["run"], ["runs.id"], name=op.f("fk_tasks_run_runs")),
@@ -185,18 +193,18 @@ def _create_tasks() -> None:
 def _create_attempts() -> None:
     op.create_table(
         "attempts",
-        sa.Column("id", sa.String(length=40), nullable=False),
-        sa.Column("run", sa.String(length=16), nullable=False),
-        sa.Column("task", sa.String(length=32), nullable=False),
-        sa.Column("node", sa.String(length=64), nullable=False),
+        sa.Column("id", _text(40), nullable=False),
+        sa.Column("run", _text(16), nullable=False),
+        sa.Column("task", _text(32), nullable=False),
+        sa.Column("node", _text(64), nullable=False),
         sa.Column("number", sa.Integer(), nullable=False),
-        sa.Column("wanted", sa.String(length=8), nullable=False),
+        sa.Column("wanted", _text(8), nullable=False),
         sa.Column("stops", sa.Integer(), nullable=False),
         sa.Column("stop_signal", sa.Integer(), nullable=False),
         sa.Column("offered", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("offer_until", sa.BigInteger(), nullable=True),
-        sa.Column("state", sa.String(length=16), nullable=False),
-        sa.Column("outcome", sa.String(length=16), nullable=True),
+        sa.Column("state", _text(16), nullable=False),
+        sa.Column("outcome", _text(16), nullable=True),
         sa.Column("snapshot", sa.LargeBinary(), nullable=True),
         sa.Column("ended", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("log_gone", sa.Boolean(), server_default=sa.false(), nullable=False),
@@ -257,8 +265,8 @@ def _index_attempts() -> None:
 def _create_logs() -> None:
     op.create_table(
         "logs",
-        sa.Column("attempt", sa.String(length=40), nullable=False),
-        sa.Column("object", sa.String(length=255), nullable=True),
+        sa.Column("attempt", _text(40), nullable=False),
+        sa.Column("object", _text(255), nullable=True),
         sa.Column("inline", sa.LargeBinary(), nullable=True),
         sa.Column("layout", sa.LargeBinary(), nullable=False),
         sa.ForeignKeyConstraint(
