@@ -48,14 +48,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class ServerSettings(Settings, frozen=True, kw_only=True):
-    """`qd server`. `data` holds the archive, the keys, and SQLite unless `database` is the address
-    of a PostgreSQL (`postgresql://USER:PASSWORD@HOST:PORT/NAME`)."""
+    """`qd server`. `data` holds what is this server's own: its key, and unless told otherwise the
+    archive and SQLite. `database` is the address of a PostgreSQL
+    (`postgresql://USER:PASSWORD@HOST:PORT/NAME`); several servers share one of these, one
+    `archive` directory and one `keys` directory."""
 
     data: str = ""
     database: Secret = Secret("")
     listen: str = DEFAULT_LISTEN
     fabric_url: str = ""
     keys: str = ""
+    archive: str = ""
     log_level: str = "info"
     min_free_mib: int = 64
     out_max_mib: int = 2048

@@ -98,6 +98,21 @@ class TokenRevoked(Event, frozen=True, kw_only=True):
     by: str
 
 
+class LeaseTaken(Event, frozen=True, kw_only=True):
+    """This server does a duty from now on."""
+
+    duty: str
+    server: str
+    term: int
+
+
+class LeaseLost(Event, frozen=True, kw_only=True):
+    """Another server has taken the duty over, or it can't be kept."""
+
+    duty: str
+    server: str
+
+
 class OrderRejected(Warned, frozen=True, kw_only=True):
     """An agent threw an order away: not signed, not for it, not for this session."""
 

@@ -67,7 +67,7 @@ async def stored(archive: Archive, path: Path, data: bytes) -> SealedLog:
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Archive:
-    return Archive(tmp_path / "archive")
+    return Archive(tmp_path / "archive", tmp_path / "work")
 
 
 @pytest.mark.parametrize("keep", [inline, stored])
@@ -149,11 +149,11 @@ async def test_a_damaged_object_is_broken(
 
 
 def test_an_archive_opened_again_keeps_its_logs_and_clears_its_work(tmp_path: Path) -> None:
-    first = Archive(tmp_path / "archive")
+    first = Archive(tmp_path / "archive", tmp_path / "work")
     (first.work / "leftover").write_bytes(b"x")
     log = tmp_path / "archive" / "logs" / "kept.zst"
     log.write_bytes(b"x")
-    again = Archive(tmp_path / "archive")
+    again = Archive(tmp_path / "archive", tmp_path / "work")
     assert list(again.work.iterdir()) == [] and log.exists()
 
 

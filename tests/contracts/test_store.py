@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import msgspec
 import pytest
 from sqlalchemy import func, select
-from sqlalchemy.exc import IntegrityError
 
 from quarterdeck.core.attempt import Dropped, Event, Reported, Sealed, StopAsked, step
 from quarterdeck.core.ids import attempt_id, run_id, task_id
@@ -152,7 +152,7 @@ async def test_an_idempotency_key_belongs_to_one_run(database: Database) -> None
     await created(database, 2, key=None)
     assert await database.read(lambda tx: store.by_key(tx, "k")) == run.id
     assert await database.read(lambda tx: store.by_key(tx, "other")) is None
-    with pytest.raises(IntegrityError):
+    with pytest.raises(StaleWrite):
         await created(database, 3, key="k")
     assert len(await database.read(lambda tx: store.page(tx, store.RunFilter()))) == 3
 
@@ -245,10 +245,34 @@ async def test_an_offer_is_recorded_and_may_be_withdrawn_while_nothing_was_repor
 ) -> None:
     _, _, attempts = await created(database, tasks=2)
     both = ids(attempts)
-    await database.write(lambda tx: store.offer(tx, both))
+    offered = await database.write(lambda tx: store.offer(tx, both))
+    assert offered == dict.fromkeys(both, 2)
     await changed(database, both[0], said(both[0], Phase.ACCEPTED))
-    await database.write(lambda tx: store.withdraw(tx, both))
+    await database.write(lambda tx: store.withdraw(tx, offered))
     assert [(await seen(database, id)).offered for id in both] == [True, False]
+
+
+async def test_an_offer_made_anew_by_another_server_can_not_be_withdrawn_by_the_first(
+    database: Database,
+) -> None:
+    _, _, attempts = await created(database, tasks=1)
+    (id,) = ids(attempts)
+    first = await database.write(lambda tx: store.offer(tx, [id]))
+    second = await database.write(lambda tx: store.offer(tx, [id]))
+    await database.write(lambda tx: store.withdraw(tx, first))
+    assert (await seen(database, id)).offered
+    await database.write(lambda tx: store.withdraw(tx, second))
+    assert not (await seen(database, id)).offered
+
+
+async def test_a_run_that_another_server_just_wrote_is_decided_again(database: Database) -> None:
+    run, _, _ = await created(database, key="k")
+    other = msgspec.structs.replace(run, id="0" * 16)
+    for again, key in ((run, None), (other, "k")):
+        with pytest.raises(StaleWrite):
+            await database.write(
+                partial(store.create, run=again, run_tasks=[], run_attempts=[], key=key)
+            )
 
 
 async def test_offers_expire_only_unsent_and_after_their_time(database: Database) -> None:

@@ -14,6 +14,7 @@ from functools import partial
 import msgspec
 
 from quarterdeck.control.ingest import Ingest
+from quarterdeck.control.lease import OFFERS, Leases
 from quarterdeck.control.observe import Fleet
 from quarterdeck.control.orders import Orderer
 from quarterdeck.core import attempt as machine
@@ -56,9 +57,11 @@ class Dispatch:
         ingest: Ingest,
         services: Services,
         clock: Clock,
+        leases: Leases,
         poke: Poke,
         ask: Poke,
     ) -> None:
+        self._leases = leases
         self._database = database
         self._orderer = orderer
         self._fleet = fleet
@@ -72,7 +75,8 @@ class Dispatch:
 
     async def send_orders(self) -> None:
         """Loop: send each poked node what differs."""
-        self._poke(*await self._database.read(run_store.nodes_with_open_attempts))
+        nodes = await self._database.read(run_store.nodes_with_open_attempts)
+        self._poke(*filter(self._leases.mine, nodes))
         while True:
             nodes = await self._poke.wait()
             self._again |= nodes & self._talking
@@ -94,16 +98,18 @@ class Dispatch:
             for attempt in attempts.values():
                 by_node.setdefault(attempt.node, []).append(ReportAttempt(attempt=attempt.id))
             for node, items in by_node.items():
-                question = self._ask_and_apply(node, tuple(items), set())
+                question = self._ask_and_apply(node, tuple(items), {})
                 self._services.spawn(question, f"journal of {node}")
 
     async def expire_offers(self) -> None:
-        """Loop: end what was never sent and whose time to live is over."""
+        """Loop: end what was never sent and whose time to live is over (duty of one server)."""
         while True:
+            await asyncio.sleep(TICK_S)
             now = self._clock.now()
+            if not self._leases.holds(OFFERS):
+                continue
             if await self._database.read(partial(run_store.expired_offers, now=now)):
                 await self._ingest.change(self._expire)
-            await asyncio.sleep(TICK_S)
 
     def _expire(self, tx: Tx) -> list[tuple[Attempt, Attempt]]:
         now = self._clock.now()
@@ -133,30 +139,30 @@ class Dispatch:
         orders = await self._database.read(partial(run_store.orders_of, run_ids=runs))
         items = [_item(c, orders.get(attempts[c.attempt].run, Order())) for c in commands]
         for batch in _batches(items):
-            new = [
-                i.attempt for i in batch if i.attempt in starts and not attempts[i.attempt].offered
-            ]
+            new = [item.attempt for item in batch if item.attempt in starts]
             offered = await self._offered(new)
-            called_off = set(new) - offered
+            called_off = set(new) - offered.keys()
             wanted = tuple(item for item in batch if item.attempt not in called_off)
-            if wanted and not await self._ask_and_apply(node, wanted, offered):
+            first = {id: v for id, v in offered.items() if not attempts[id].offered}
+            if wanted and not await self._ask_and_apply(node, wanted, first):
                 return
 
-    async def _offered(self, new: list[str]) -> set[str]:
+    async def _offered(self, new: list[str]) -> dict[str, int]:
         """Note that attempts are about to be sent; those that were not called off meanwhile."""
         if not new:
-            return set()
+            return {}
         return await self._database.write(partial(run_store.offer, ids=new))
 
     async def _ask_and_apply(
-        self, node: str, batch: tuple[OrderItem, ...], offered: set[str]
+        self, node: str, batch: tuple[OrderItem, ...], offered: dict[str, int]
     ) -> bool:
-        """Send one batch; False when the node did not answer."""
+        """Send one batch; False when the node did not answer. `offered` holds the versions of
+        what was offered for the first time."""
         try:
             answers = await self._orderer.ask(node, batch)
         except Unavailable as error:
             if error.code == "no_responders" and offered:
-                await self._database.write(partial(run_store.withdraw, ids=offered))
+                await self._database.write(partial(run_store.withdraw, offered=offered))
             return False
         except Invalid as error:
             refused = machine.TurnedDown(reason=Reason.REFUSED, error=error.message)

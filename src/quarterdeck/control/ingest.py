@@ -82,8 +82,9 @@ class Ingest:
 
         await self.change(changed)
 
-    async def change(self, unit: Callable[[Tx], list[tuple[Attempt, Attempt]]]) -> None:
-        """Write the attempts that a unit changed, and step the runs they belong to."""
+    async def change(self, unit: Callable[[Tx], list[tuple[Attempt, Attempt]]]) -> bool:
+        """Write the attempts that a unit changed, and step the runs they belong to; whether it
+        changed any."""
         pairs, ended = await write_guarded(self._database, lambda tx: self._write(tx, unit))
         moved = [(before, after) for before, after in pairs if after is not before]
         for run in {after.run for _, after in moved}:
@@ -92,6 +93,7 @@ class Ingest:
             self._telemetry.emit(RunEnded(run=run, outcome=outcome))
         self._dispatch(*{after.node for _, after in moved if not after.released})
         self._seal()
+        return bool(moved)
 
     def _write(
         self, tx: Tx, unit: Callable[[Tx], list[tuple[Attempt, Attempt]]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from quarterdeck.control.crowd import Crowd
 from quarterdeck.control.dispatch import Dispatch
 from quarterdeck.control.enrol import Enrolments
 from quarterdeck.control.ingest import Ingest
+from quarterdeck.control.lease import Leases
 from quarterdeck.control.observe import Fleet
 from quarterdeck.control.orders import Orderer
 from quarterdeck.control.output import Output
@@ -29,6 +31,7 @@ from quarterdeck.settings import ServerSettings
 from quarterdeck.store import access as access_store
 from quarterdeck.store.base import Tx
 from quarterdeck.telemetry import FabricConnected, FabricTrouble, Started, Stopped, Telemetry
+from quarterdeck.wire import subjects
 
 MIB = 1 << 20
 CONNECT_PAUSE_S = 0.2
@@ -50,7 +53,6 @@ class Server:
         self.clock = clock
         self._data = Path(settings.data)
         self.services = Services(telemetry.loop_failed, clock)
-        self.changes = Changes()
         self.draining = asyncio.Event()
         self.progress = Progress(clock)
         self.fingerprint = ""  # of the certificate that callers are to pin
@@ -58,6 +60,10 @@ class Server:
         self.parts = opened(settings, self.services, telemetry, clock)
         self.database = self.parts.database
         self.fabric = self.parts.fabric
+        self.leases = Leases(
+            database=self.database, clock=clock, telemetry=telemetry, server=self.parts.id
+        )
+        self.changes = Changes(self.parts.id, self.leases.alone)
         self._assemble()
 
     def _assemble(self) -> None:
@@ -68,6 +74,8 @@ class Server:
             fabric=self.fabric,
             clock=self.clock,
             telemetry=self.telemetry,
+            leases=self.leases,
+            changes=self.changes,
             dispatch=dispatch,
             ask=ask,
         )
@@ -86,6 +94,7 @@ class Server:
             clock=self.clock,
             telemetry=self.telemetry,
             changes=self.changes,
+            leases=self.leases,
             dispatch=dispatch,
             new_id=self.new_id,
             room=self.room,
@@ -100,9 +109,11 @@ class Server:
             ingest=self._ingest,
             services=self.services,
             clock=self.clock,
+            leases=self.leases,
             poke=dispatch,
             ask=ask,
         )
+        self.changes.on_foreign(lambda _topics: seal())
         self._assemble_output(orderer, seal)
         self._assemble_enrolment()
 
@@ -120,6 +131,8 @@ class Server:
             services=self.services,
             clock=self.clock,
             telemetry=self.telemetry,
+            leases=self.leases,
+            server=self.parts.id,
             poke=seal,
         )
         self.watching = Watching(
@@ -165,8 +178,13 @@ class Server:
         await self.progress.reach(Stage.RECORD)
         await self._connect()
         self.fabric.on_connect(lambda: self.telemetry.emit(FabricConnected(who=self.parts.id)))
+        await self.fabric.subscribe(subjects.CHANGED, self.changes.heard)
+        await self.leases.round()
         await self.fleet.listen()
         for name, loop in (
+            ("leases", self.leases.keep),
+            ("changes", lambda: self.changes.announce(self.fabric)),
+            ("strangers", self.fleet.meet_strangers),
             ("beats", self.fleet.watch_beats),
             ("hello", self.fleet.ask_for_beats),
             ("ingest", self._ingest.take_facts),
@@ -184,6 +202,8 @@ class Server:
 
     async def stop(self) -> None:
         await self.services.stop()
+        with contextlib.suppress(Unavailable):
+            await self.leases.give_back()
         await self.fabric.stop()
         await self.database.stop()
         self.telemetry.emit(Stopped(what="server"))

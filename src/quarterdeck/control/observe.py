@@ -3,15 +3,22 @@
 Waits for: heartbeats (`hb.*`), and a tick of `FLUSH_S` for writing what they said. A beat that
 opens a new session is written at once; figures are written together. Each beat is compared with
 the recorded attempts of its node (core/reconcile.py) when there are any.
+
+Every server hears every beat and keeps the whole fleet in memory; writing and comparing is done by
+the server a node belongs to (control/lease.py). Nodes that another server admitted are read from
+the store when they first beat, or when that server says so.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 
 import msgspec
 
+from quarterdeck.control.changes import Changes, node_of, node_topic
+from quarterdeck.control.lease import Leases
 from quarterdeck.core import liveness
 from quarterdeck.core.ids import check_labels, check_name
 from quarterdeck.core.model import Attempt, Node
@@ -28,6 +35,7 @@ from quarterdeck.wire.codec import decode, encode
 from quarterdeck.wire.run import BeatNow, Heartbeat, facts_record, load_record
 
 FLUSH_S = 1.0
+STRANGERS_S = 0.2
 BEATS_PER_S = 2000
 
 
@@ -45,9 +53,13 @@ class Fleet:
         fabric: Fabric,
         clock: Clock,
         telemetry: Telemetry,
+        leases: Leases,
+        changes: Changes,
         dispatch: Poke,
         ask: Poke,
     ) -> None:
+        self._leases = leases
+        self._changes = changes
         self._database = database
         self._fabric = fabric
         self._clock = clock
@@ -63,14 +75,16 @@ class Fleet:
         self._arrived = Poke()
         self._connected = Poke()
         self._dirty: dict[str, Node] = {}
+        self._strangers = Poke()
 
     async def load(self) -> None:
         """Know the recorded nodes."""
         for node in await self._database.read(node_store.every):
-            self.know(node)
+            self._admit(node)
 
     async def listen(self) -> None:
         """Hear beats from now on."""
+        self._changes.on_foreign(self._changed_elsewhere)
         await self._fabric.subscribe(subjects.ALL_BEATS, self._heard)
         self._fabric.on_connect(lambda: self._connected("connected"))
         self._connected("start")
@@ -87,8 +101,25 @@ class Fleet:
         """Call back with the id of a node that has started anew."""
         self._on_session.append(callback)
 
+    async def meet_strangers(self) -> None:
+        """Loop: read nodes that beat or were changed on another server. Waits for such nodes."""
+        while True:
+            ids = await self._strangers.wait()
+            for node in await self._database.read(partial(node_store.some, ids=ids)):
+                known = self._nodes.get(node.id)
+                if known is None and not node.removed:
+                    self._admit(node)
+                    await self._fabric.publish(subjects.beat_now(node.id), encode(BeatNow()))
+                elif known is not None and node.removed:
+                    self.forget(node.id)
+            await asyncio.sleep(STRANGERS_S)
+
     def know(self, node: Node) -> None:
-        """Take a node in that was enrolled."""
+        """Take a node in that was enrolled here."""
+        self._admit(node)
+        self._changes.tell(node_topic(node.id))
+
+    def _admit(self, node: Node) -> None:
         self._nodes[node.id] = node
         self._sessions[node.id] = liveness.Sessions(current=node.session)
 
@@ -98,6 +129,11 @@ class Fleet:
             self._sessions.pop(node_id, None)
             self._watches.pop(node_id, None)
             self._dirty.pop(node_id, None)
+
+    def _changed_elsewhere(self, topics: tuple[str, ...]) -> None:
+        ids = [id for topic in topics if (id := node_of(topic)) is not None]
+        if ids:
+            self._strangers(*ids)
 
     def get(self, node_id: str) -> Node:
         """Raises NotFound."""
@@ -144,17 +180,24 @@ class Fleet:
 
     async def _take(self, beats: list[Heartbeat]) -> bool:
         known = [beat for beat in beats if beat.node in self._nodes]
+        self._strangers_among(beats)
         written_at_once = [self._record(beat) for beat in known]
         urgent = any(written_at_once)
-        ids = {beat.node for beat in known}
-        if not ids:
-            return False
+        mine = [beat for beat in known if self._leases.mine(beat.node)]
+        if not mine:
+            return urgent
+        ids = {beat.node for beat in mine}
         recorded = await self._database.read(partial(run_store.open_attempts, node_ids=ids))
-        for beat in known:
+        for beat in mine:
             if beat.node in self._nodes:  # not removed during the read
                 self._compare(beat, {a.id: a for a in recorded.get(beat.node, [])})
         self._dispatch(*recorded)
         return urgent
+
+    def _strangers_among(self, beats: list[Heartbeat]) -> None:
+        strangers = [beat.node for beat in beats if beat.node not in self._nodes]
+        if strangers:
+            self._strangers(*strangers)
 
     def _record(self, beat: Heartbeat) -> bool:
         """Note a beat; True when it should be written at once."""
@@ -176,8 +219,10 @@ class Fleet:
             full=beat.full,
         )
         self._nodes[node.id] = fresh
-        self._dirty[node.id] = fresh
-        if after.current == before.current and after.cloned == node.quarantined:
+        same = after.current == before.current and after.cloned == node.quarantined
+        if not same or self._leases.mine(node.id):
+            self._dirty[node.id] = fresh
+        if same:
             return False
         self._telemetry.emit(NodeSession(node=node.id, name=fresh.name, session=beat.session))
         for callback in self._on_session:

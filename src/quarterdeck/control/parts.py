@@ -87,7 +87,7 @@ def open_parts(
         id=id,
         database=open_database(settings.database, data / "quarterdeck.sqlite3"),
         fabric=fabric,
-        archive=Archive(data / "archive"),
+        archive=Archive(Path(settings.archive or data / "archive"), data / "work"),
         mint=lambda node, key, now, ttl_s: authority.mint_node(node, key, now=now, ttl_s=ttl_s),
         sign=order_key.sign,
         order_keys=(order_key.public_key,),

@@ -16,6 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from quarterdeck.control.changes import Changes, run_topic
+from quarterdeck.control.lease import DUE, Leases
 from quarterdeck.control.observe import Fleet
 from quarterdeck.core import attempt as attempt_machine
 from quarterdeck.core import liveness
@@ -25,7 +26,7 @@ from quarterdeck.core.model import Attempt, Counts, Node, Order, Run, Task
 from quarterdeck.core.states import NodeState, RunState
 from quarterdeck.core.target import resolve, suggest
 from quarterdeck.errors import Conflict, Invalid, Unavailable
-from quarterdeck.service import Clock, Poke
+from quarterdeck.service import Clock, Poke, jitter
 from quarterdeck.store import run as run_store
 from quarterdeck.store.base import Database, StaleWrite, Tx
 from quarterdeck.telemetry import RunCreated, RunEnded, Telemetry
@@ -33,7 +34,9 @@ from quarterdeck.telemetry import RunCreated, RunEnded, Telemetry
 T = TypeVar("T")
 
 STEP_BATCH = 2000
-TRIES = 5
+TRIES = 12
+FIRST_PAUSE_S = 0.01
+MAX_PAUSE_S = 0.5
 DUE_TICK_S = 2.0
 
 
@@ -61,10 +64,12 @@ class Runs:
         clock: Clock,
         telemetry: Telemetry,
         changes: Changes,
+        leases: Leases,
         dispatch: Poke,
         new_id: Callable[[], str],
         room: Callable[[], str],
     ) -> None:
+        self._leases = leases
         self._database = database
         self._fleet = fleet
         self._clock = clock
@@ -95,7 +100,7 @@ class Runs:
             run_store.create(tx, run, tasks, attempts, new.key)
             return run.id
 
-        known = await self._database.write(write)
+        known = await write_guarded(self._database, write)
         if known != run.id:
             return await self._same(known, new)
         self._telemetry.emit(RunCreated(run=run.id, tasks=len(tasks)))
@@ -162,13 +167,15 @@ class Runs:
         return run
 
     async def step_due(self) -> None:
-        """Loop: step runs that a crash left due. Waits for a tick only."""
+        """Loop: step runs that a crash left due (duty of one server). Waits for a tick only."""
         while True:
+            await asyncio.sleep(DUE_TICK_S)
+            if not self._leases.holds(DUE):
+                continue
             for run in await self._database.read(lambda tx: run_store.due_runs(tx, 100)):
                 step = partial(step_run, run_id=run, now=self._clock.now())
                 await write_guarded(self._database, step)
                 self._changes.tell(run_topic(run))
-            await asyncio.sleep(DUE_TICK_S)
 
     def _rows(self, new: NewRun, nodes: list[Node]) -> tuple[Run, list[Task], list[Attempt]]:
         now = self._clock.now()
@@ -210,11 +217,13 @@ class Runs:
 
 async def write_guarded(database: Database, unit: Callable[[Tx], T]) -> T:
     """Write a unit; on a stale guard (another server was quicker) load and decide again."""
+    pause_s = 0.0
     for _ in range(TRIES - 1):
         try:
             return await database.write(unit)
         except StaleWrite:
-            continue
+            await asyncio.sleep(pause_s * jitter())
+            pause_s = min(pause_s * 2, MAX_PAUSE_S) or FIRST_PAUSE_S
     return await database.write(unit)
 
 

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from quarterdeck.control.ingest import Ingest
+from quarterdeck.control.lease import PURGE, Leases
 from quarterdeck.control.output import PIECE, Output
 from quarterdeck.core import attempt as machine
 from quarterdeck.core.model import STREAMS, Attempt, Snapshot, StreamEnd
@@ -62,8 +63,12 @@ class Seal:
         services: Services,
         clock: Clock,
         telemetry: Telemetry,
+        leases: Leases,
+        server: str,
         poke: Poke,
     ) -> None:
+        self._leases = leases
+        self._server = server
         self._database = database
         self._fabric = fabric
         self._archive = archive
@@ -82,23 +87,33 @@ class Seal:
             await self._poke.wait(TICK_S)
             now = self._clock.monotonic()
             resting = {id for id, (at, _) in self._later.items() if at > now}
-            room = AT_ONCE - len(self._busy)
-            if room <= 0:
-                continue
-            skip = self._busy.keys() | resting
-            ready = await self._database.read(
-                partial(run_store.to_seal, limit=CANDIDATES, skip=skip)
-            )
-            for attempt in ready:
-                busy = list(self._busy.values())
-                if len(busy) >= AT_ONCE or busy.count(attempt.node) >= AT_ONCE_PER_NODE:
-                    continue
-                self._busy[attempt.id] = attempt.node
-                self._services.spawn(self._one(attempt), f"seal {attempt.id}")
+            after = ""
+            while len(self._busy) < AT_ONCE:
+                skip = self._busy.keys() | resting
+                page = await self._database.read(
+                    partial(run_store.to_seal, limit=CANDIDATES, skip=skip, after=after)
+                )
+                for attempt in page:
+                    self._begin(attempt)
+                if len(page) < CANDIDATES:
+                    break
+                after = page[-1].id
+
+    def _begin(self, attempt: Attempt) -> None:
+        """Seal an attempt now, unless it is another server's or there is no room."""
+        busy = list(self._busy.values())
+        if len(busy) >= AT_ONCE or busy.count(attempt.node) >= AT_ONCE_PER_NODE:
+            return
+        if self._leases.mine(attempt.id):
+            self._busy[attempt.id] = attempt.node
+            self._services.spawn(self._one(attempt), f"seal {attempt.id}")
 
     async def purge_cache(self) -> None:
-        """Loop: drop from the cache what was archived a minute ago."""
+        """Loop: drop from the cache what was archived a minute ago (duty of one server)."""
         while True:
+            await asyncio.sleep(TICK_S)
+            if not self._leases.holds(PURGE):
+                continue
             before = self._clock.now() - PURGE_AFTER
             old = await self._database.read(partial(run_store.to_purge, before=before, limit=200))
             for attempt in old:
@@ -110,7 +125,6 @@ class Seal:
                     partial(run_store.mark_purged, ids=ids),
                     bulk=True,
                 )
-            await asyncio.sleep(TICK_S)
 
     async def _one(self, attempt: Attempt) -> None:
         try:
@@ -145,7 +159,8 @@ class Seal:
             if layout is None:
                 self._telemetry.emit(LogMismatch(attempt=attempt.id))
                 return False
-            await self._commit(await self._stored(attempt, job.paths, layout))
+            if not await self._commit(await self._stored(attempt, job.paths, layout)):
+                return True
         finally:
             job.discard()
         self._telemetry.emit(
@@ -159,19 +174,29 @@ class Seal:
         if sum(part.bytes for part in layout.values()) <= INLINE_BYTES:
             inline = {stream: path.read_bytes() for stream, path in paths.items()}
             return SealedLog(attempt=attempt.id, inline=inline, layout=layout)
-        prefix = f"{attempt.run}/{attempt.id}"
+        # two servers that seal one attempt must not write over each other's objects
+        prefix = f"{attempt.run}/{attempt.id}.{self._server}"
         for stream, path in paths.items():
             await self._archive.put(object_key(prefix, stream), path)
         return SealedLog(attempt=attempt.id, object=prefix, layout=layout)
 
-    async def _commit(self, log: SealedLog) -> None:
+    async def _commit(self, log: SealedLog) -> bool:
+        """Record where the log lies; False when another server did so before."""
+
         def unit(tx: Tx) -> list[tuple[Attempt, Attempt]]:
             found = run_store.attempts_by_id(tx, [log.attempt])
-            log_store.save(tx, log)
+            open_ones = [attempt for attempt in found.values() if not attempt.sealed]
+            if open_ones:
+                log_store.save(tx, log)
             now = self._clock.now()
-            return [(a, machine.step(a, machine.Sealed(), now)) for a in found.values()]
+            return [(a, machine.step(a, machine.Sealed(), now)) for a in open_ones]
 
-        await self._ingest.change(unit)
+        if await self._ingest.change(unit):
+            return True
+        if log.object is not None:
+            for stream in log.layout:
+                await self._archive.delete(object_key(log.object, stream))
+        return False
 
 
 class _Assembly:

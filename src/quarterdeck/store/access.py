@@ -7,12 +7,12 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Row, select, update
 
 from quarterdeck.core.access import parse
 from quarterdeck.errors import Denied, NotFound
 from quarterdeck.store.base import Tx
-from quarterdeck.store.rows import from_us, time_of, to_us
+from quarterdeck.store.rows import from_us, insert_absent, time_of, to_us
 from quarterdeck.store.tables import tokens
 
 
@@ -42,17 +42,16 @@ def register(
     found = parse(token)
     if found is None:
         raise ValueError("not a token of ours")
-    if tx.execute(select(tokens.c.id).where(tokens.c.id == found.id)).first() is None:
-        tx.execute(
-            insert(tokens).values(
-                id=found.id,
-                kind=found.kind,
-                namespace=namespace,
-                secret_hash=found.secret_hash,
-                created_at=to_us(now),
-                expires_at=to_us(expires_at),
-            )
-        )
+    insert_absent(
+        tx,
+        tokens,
+        id=found.id,
+        kind=found.kind,
+        namespace=namespace,
+        secret_hash=found.secret_hash,
+        created_at=to_us(now),
+        expires_at=to_us(expires_at),
+    )
 
 
 def every(tx: Tx) -> list[KeptToken]:

@@ -8,6 +8,7 @@ logs are kept inside the row itself: most commands print little.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 from pathlib import Path
@@ -18,7 +19,7 @@ import obstore.exceptions
 import zstandard
 from obstore.store import LocalStore
 
-from quarterdeck.errors import Broken
+from quarterdeck.errors import Broken, Unavailable
 
 PIECE = 1 << 20
 LEVEL = 3
@@ -87,22 +88,35 @@ class FrameWriter:
 
 
 class Archive:
-    """Objects under a local directory (obstore also speaks S3)."""
+    """Objects under a directory, which several servers may share (obstore also speaks S3).
 
-    def __init__(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.work = directory / "work"
-        self.work.mkdir(exist_ok=True)
-        for leftover in self.work.iterdir():
-            leftover.unlink()
+    `work` is this server's own directory for what is not finished; it is emptied at the start.
+    """
+
+    def __init__(self, directory: Path, work: Path) -> None:
+        self.work = work
         self._directory = directory / "logs"
-        self._directory.mkdir(exist_ok=True)
+        try:
+            for path in (self.work, self._directory):
+                path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for leftover in self.work.iterdir():
+                leftover.unlink()
+        except OSError as error:
+            raise Unavailable(
+                "archive",
+                f"The archive directory {directory} can't be used: {error.strerror or error}.",
+            ) from error
         self._store = LocalStore(self._directory)
 
     async def put(self, key: str, path: Path) -> None:
         """Store a file under a key, replacing what an earlier, unfinished sealing left there."""
         await obstore.put_async(self._store, key, path)
         await asyncio.to_thread(self._sync, self._directory / key)
+
+    async def delete(self, key: str) -> None:
+        """Remove an object; nothing happens when there is none."""
+        with contextlib.suppress(FileNotFoundError):
+            await obstore.delete_async(self._store, key)
 
     def _sync(self, path: Path) -> None:
         """Make an object and its names durable: after this the node deletes its own copy."""

@@ -9,24 +9,21 @@ from sqlalchemy import bindparam, insert, select, update
 
 from quarterdeck.core.model import Node
 from quarterdeck.store.base import Tx
-from quarterdeck.store.rows import node_record, node_values, time_of, to_us
+from quarterdeck.store.rows import insert_absent, node_record, node_values, time_of, to_us
 from quarterdeck.store.tables import nodes, rejected
 
 
 def enrol(tx: Tx, node: Node) -> Node:
     """Write a new node, or give back the one that has its id already."""
-    known = get(tx, node.id)
-    if known is not None:
-        return known
-    tx.execute(
-        insert(nodes).values(
-            id=node.id,
-            public_key=node.public_key,
-            created_at=to_us(node.created_at),
-            **node_values(node),
-        )
+    made = insert_absent(
+        tx,
+        nodes,
+        id=node.id,
+        public_key=node.public_key,
+        created_at=to_us(node.created_at),
+        **node_values(node),
     )
-    return node
+    return node if made else get(tx, node.id) or node
 
 
 def get(tx: Tx, node_id: str) -> Node | None:
@@ -57,6 +54,11 @@ def removed(tx: Tx) -> dict[str, tuple[str, datetime]]:
     query = select(nodes.c.id, nodes.c.public_key, nodes.c.removed_at)
     rows = tx.execute(query.where(nodes.c.removed_at.is_not(None)))
     return {row.id: (row.public_key, time_of(row.removed_at)) for row in rows}
+
+
+def some(tx: Tx, ids: Iterable[str]) -> list[Node]:
+    """The nodes that exist among a few ids, removed ones too."""
+    return [node for id in sorted(set(ids)) if (node := get(tx, id)) is not None]
 
 
 def save(tx: Tx, changed: Iterable[Node]) -> None:

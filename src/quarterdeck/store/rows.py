@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Row
+from sqlalchemy import Row, Table
+from sqlalchemy.dialects import postgresql, sqlite
 
 from quarterdeck.core.model import (
     Attempt,
@@ -23,6 +24,7 @@ from quarterdeck.core.model import (
     Wanted,
 )
 from quarterdeck.core.states import AttemptState, Outcome, RunState, TaskState
+from quarterdeck.store.base import Tx
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -34,6 +36,16 @@ pack = msgspec.msgpack.encode
 def unpack(data: bytes, kind: type[R]) -> R:
     """A record from its blob."""
     return msgspec.msgpack.decode(data, type=kind)
+
+
+def insert_absent(tx: Tx, table: Table, **values: object) -> bool:
+    """Insert a row unless a unique column of it is there already; whether it was inserted.
+
+    Unlike a look before an insert this holds when several servers do it at once.
+    """
+    insert = postgresql.insert if tx.dialect.name == "postgresql" else sqlite.insert
+    result = tx.execute(insert(table).values(**values).on_conflict_do_nothing())
+    return result.rowcount == 1
 
 
 def to_us(time: datetime | None) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ from quarterdeck.store.base import StaleWrite, Tx
 from quarterdeck.store.rows import (
     attempt_record,
     attempt_values,
+    insert_absent,
     pack,
     run_record,
     run_state_values,
@@ -30,6 +31,7 @@ from quarterdeck.store.tables import attempts, orders, runs, tasks
 T = TypeVar("T")
 
 BATCH = 500
+MOST_SKIPPED = 20_000
 TASK_STATE_FIELDS = ("state", "outcome", "exit_code", "changed")
 
 
@@ -45,25 +47,27 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
 def create(
     tx: Tx, run: Run, run_tasks: Sequence[Task], run_attempts: Sequence[Attempt], key: str | None
 ) -> None:
-    """Write a run with everything that belongs to it."""
+    """Write a run with everything that belongs to it. Raises StaleWrite when another server has
+    just written one with the same id or key."""
     data = pack(run.order)
     digest = hashlib.sha256(data).hexdigest()
-    if tx.execute(select(orders.c.hash).where(orders.c.hash == digest)).first() is None:
-        tx.execute(insert(orders).values(hash=digest, data=data))
-    tx.execute(
-        insert(runs).values(
-            id=run.id,
-            namespace=run.namespace,
-            origin=run.origin,
-            title=run.title,
-            target=run.target,
-            order_hash=digest,
-            created_at=to_us(run.created_at),
-            created_by=run.created_by,
-            idempotency_key=key,
-            **run_state_values(run),
-        )
+    insert_absent(tx, orders, hash=digest, data=data)
+    made = insert_absent(
+        tx,
+        runs,
+        id=run.id,
+        namespace=run.namespace,
+        origin=run.origin,
+        title=run.title,
+        target=run.target,
+        order_hash=digest,
+        created_at=to_us(run.created_at),
+        created_by=run.created_by,
+        idempotency_key=key,
+        **run_state_values(run),
     )
+    if not made:
+        raise StaleWrite
     if run_tasks:
         tx.execute(insert(tasks), [task_values(task) for task in run_tasks])
         tx.execute(insert(attempts), [attempt_values(attempt) for attempt in run_attempts])
@@ -168,34 +172,42 @@ def orders_of(tx: Tx, run_ids: Iterable[str]) -> dict[str, Order]:
     return found
 
 
-def offer(tx: Tx, ids: Iterable[str]) -> set[str]:
+def offer(tx: Tx, ids: Iterable[str]) -> dict[str, int]:
     """Record that these attempts are about to be sent: from now on the node's word is needed.
 
-    The ids that may be sent: what was called off meanwhile is not among them.
+    The ids that may be sent, with their new versions: what was called off or reported meanwhile is
+    not among them. An attempt that was offered before is offered anew, so that the server that
+    offered it first can't withdraw it any more.
     """
-    offered: set[str] = set()
+    offered: dict[str, int] = {}
     for part in _parts(sorted(set(ids))):
         statement = (
             update(attempts)
             .where(
                 attempts.c.id.in_(part),
-                ~attempts.c.offered,
+                attempts.c.snapshot.is_(None),
                 ~attempts.c.released,
                 attempts.c.wanted == Wanted.RUN.value,
             )
             .values(offered=True, version=attempts.c.version + 1)
-            .returning(attempts.c.id)
+            .returning(attempts.c.id, attempts.c.version)
         )
-        offered.update(row.id for row in tx.execute(statement))
+        offered.update((row.id, row.version) for row in tx.execute(statement))
     return offered
 
 
-def withdraw(tx: Tx, ids: Iterable[str]) -> None:
-    """Take `offer` back for attempts that certainly reached nobody and were never reported."""
-    for part in _parts(sorted(set(ids))):
+def withdraw(tx: Tx, offered: Mapping[str, int]) -> None:
+    """Take `offer` back for attempts that certainly reached nobody, unless anything happened to
+    them since."""
+    for id, version in sorted(offered.items()):
         tx.execute(
             update(attempts)
-            .where(attempts.c.id.in_(part), attempts.c.snapshot.is_(None), attempts.c.offered)
+            .where(
+                attempts.c.id == id,
+                attempts.c.version == version,
+                attempts.c.snapshot.is_(None),
+                attempts.c.offered,
+            )
             .values(offered=False, version=attempts.c.version + 1)
         )
 
@@ -210,10 +222,12 @@ def expired_offers(tx: Tx, now: datetime) -> list[Attempt]:
     return [attempt_record(row) for row in rows]
 
 
-def to_seal(tx: Tx, limit: int, skip: Iterable[str]) -> list[Attempt]:
-    """Ended attempts whose log is not archived yet, oldest first."""
+def to_seal(tx: Tx, limit: int, skip: Iterable[str], after: str = "") -> list[Attempt]:
+    """Ended attempts whose log is not archived yet, oldest first, a page at a time."""
     query = select(attempts).where(
-        and_(attempts.c.ended, ~attempts.c.sealed), attempts.c.id.not_in(list(skip))
+        and_(attempts.c.ended, ~attempts.c.sealed),
+        attempts.c.id > after,
+        attempts.c.id.not_in(sorted(skip)[:MOST_SKIPPED]),
     )
     rows = tx.execute(query.order_by(attempts.c.id).limit(limit))
     return [attempt_record(row) for row in rows]

@@ -185,6 +185,15 @@ logs = Table(
     Column("layout", LargeBinary, nullable=False),
 )
 
+leases = Table(
+    "leases",
+    metadata,
+    Column("duty", String(80), primary_key=True),
+    Column("holder", String(64), nullable=False),
+    Column("term", BigInteger, nullable=False),
+    Column("beat", BigInteger, nullable=False),
+)
+
 rejected = Table(
     "rejected",
     metadata,

@@ -10,6 +10,7 @@ OUT = "OUT"
 INGEST = "ingest"
 
 ALL_BEATS = "hb.*"
+CHANGED = "live.changed"
 
 
 def _token(text: str) -> str:

@@ -1,0 +1,129 @@
+"""Duties among servers: the loop that keeps this server's leases and sees who else is alive.
+
+Waits for: a tick of `BEAT_S`. Each round reads all leases, then extends what is held and takes what
+may be taken, in one transaction (core/lease.py has the rules). Singleton duties ask `holds` before
+each piece of work, shared ones ask `mine` with the key of the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+import msgspec
+
+from quarterdeck.core import lease as rules
+from quarterdeck.core.lease import MEMBER, Lease, Seen
+from quarterdeck.service import Clock
+from quarterdeck.store import lease as lease_store
+from quarterdeck.store.base import Database, Tx
+from quarterdeck.telemetry import LeaseLost, LeaseTaken, Telemetry
+
+OFFERS = "offers"
+DUE = "due"
+PURGE = "purge"
+DUTIES = (OFFERS, DUE, PURGE)
+
+
+class LeaseView(msgspec.Struct, frozen=True, kw_only=True):
+    """One lease for people: `mine` when this server counts on it now."""
+
+    duty: str
+    holder: str
+    term: int
+    mine: bool
+
+
+class Leases:
+    """What this server holds, and which servers are alive."""
+
+    def __init__(
+        self, *, database: Database, clock: Clock, telemetry: Telemetry, server: str
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._telemetry = telemetry
+        self._server = server
+        self._own = MEMBER + server
+        self._wanted = (*DUTIES, self._own)
+        self._seen: dict[str, Seen] = {}
+        self._held: dict[str, Lease] = {}
+        self._written_at: float | None = None
+
+    def holds(self, duty: str) -> bool:
+        """Whether this server does a singleton duty now."""
+        return duty in self._held and rules.holds(self._written_at, self._clock.monotonic())
+
+    def mine(self, key: str) -> bool:
+        """Whether this server is the one that cares for a key."""
+        return rules.home(self.servers(), key) == self._server
+
+    def servers(self) -> list[str]:
+        """The live servers; this one only while it can write its own row."""
+        now = self._clock.monotonic()
+        others = [id for id in rules.alive(self._seen.values(), now) if id != self._server]
+        return [*others, self._server] if self.holds(self._own) else others
+
+    def alone(self) -> bool:
+        """Whether no other server is alive."""
+        return self.servers() in ([], [self._server])
+
+    def view(self) -> list[LeaseView]:
+        """Every lease as last read."""
+        return [
+            LeaseView(
+                duty=seen.lease.duty,
+                holder=seen.lease.holder,
+                term=seen.lease.term,
+                mine=self.holds(duty),
+            )
+            for duty, seen in sorted(self._seen.items())
+        ]
+
+    async def keep(self) -> None:
+        """Loop: extend and take, for ever."""
+        while True:
+            await self.round()
+            await asyncio.sleep(rules.BEAT_S)
+
+    async def round(self) -> None:
+        """Read, extend, take; once before the loops of a server start."""
+        rows = await self._database.read(lease_store.every)
+        now = self._clock.monotonic()
+        self._seen = {row.duty: rules.look(self._seen.get(row.duty), row, now) for row in rows}
+        held = await self._database.write(lambda tx: self._write(tx, now))
+        for duty, lease in held.items():
+            if duty not in self._held:
+                self._telemetry.emit(LeaseTaken(duty=duty, server=self._server, term=lease.term))
+        for duty in self._held.keys() - held.keys():
+            self._telemetry.emit(LeaseLost(duty=duty, server=self._server))
+        self._held, self._written_at = held, now
+        for duty, lease in held.items():
+            self._seen[duty] = rules.look(self._seen.get(duty), lease, now)
+
+    async def give_back(self) -> None:
+        """At a clean stop: let others take over at once."""
+        held, self._held = self._held, {}
+        if held:
+            leases = list(held.values())
+            await self._database.write(partial(lease_store.give_back, leases=leases))
+
+    def _write(self, tx: Tx, now: float) -> dict[str, Lease]:
+        held = {}
+        for duty in self._wanted:
+            lease = self._one(tx, duty, now)
+            if lease is not None:
+                held[duty] = lease
+        for duty, seen in self._seen.items():
+            if duty.startswith(MEMBER) and now - seen.since > rules.FORGET_AFTER_S:
+                lease_store.forget(tx, seen.lease)
+        return held
+
+    def _one(self, tx: Tx, duty: str, now: float) -> Lease | None:
+        held = self._held.get(duty)
+        if held is not None and (extended := lease_store.extend(tx, held)) is not None:
+            return extended
+        seen = self._seen.get(duty)
+        if not rules.may_take(seen, self._server, now):
+            return None
+        return lease_store.take(tx, duty, self._server, None if seen is None else seen.lease)

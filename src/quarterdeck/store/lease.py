@@ -1,0 +1,62 @@
+"""Lease rows: read all, extend one's own, take what is free; every change is guarded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from sqlalchemy import delete, select, update
+
+from quarterdeck.core.lease import Lease
+from quarterdeck.store.base import Tx
+from quarterdeck.store.rows import insert_absent
+from quarterdeck.store.tables import leases as table
+
+
+def every(tx: Tx) -> list[Lease]:
+    """All leases, by duty."""
+    rows = tx.execute(select(table).order_by(table.c.duty))
+    return [Lease(duty=row.duty, holder=row.holder, term=row.term, beat=row.beat) for row in rows]
+
+
+def extend(tx: Tx, lease: Lease) -> Lease | None:
+    """The lease with its next beat; None when somebody else took it."""
+    return _change(tx, lease, holder=lease.holder, term=lease.term, beat=lease.beat + 1)
+
+
+def take(tx: Tx, duty: str, holder: str, seen: Lease | None) -> Lease | None:
+    """The lease in its next term; None when somebody was quicker."""
+    if seen is None:
+        first = Lease(duty=duty, holder=holder, term=1, beat=0)
+        made = insert_absent(tx, table, duty=duty, holder=holder, term=1, beat=0)
+        return first if made else None
+    return _change(tx, seen, holder=holder, term=seen.term + 1, beat=0)
+
+
+def give_back(tx: Tx, leases: Iterable[Lease]) -> None:
+    """Let others take leases at once. Nothing happens to those that were taken already."""
+    for lease in leases:
+        _change(tx, lease, holder="", term=lease.term, beat=lease.beat)
+
+
+def forget(tx: Tx, lease: Lease) -> None:
+    """Delete a row that nobody moves any more."""
+    tx.execute(
+        delete(table).where(
+            table.c.duty == lease.duty, table.c.term == lease.term, table.c.beat == lease.beat
+        )
+    )
+
+
+def _change(tx: Tx, seen: Lease, *, holder: str, term: int, beat: int) -> Lease | None:
+    result = tx.execute(
+        update(table)
+        .where(
+            table.c.duty == seen.duty,
+            table.c.holder == seen.holder,
+            table.c.term == seen.term,
+            table.c.beat == seen.beat,
+        )
+        .values(holder=holder, term=term, beat=beat)
+    )
+    changed = Lease(duty=seen.duty, holder=holder, term=term, beat=beat)
+    return changed if result.rowcount == 1 else None
