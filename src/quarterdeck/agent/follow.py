@@ -40,23 +40,19 @@ class Follower:
             self._fd = -1
         self._callbacks.clear()
 
-    def add(self, directory: Path, callback: Callable[[], None]) -> int:
-        """A number for `remove`; -1 when the kernel gives no watch (then poll)."""
+    def add(self, directory: Path, callback: Callable[[], None]) -> DirectoryWatch:
+        """A watch that polls when the kernel gives none."""
         if self._fd < 0:
-            return -1
+            return DirectoryWatch(self, -1)
         mask = IN_MODIFY | IN_MOVED_TO | IN_CREATE
         number = int(self._libc.inotify_add_watch(self._fd, os.fsencode(directory), mask))
         if number >= 0:
             self._callbacks[number] = callback
-        return number
+        return DirectoryWatch(self, number)
 
     def remove(self, number: int) -> None:
         if self._callbacks.pop(number, None) is not None and self._fd >= 0:
             self._libc.inotify_rm_watch(self._fd, number)
-
-    def patience(self, number: int) -> float:
-        """How long to wait for a callback before looking oneself, seconds."""
-        return POLL_S if number < 0 else CALM_S
 
     def _read(self) -> None:
         try:
@@ -73,3 +69,18 @@ class Follower:
         for number in list(self._callbacks) if -1 in touched else touched:
             if (callback := self._callbacks.get(number)) is not None:
                 callback()
+
+
+class DirectoryWatch:
+    """One watched directory."""
+
+    def __init__(self, follower: Follower, number: int) -> None:
+        self._follower = follower
+        self._number = number
+
+    @property
+    def patience_s(self) -> float:
+        return POLL_S if self._number < 0 else CALM_S
+
+    def close(self) -> None:
+        self._follower.remove(self._number)

@@ -1,14 +1,15 @@
 """The journal of a node: one directory per attempt, and tombstones of what must never start again.
 
-The directory is the record (attempt.md); this module reads it into `Held`, and turns that into the
-snapshot that travels. A revision is the number of facts in the directory, so it needs no counter:
-the order, `started`, each stop, `overdue`, and the end.
+The directory is the record (attempt.md); this module reads it into `Held`. A revision is the number
+of facts in the directory, so it needs no counter: the order, `started`, each stop, `overdue`, and
+the end.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
 from collections.abc import Mapping
@@ -16,37 +17,13 @@ from pathlib import Path
 
 import msgspec
 
+from quarterdeck.agent.host import Held
 from quarterdeck.agent.shim import files
 from quarterdeck.core.ids import split_attempt
-from quarterdeck.core.model import Phase, Reason
 from quarterdeck.errors import Invalid
-from quarterdeck.wire.run import AttemptSnapshot, OrderMessage, StreamEndMessage
+from quarterdeck.wire.run import OrderMessage
 
-
-class Held(msgspec.Struct, frozen=True, kw_only=True):
-    """What the directory of one attempt says. `broken` is set when a file can't be read."""
-
-    attempt: str
-    accepted_at: float
-    started: files.Started | None = None
-    stop: files.Stop | None = None
-    overdue: bool = False
-    end: files.Exit | None = None
-    broken: str | None = None
-    facts: int = 1
-
-    @property
-    def revision(self) -> int:
-        """How many facts there are, readable or not: it must never go back."""
-        return self.facts + (max(self.stop.count - 1, 0) if self.stop else 0)
-
-    @property
-    def phase(self) -> Phase:
-        if self.end is not None:
-            return Phase.ENDED
-        if self.stop is not None or self.overdue:
-            return Phase.STOPPING
-        return Phase.ACCEPTED if self.started is None else Phase.RUNNING
+HASH_BYTES = 1 << 20
 
 
 class Journal:
@@ -56,6 +33,9 @@ class Journal:
         self._attempts = state / "attempts"
         self._tombstones = state / "tombstones"
         self._trash = state / "trash"
+
+    def open(self) -> None:
+        """Make the directories. Raises OSError."""
         for directory in (self._attempts, self._tombstones, self._trash):
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
 
@@ -172,6 +152,21 @@ class Journal:
             tombstone.unlink(missing_ok=True)
         return len(old)
 
+    def stream_ends(self, attempt: str) -> dict[str, files.StreamEnd]:
+        """Length and hash of what the files hold. Blocking: call it in a thread."""
+        ends = {}
+        for stream in files.STREAMS:
+            digest = hashlib.sha256()
+            size = 0
+            path = self.directory(attempt) / stream
+            if path.exists():
+                with path.open("rb") as file:
+                    while data := file.read(HASH_BYTES):
+                        digest.update(data)
+                        size += len(data)
+            ends[stream] = files.StreamEnd(bytes=size, sha256=digest.hexdigest(), dropped=0)
+        return ends
+
     def acked(self, attempt: str) -> dict[str, int]:
         """The offsets up to which the fabric has taken output; zeros when not known."""
         try:
@@ -187,42 +182,6 @@ class Journal:
             draft = path.with_suffix(".tmp")
             draft.write_bytes(msgspec.json.encode(offsets))
             draft.rename(path)
-
-
-def snapshot(held: Held, *, cached: bool = False) -> AttemptSnapshot:
-    """What travels of an attempt."""
-    end = held.end
-    return AttemptSnapshot(
-        attempt=held.attempt,
-        revision=held.revision,
-        phase=held.phase.value,
-        accepted_at=held.accepted_at,
-        started_at=held.started.at if held.started else None,
-        ended_at=end.ended_at if end else None,
-        reason=_reason(end),
-        exit_code=end.code if end else None,
-        signal=end.signal if end else None,
-        error=(end.error if end else None) or held.broken,
-        stdout=_stream_end(end, "stdout"),
-        stderr=_stream_end(end, "stderr"),
-        survivors=end.survivors if end else 0,
-        kill_failed=end.kill_failed if end else False,
-        cached=cached,
-        stops=held.stop.count if held.stop else 0,
-    )
-
-
-def _reason(end: files.Exit | None) -> str | None:
-    if end is None or end.reason is None:
-        return None
-    return end.reason if end.reason in set(Reason) else Reason.LOST.value
-
-
-def _stream_end(end: files.Exit | None, stream: str) -> StreamEndMessage:
-    if end is None:
-        return StreamEndMessage()
-    part = end.streams[stream]
-    return StreamEndMessage(bytes=part.bytes, sha256=part.sha256, dropped=part.dropped)
 
 
 def _shim_order(

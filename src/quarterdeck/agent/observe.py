@@ -8,83 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
-import platform
 from collections.abc import Callable, Mapping
-from importlib import metadata
-from pathlib import Path
 
 import msgspec
 
-from quarterdeck.agent.addresses import addresses
-from quarterdeck.agent.shim.tree import boot_id
+from quarterdeck.agent.host import Host
 from quarterdeck.errors import Invalid, Unavailable
 from quarterdeck.fabric.base import Fabric, Message
 from quarterdeck.service import Clock, Poke, jitter
-from quarterdeck.settings import host_name
 from quarterdeck.wire import subjects
 from quarterdeck.wire.codec import decode, encode
-from quarterdeck.wire.run import BEAT_LIMIT, BeatNow, FactsMessage, Heartbeat, LoadMessage
+from quarterdeck.wire.run import BEAT_LIMIT, BeatNow, Heartbeat
 
 MIB = 1 << 20
 
 
-class CpuTimes(msgspec.Struct, frozen=True):
-    """Busy and total ticks of all processors since boot."""
-
-    busy: int
-    total: int
-
-
-class Figures:
-    """Reads the machine's load; processor use is since the last reading."""
-
-    def __init__(self, state: Path) -> None:
-        self._state = state
-        self._before = _cpu_times()
-
-    def read(self, attempts: int) -> LoadMessage:
-        now = _cpu_times()
-        total = now.total - self._before.total
-        busy = now.busy - self._before.busy
-        self._before = now
-        memory = _memory()
-        disk = os.statvfs(self._state)
-        return LoadMessage(
-            cpu_percent=round(100 * busy / total, 1) if total > 0 else 0.0,
-            load1=round(os.getloadavg()[0], 2),
-            memory_total=memory["MemTotal"],
-            memory_used=memory["MemTotal"] - memory["MemAvailable"],
-            disk_total=disk.f_blocks * disk.f_frsize,
-            disk_free=disk.f_bavail * disk.f_frsize,
-            attempts=attempts,
-        )
-
-
-def room(directory: Path, min_free_mib: int) -> str:
-    """Empty when the disk of a directory has room, else a sentence for a person."""
-    disk = os.statvfs(directory)
-    free = disk.f_bavail * disk.f_frsize
-    if free >= min_free_mib * MIB:
+def room(free_bytes: int, min_free_mib: int, where: str) -> str:
+    """Empty when a disk has room, else a sentence for a person."""
+    if free_bytes >= min_free_mib * MIB:
         return ""
     return (
-        f"The disk of {directory} has only {free // MIB} MiB free (needs {min_free_mib}); "
+        f"The disk of {where} has only {free_bytes // MIB} MiB free (needs {min_free_mib}); "
         "no new work is taken until space is freed."
-    )
-
-
-def facts() -> FactsMessage:
-    """What this machine is."""
-    system = os.uname()
-    return FactsMessage(
-        os=system.sysname.lower(),
-        kernel=system.release,
-        arch=platform.machine(),
-        cpus=os.cpu_count() or 1,
-        boot_id=boot_id(),
-        hostname=host_name(),
-        addresses=addresses(),
-        version=metadata.version("quarterdeck"),
     )
 
 
@@ -92,7 +37,7 @@ class Beats:
     """Sends heartbeats. `unreleased` gives attempts and revisions, `full` why no work is taken.
 
     While `contact_counts` (some attempt has `lost_after`), a beat asks for an answer, and each
-    answer of a server touches the file `contact`, which the shims look at.
+    answer of a server is a `contact` that the shims look at.
     """
 
     def __init__(
@@ -104,11 +49,10 @@ class Beats:
         labels: Mapping[str, str],
         every_s: float,
         fabric: Fabric,
+        host: Host,
         clock: Clock,
-        figures: Figures,
         unreleased: Callable[[], dict[str, int]],
         full: Callable[[], str],
-        contact: Path,
         contact_counts: Callable[[], bool],
     ) -> None:
         self._node = node
@@ -117,15 +61,14 @@ class Beats:
         self._labels = dict(labels)
         self._every_s = every_s
         self._fabric = fabric
+        self._host = host
         self._clock = clock
-        self._figures = figures
         self._unreleased = unreleased
         self._full = full
-        self._contact = contact
         self._contact_counts = contact_counts
         self._number = 0
         self._within_s = 0.0
-        self._facts = facts()
+        self._facts = host.facts()
         self.now = Poke()
 
     async def beat_on(self) -> None:
@@ -161,7 +104,7 @@ class Beats:
             name=self._name,
             at=self._clock.now().timestamp(),
             facts=self._facts,
-            load=self._figures.read(len(held)),
+            load=msgspec.structs.replace(self._host.load(), attempts=len(held)),
             labels=self._labels,
             full=self._full(),
             attempts=tuple(sorted(held.items())[:BEAT_LIMIT]),
@@ -171,20 +114,4 @@ class Beats:
             await self._fabric.publish(subjects.beat(self._node), encode(beat))
             return
         await self._fabric.request(subjects.beat(self._node), encode(beat), timeout_s=self._every_s)
-        self._contact.touch()
-
-
-def _cpu_times() -> CpuTimes:
-    fields = [int(x) for x in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-    idle = fields[3] + fields[4]
-    return CpuTimes(busy=sum(fields) - idle, total=sum(fields))
-
-
-def _memory() -> dict[str, int]:
-    wanted = {"MemTotal", "MemAvailable"}
-    found = {}
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        key, _, rest = line.partition(":")
-        if key in wanted:
-            found[key] = int(rest.split()[0]) * 1024
-    return found
+        self._host.contact()

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import assert_never
 
-from quarterdeck.agent.journal import Journal
+from quarterdeck.agent.host import Host
 from quarterdeck.agent.run import Attempts
 from quarterdeck.agent.shim import files
 from quarterdeck.core.model import MAX_ORDER_BYTES
@@ -56,7 +55,7 @@ class OrderDesk:
         session: str,
         order_keys: Callable[[], tuple[str, ...]],
         fabric: Fabric,
-        journal: Journal,
+        host: Host,
         attempts: Attempts,
         services: Services,
         telemetry: Telemetry,
@@ -67,7 +66,7 @@ class OrderDesk:
         self._session = session
         self._order_keys = order_keys
         self._fabric = fabric
-        self._journal = journal
+        self._host = host
         self._attempts = attempts
         self._services = services
         self._telemetry = telemetry
@@ -161,7 +160,7 @@ class OrderDesk:
         known = self._attempts.report(item.attempt)
         if known is not None:
             return known
-        if item.attempt in self._refused or self._journal.buried(item.attempt):
+        if item.attempt in self._refused or self._host.buried(item.attempt):
             return AttemptRefused(
                 attempt=item.attempt, code="revoked", text="It was called off before it began."
             )
@@ -185,27 +184,20 @@ class OrderDesk:
         orders of earlier sessions are not obeyed anyway."""
         self._refused.add(attempt)
         with contextlib.suppress(OSError):
-            await asyncio.to_thread(self._journal.bury, attempt, durable=True)
+            await self._host.bury(attempt)
         return AttemptRefused(attempt=attempt, code=code, text=text)
 
     def _read(self, item: ReadOutput) -> AnswerItem:
         if item.stream not in READABLE or item.offset < 0:
             return AttemptUnknown(attempt=item.attempt)
-        data = b""
-        size = 0
+        spool = self._host.spool(item.attempt)
         try:
-            path = self._journal.directory(item.attempt) / item.stream
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            fd = None
-        if fd is not None:
-            try:
-                data = os.pread(fd, max(0, min(item.length, READ_BYTES)), item.offset)
-                size = os.fstat(fd).st_size
-            finally:
-                os.close(fd)
+            data = spool.read(item.stream, item.offset, max(0, min(item.length, READ_BYTES)))
+            size = spool.size(item.stream)
+        finally:
+            spool.close()
         # looked at after the read: a release in between must not look like an empty file
-        held = self._journal.look(item.attempt)
+        held = self._host.look(item.attempt)
         if held is None:
             return AttemptUnknown(attempt=item.attempt)
         return OutputBytes(

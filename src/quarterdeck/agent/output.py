@@ -8,12 +8,10 @@ window bounds how much lies unanswered, so a slow fabric slows this sender and n
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import deque
 from functools import partial
-from pathlib import Path
 
-from quarterdeck.agent.journal import Journal
+from quarterdeck.agent.host import Spool
 from quarterdeck.core.ids import split_attempt
 from quarterdeck.core.model import STREAMS
 from quarterdeck.core.stream import Segment, Timeline
@@ -58,29 +56,26 @@ class Sender:
         *,
         attempt: str,
         node: str,
-        journal: Journal,
+        spool: Spool,
         fabric: Fabric,
         window: Window,
         clock: Clock,
     ) -> None:
-        self._attempt = attempt
-        self._journal = journal
+        self._spool = spool
         self._fabric = fabric
         self._window = window
         self._clock = clock
         self._subject = subjects.output(node, split_attempt(attempt)[0], attempt)
-        self._directory = journal.directory(attempt)
-        self._acked = dict.fromkeys(STREAMS, 0) | journal.acked(attempt)
+        self._acked = dict.fromkeys(STREAMS, 0) | spool.acked()
         self._timeline = Timeline(self._acked)
         self._marks_read = 0
-        self._files: dict[str, int] = {}
         self._sent: deque[tuple[str, int, asyncio.Future[Stored | Refused]]] = deque()
         self._saved_at = 0.0
         self.refused = False
 
     async def advance(self) -> None:
         """Send what the files hold beyond what was sent."""
-        sizes = {stream: self._size(stream) for stream in STREAMS}
+        sizes = {stream: self._spool.size(stream) for stream in STREAMS}
         self._read_marks()
         for segment in self._timeline.take(sizes):
             await self._send(segment)
@@ -93,21 +88,19 @@ class Sender:
             await asyncio.wait([self._sent[0][2]])
             self._note_acks()
         if not self.refused:
-            self._journal.save_acked(self._attempt, self._acked)
+            self._spool.save_acked(self._acked)
         return not self.refused
 
     def close(self) -> None:
         for _, _, future in self._sent:
             future.cancel()
-        for fd in self._files.values():
-            os.close(fd)
-        self._files.clear()
+        self._spool.close()
 
     async def _send(self, segment: Segment) -> None:
         start = segment.start
         while start < segment.end:
             length = min(CHUNK_BYTES, segment.end - start)
-            data = os.pread(self._files[segment.stream], length, start)
+            data = self._spool.read(segment.stream, start, length)
             if not data:
                 return
             await self._window.take(len(data))
@@ -129,26 +122,13 @@ class Sender:
                 moved = True
         now = self._clock.monotonic()
         if moved and not self.refused and now - self._saved_at > SAVE_S:
-            self._journal.save_acked(self._attempt, self._acked)
+            self._spool.save_acked(self._acked)
             self._saved_at = now
 
-    def _size(self, stream: str) -> int:
-        fd = self._open(stream, self._directory / stream)
-        return 0 if fd is None else os.fstat(fd).st_size
-
     def _read_marks(self) -> None:
-        fd = self._open("times", self._directory / "times")
-        while fd is not None and (data := os.pread(fd, MARKS_BYTES, self._marks_read)):
+        while data := self._spool.read("times", self._marks_read, MARKS_BYTES):
             marks, used = decode_marks(data)
             self._timeline.add(marks)
             self._marks_read += used
             if not used:
                 return
-
-    def _open(self, name: str, path: Path) -> int | None:
-        if name not in self._files:
-            try:
-                self._files[name] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:
-                return None
-        return self._files[name]

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from quarterdeck.agent.shim.files import Identity
 from quarterdeck.agent.shim.tree import identity
 from quarterdeck.errors import Broken
 
@@ -23,23 +24,24 @@ class Spawner:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
-        self._waiting: dict[int, asyncio.Future[int]] = {}
+        self._waiting: dict[int, asyncio.Future[Identity]] = {}
         self._number = 0
 
     def start(self) -> None:
         """Start the spawner now, so that the first attempt does not wait for it."""
         self._connection()
 
-    async def fork(self, directory: Path, lock_fd: int) -> int:
-        """Fork a shim for an attempt; its pid. The lock's descriptor is handed over and closed.
+    async def fork(self, directory: Path, lock_fd: int) -> Identity:
+        """Fork a shim for an attempt; who it is (ticks 0: gone already).
 
-        Raises Broken when the spawner can't; then no shim exists.
+        The lock's descriptor is handed over and closed. Raises Broken when the spawner can't; then
+        no shim exists.
         """
         try:
             connection = self._connection()
             self._number += 1
             number = self._number
-            future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            future: asyncio.Future[Identity] = asyncio.get_running_loop().create_future()
             self._waiting[number] = future
             message = json.dumps({"id": number, "dir": os.fspath(directory)}).encode()
             try:
@@ -95,7 +97,7 @@ class Spawner:
         if future is None or future.done():
             return
         if "pid" in reply:
-            future.set_result(reply["pid"])
+            future.set_result(Identity(reply["pid"], reply["ticks"]))
         else:
             future.set_exception(Broken("spawner", reply["error"]))
 

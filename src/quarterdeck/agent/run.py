@@ -15,23 +15,18 @@ Every change of the directory makes a new snapshot, which the outbox sends until
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from enum import Enum, auto
+from typing import assert_never
 
-from quarterdeck.agent import ends, sweep
-from quarterdeck.agent.follow import Follower
-from quarterdeck.agent.journal import Held, Journal, snapshot
+from quarterdeck.agent import ends
+from quarterdeck.agent.host import Claim, Held, Host
 from quarterdeck.agent.outbox import Outbox
 from quarterdeck.agent.output import Sender
-from quarterdeck.agent.process import Spawner, until_gone
 from quarterdeck.agent.shim import files
-from quarterdeck.agent.shim.tree import boot_id, read_process, signal_process
-from quarterdeck.core.ids import split_attempt
+from quarterdeck.agent.snapshot import snapshot
 from quarterdeck.errors import Broken
 from quarterdeck.service import Clock, Poke, Services
-from quarterdeck.settings import ATTEMPT_MARK
 from quarterdeck.telemetry import (
     AttemptAdopted,
     AttemptBroken,
@@ -41,8 +36,6 @@ from quarterdeck.telemetry import (
 )
 from quarterdeck.wire.run import AttemptSnapshot, OrderMessage
 
-SWEEP_S = 10.0
-SHIM_LOOK_S = 0.05
 RETRY_S = 1.0
 
 
@@ -73,25 +66,19 @@ class Attempts:
     def __init__(
         self,
         *,
-        journal: Journal,
-        spawner: Spawner,
-        follower: Follower,
+        host: Host,
         outbox: Outbox,
         new_sender: Callable[[str], Sender],
         services: Services,
         clock: Clock,
         telemetry: Telemetry,
-        environ: Mapping[str, str],
     ) -> None:
-        self._journal = journal
-        self._spawner = spawner
-        self._follower = follower
+        self._host = host
         self._outbox = outbox
         self._new_sender = new_sender
         self._services = services
         self._clock = clock
         self._telemetry = telemetry
-        self._environ = environ
         self._tending: dict[str, asyncio.Task[None]] = {}
         self._pokes: dict[str, Poke] = {}
         self._said: dict[str, int] = {}
@@ -99,7 +86,7 @@ class Attempts:
 
     def resume(self) -> None:
         """Take up everything that the journal holds."""
-        for attempt in self._journal.scan():
+        for attempt in self._host.scan():
             self._tend(attempt)
 
     def unreleased(self) -> dict[str, int]:
@@ -112,44 +99,37 @@ class Attempts:
 
     def report(self, attempt: str) -> AttemptSnapshot | None:
         """The present snapshot, None when the journal has no such attempt."""
-        held = self._journal.look(attempt)
+        held = self._host.look(attempt)
         return None if held is None else snapshot(held)
 
     async def accept(self, attempt: str, order: OrderMessage) -> AttemptSnapshot:
         """Write the order and begin. Raises OSError: then it was not accepted."""
-        run = split_attempt(attempt)[0]
-        environ = {**self._environ, **order.env, "QD_RUN_ID": run, ATTEMPT_MARK: attempt}
-        await asyncio.to_thread(self._journal.accept, attempt, run, order, environ)
-        held = self._journal.look(attempt)
+        await self._host.accept(attempt, order)
+        held = self._host.look(attempt)
         assert held is not None
         self._tend(attempt)
         return snapshot(held)
 
     async def stop(self, attempt: str, wanted: files.Stop) -> AttemptSnapshot | None:
         """Record a stop and tell the shim; a count already known changes nothing."""
-        held = self._journal.look(attempt)
+        held = self._host.look(attempt)
         if held is None:
             return None
         if held.end is None and (held.stop is None or held.stop.count < wanted.count):
-            await asyncio.to_thread(self._journal.ask_stop, attempt, wanted)
-            # looked at after the write: a shim without `started` will read the stop by itself
-            held = self._journal.look(attempt)
-            if held is not None and held.started is not None:
-                shim = held.started.shim
-                signal_process(shim.pid, shim.ticks, signal.SIGUSR1)
+            await self._host.ask_stop(attempt, wanted)
             self._poke(attempt)
         return self.report(attempt)
 
     async def release(self, attempt: str) -> bool:
         """Delete an ended attempt; False while it has not ended."""
-        held = self._journal.look(attempt)
+        held = self._host.look(attempt)
         if held is not None and held.end is None:
             return False
         tending = self._tending.get(attempt)
         if tending is not None:
             tending.cancel()
         self._drop(attempt)
-        await asyncio.to_thread(self._journal.release, attempt)
+        await self._host.release(attempt)
         return True
 
     def _tend(self, attempt: str) -> None:
@@ -164,7 +144,7 @@ class Attempts:
 
     def _say(self, attempt: str) -> Held | None:
         """Look, and send a snapshot when the directory has grown a fact; the end is said last."""
-        held = self._journal.look(attempt)
+        held = self._host.look(attempt)
         if held is None:
             return None
         if held.broken is not None:
@@ -177,7 +157,7 @@ class Attempts:
 
     async def _tending_of(self, attempt: str) -> None:
         sender = self._new_sender(attempt)
-        if await asyncio.to_thread(self._journal.leashed, attempt):
+        if await self._host.leashed(attempt):
             self._leashed.add(attempt)
         try:
             adopting = True
@@ -196,30 +176,41 @@ class Attempts:
         if self._say(attempt) is None:
             self._drop(attempt)
             return None
-        lock = self._journal.lock(attempt)
-        held = self._journal.look(attempt)
-        alive = lock is None or (held is not None and _shim_lives(held))
-        if held is None or (move := next_move(held, lock_held=alive)) is Move.REPORT_END:
-            _close(lock)
-            if held is not None:
-                await self._report_end(attempt, sender)
-            return None
-        if move is Move.START and lock is not None:
-            await self._start(attempt, lock)
-            return move
+        claim = self._host.claim(attempt)
         try:
-            if move is Move.END_UNSTARTED:
-                now = self._clock.now().timestamp()
-                await self._write_end(held, ends.unstarted(held, now))
-            elif move is Move.DECLARE_LOST:
-                await self._declare_lost(held)
+            held = self._host.look(attempt)
+            if held is None:
+                return None
+            move = next_move(held, lock_held=claim is None)
+            if claim is not None:
+                await self._with_claim(held, move, claim)
         finally:
-            _close(lock)
+            if claim is not None:
+                claim.close()
+        if move is Move.REPORT_END:
+            await self._report_end(attempt, sender)
+            return None
         if move is Move.FOLLOW:
             if adopting:
                 self._telemetry.emit(AttemptAdopted(attempt=attempt))
             await self._follow(attempt, sender)
         return move
+
+    async def _with_claim(self, held: Held, move: Move, claim: Claim) -> None:
+        now = self._clock.now().timestamp()
+        match move:
+            case Move.START:
+                await self._start(held.attempt, claim)
+            case Move.END_UNSTARTED:
+                await self._write_end(held, claim, ends.unstarted(held, now))
+            case Move.DECLARE_LOST:
+                remains = await claim.clear(held)
+                now = self._clock.now().timestamp()
+                await self._write_end(held, claim, ends.lost(held, now, remains))
+            case Move.FOLLOW | Move.REPORT_END:
+                pass
+            case _ as never:
+                assert_never(never)
 
     def _drop(self, attempt: str) -> None:
         """The directory is gone: the next beats do not name the attempt any more."""
@@ -227,9 +218,9 @@ class Attempts:
             known.pop(attempt, None)
         self._outbox.forget(attempt)
 
-    async def _start(self, attempt: str, lock: int) -> None:
+    async def _start(self, attempt: str, claim: Claim) -> None:
         try:
-            pid = await self._spawner.fork(self._journal.directory(attempt), lock)
+            pid = await claim.start()
         except Broken as error:
             self._telemetry.emit(AttemptBroken(attempt=attempt, error=error.message))
             await asyncio.sleep(RETRY_S)
@@ -239,9 +230,8 @@ class Attempts:
     async def _follow(self, attempt: str, sender: Sender) -> None:
         """Send output as it comes, until the shim is gone."""
         poke = self._pokes[attempt]
-        directory = self._journal.directory(attempt)
-        watch = self._follower.add(directory, lambda: poke(attempt))
-        gone = self._services.spawn(self._until_shim_gone(attempt), f"shim of {attempt}")
+        watch = self._host.watch(attempt, lambda: poke(attempt))
+        gone = self._services.spawn(self._host.until_shim_gone(attempt), f"shim of {attempt}")
         gone.add_done_callback(lambda _: poke(attempt))
         try:
             while not gone.done():
@@ -249,47 +239,21 @@ class Attempts:
                 await sender.advance()
                 if held is None:
                     return
-                await poke.wait(self._follower.patience(watch))
+                await poke.wait(watch.patience_s)
         finally:
             gone.cancel()
-            self._follower.remove(watch)
+            watch.close()
 
-    async def _until_shim_gone(self, attempt: str) -> None:
-        while True:
-            held = self._journal.look(attempt)
-            if held is None:
-                return
-            if held.started is not None and held.started.boot_id == boot_id():
-                await until_gone(held.started.shim.pid, held.started.shim.ticks)
-            lock = self._journal.lock(attempt)
-            if lock is not None:
-                os.close(lock)
-                return
-            await asyncio.sleep(SHIM_LOOK_S)
-
-    async def _declare_lost(self, held: Held) -> None:
-        left = 0
-        if held.started is not None:
-            left = await asyncio.to_thread(
-                sweep.sweep,
-                held.attempt,
-                files.started_json(held.started),
-                deadline_s=SWEEP_S,
-            )
-        streams = await asyncio.to_thread(ends.stream_ends, self._journal, held.attempt)
-        now = self._clock.now().timestamp()
-        await self._write_end(held, ends.lost(held, now, streams, survivors=left))
-
-    async def _write_end(self, held: Held, end: files.Exit) -> None:
+    async def _write_end(self, held: Held, claim: Claim, end: files.Exit) -> None:
         try:
-            await asyncio.to_thread(self._journal.end, held.attempt, end)
+            await claim.end(end)
         except OSError as error:
             self._telemetry.emit(AttemptBroken(attempt=held.attempt, error=str(error)))
             await asyncio.sleep(RETRY_S)
 
     async def _report_end(self, attempt: str, sender: Sender) -> None:
         cached = await sender.finish()
-        held = self._journal.look(attempt)
+        held = self._host.look(attempt)
         if held is None or held.end is None:
             return
         self._said[attempt] = held.revision
@@ -297,16 +261,3 @@ class Attempts:
         self._telemetry.emit(
             AttemptEnded(attempt=attempt, reason=held.end.reason or "", exit_code=held.end.code)
         )
-
-
-def _shim_lives(held: Held) -> bool:
-    """Whether the recorded shim is there, for the case that somebody deleted its lock."""
-    if held.started is None or held.started.boot_id != boot_id():
-        return False
-    process = read_process(held.started.shim.pid)
-    return process is not None and process.living and process.ticks == held.started.shim.ticks
-
-
-def _close(fd: int | None) -> None:
-    if fd is not None:
-        os.close(fd)

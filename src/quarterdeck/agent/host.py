@@ -1,0 +1,191 @@
+"""The seam between an agent and its machine: attempts kept, shims run, output read.
+
+What an agent decides (run, output, orders, observe, outbox) knows its machine only through `Host`.
+`agent/machine.py` is the real one; `agent/simulated.py` is a whole machine in memory. One suite
+holds for both.
+
+What any host promises:
+1. `accept`, `ask_stop`, `Claim.end` and `bury` are durable when they return: a crash of the agent
+   or of the machine right after finds them again. When they raise OSError nothing has changed.
+2. An attempt has at most one holder: its shim, or whoever has its `Claim`. Only the holder may
+   start it, clear up after it, or write its end, so these are methods of the claim.
+3. A shim starts its command at most once, and never when the directory says that it began before.
+4. Output grows and is never rewritten; it is whole before the end can be seen.
+5. Facts of a directory are never taken back, until `release` deletes it and leaves a tombstone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import msgspec
+
+from quarterdeck.agent.shim import files
+from quarterdeck.core.model import Phase
+from quarterdeck.wire.run import FactsMessage, LoadMessage, OrderMessage
+
+
+class Held(msgspec.Struct, frozen=True, kw_only=True):
+    """What the directory of one attempt says. `broken` is set when a file can't be read."""
+
+    attempt: str
+    accepted_at: float
+    started: files.Started | None = None
+    stop: files.Stop | None = None
+    overdue: bool = False
+    end: files.Exit | None = None
+    broken: str | None = None
+    facts: int = 1
+
+    @property
+    def revision(self) -> int:
+        """How many facts there are, readable or not: it must never go back."""
+        return self.facts + (max(self.stop.count - 1, 0) if self.stop else 0)
+
+    @property
+    def phase(self) -> Phase:
+        if self.end is not None:
+            return Phase.ENDED
+        if self.stop is not None or self.overdue:
+            return Phase.STOPPING
+        return Phase.ACCEPTED if self.started is None else Phase.RUNNING
+
+
+class Remains(msgspec.Struct, frozen=True, kw_only=True):
+    """What a shim that was killed left: its output, and how many processes could not be killed."""
+
+    streams: Mapping[str, files.StreamEnd]
+    survivors: int
+    rebooted: bool
+
+
+class Claim(Protocol):
+    """The lock of one attempt, held by the agent. `close` gives it up and may be called twice."""
+
+    async def start(self) -> int:
+        """Hand the lock to a new shim, which starts the order; its pid. The claim is closed.
+
+        Raises Broken: no shim was made.
+        """
+        ...
+
+    async def clear(self, held: Held) -> Remains:
+        """Kill what a dead shim left behind, measure the output it wrote."""
+        ...
+
+    async def end(self, end: files.Exit) -> None:
+        """Record an end that no shim could. Raises OSError."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Spool(Protocol):
+    """The output of one attempt on its node: `stdout`, `stderr` and the marks in `times`."""
+
+    def size(self, name: str) -> int:
+        """Its present length; 0 while there is none."""
+        ...
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        """Up to `length` bytes; fewer at the present end."""
+        ...
+
+    def acked(self) -> dict[str, int]:
+        """The offsets up to which the fabric has taken output; empty when not known."""
+        ...
+
+    def save_acked(self, offsets: dict[str, int]) -> None:
+        """A hint only: losing it means sending some output twice. Never raises."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Watch(Protocol):
+    """A callback while a directory changes, until `close`."""
+
+    @property
+    def patience_s(self) -> float:
+        """How long to wait for a callback before looking oneself."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Host(Protocol):
+    """One machine as its agent uses it. Attempt ids that are none raise Invalid everywhere."""
+
+    def start(self) -> None:
+        """Take the state directory. Raises Conflict when another agent has it, Unavailable when
+        it can't be used."""
+        ...
+
+    def stop(self) -> None:
+        """Give it up; shims live on. May be called twice."""
+        ...
+
+    def scan(self) -> list[str]:
+        """The attempts that are here; what an interrupted accept or release left is removed."""
+        ...
+
+    async def accept(self, attempt: str, order: OrderMessage) -> None:
+        """Write the order durably. Raises OSError: then nothing was accepted."""
+        ...
+
+    def look(self, attempt: str) -> Held | None:
+        """What its directory says now, None when there is none. Never raises for damage."""
+        ...
+
+    async def leashed(self, attempt: str) -> bool:
+        """Whether it ends when its node hears no server for long (`lost_after`)."""
+        ...
+
+    def claim(self, attempt: str) -> Claim | None:
+        """Take the attempt's lock; None while a shim has it."""
+        ...
+
+    async def until_shim_gone(self, attempt: str) -> None:
+        """Wait until no shim holds the attempt any more."""
+        ...
+
+    async def ask_stop(self, attempt: str, stop: files.Stop) -> None:
+        """Record a stop, and tell the shim if there is one. Raises OSError."""
+        ...
+
+    async def release(self, attempt: str) -> None:
+        """Delete an ended attempt; its tombstone keeps a stray order from starting it again."""
+        ...
+
+    async def bury(self, attempt: str) -> None:
+        """Set a tombstone for what was never accepted. Raises OSError."""
+        ...
+
+    def buried(self, attempt: str) -> bool: ...
+
+    async def prune(self, before: float) -> int:
+        """Remove tombstones set before a unix time; how many."""
+        ...
+
+    def watch(self, attempt: str, changed: Callable[[], None]) -> Watch:
+        """Call back in the event loop when the attempt's files change."""
+        ...
+
+    def spool(self, attempt: str) -> Spool: ...
+
+    def facts(self) -> FactsMessage:
+        """What this machine is."""
+        ...
+
+    def load(self) -> LoadMessage:
+        """Its figures now; processor use is since the last reading."""
+        ...
+
+    def free_bytes(self) -> int:
+        """Free space where attempts are kept."""
+        ...
+
+    def contact(self) -> None:
+        """A server was heard: attempts with `lost_after` live on."""
+        ...

@@ -1,0 +1,257 @@
+"""The real host: directories and locks, shims made by the spawner, inotify, figures of /proc."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from quarterdeck.agent.figures import Figures, facts
+from quarterdeck.agent.follow import Follower
+from quarterdeck.agent.host import Claim, Held, Remains, Spool, Watch
+from quarterdeck.agent.journal import Journal
+from quarterdeck.agent.process import Spawner, until_gone
+from quarterdeck.agent.shim import files, tree
+from quarterdeck.agent.sweep import sweep
+from quarterdeck.core.ids import split_attempt
+from quarterdeck.errors import Conflict, Unavailable
+from quarterdeck.settings import ATTEMPT_MARK
+from quarterdeck.wire.run import FactsMessage, LoadMessage, OrderMessage
+
+SWEEP_S = 10.0
+SHIM_LOOK_S = 0.05
+
+
+class RealHost:
+    """This machine, with its state directory. `environ` is what commands inherit."""
+
+    def __init__(self, state: Path, environ: Mapping[str, str]) -> None:
+        self._state = state
+        self._environ = environ
+        self._lock: int | None = None
+        self._journal = Journal(state)
+        self._shims = Shims(self._journal)
+        self._follower = Follower()
+        self._figures = Figures(state)
+
+    def start(self) -> None:
+        try:
+            self._state.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = _lock(self._state)
+            self._journal.open()
+        except OSError as error:
+            raise Unavailable(
+                "state_directory",
+                f"The state directory {self._state} can't be used: {error.strerror or error}.",
+            ) from error
+        self._follower.start()
+        self._shims.start()
+
+    def stop(self) -> None:
+        self._follower.stop()
+        self._shims.stop()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def scan(self) -> list[str]:
+        return self._journal.scan()
+
+    async def accept(self, attempt: str, order: OrderMessage) -> None:
+        run = split_attempt(attempt)[0]
+        environ = {**self._environ, **order.env, "QD_RUN_ID": run, ATTEMPT_MARK: attempt}
+        await asyncio.to_thread(self._journal.accept, attempt, run, order, environ)
+
+    def look(self, attempt: str) -> Held | None:
+        return self._journal.look(attempt)
+
+    async def leashed(self, attempt: str) -> bool:
+        return await asyncio.to_thread(self._journal.leashed, attempt)
+
+    def claim(self, attempt: str) -> Claim | None:
+        fd = self._journal.lock(attempt)
+        if fd is None:
+            return None
+        if _shim_lives(self._journal.look(attempt)):  # somebody deleted the lock that it holds
+            os.close(fd)
+            return None
+        return RealClaim(attempt, fd, self._journal, self._shims)
+
+    async def until_shim_gone(self, attempt: str) -> None:
+        while self._journal.look(attempt) is not None:
+            await self._shims.until_gone(attempt)
+            claim = self.claim(attempt)
+            if claim is not None:
+                claim.close()
+                return
+            await asyncio.sleep(SHIM_LOOK_S)
+
+    async def ask_stop(self, attempt: str, stop: files.Stop) -> None:
+        await asyncio.to_thread(self._journal.ask_stop, attempt, stop)
+        # looked at after the write: a shim without `started` will read the stop by itself
+        held = self._journal.look(attempt)
+        if held is not None and held.started is not None:
+            shim = held.started.shim
+            tree.signal_process(shim.pid, shim.ticks, signal.SIGUSR1)
+
+    async def release(self, attempt: str) -> None:
+        await asyncio.to_thread(self._journal.release, attempt)
+
+    async def bury(self, attempt: str) -> None:
+        await asyncio.to_thread(self._journal.bury, attempt, durable=True)
+
+    def buried(self, attempt: str) -> bool:
+        return self._journal.buried(attempt)
+
+    async def prune(self, before: float) -> int:
+        return await asyncio.to_thread(self._journal.prune, before)
+
+    def watch(self, attempt: str, changed: Callable[[], None]) -> Watch:
+        return self._follower.add(self._journal.directory(attempt), changed)
+
+    def spool(self, attempt: str) -> Spool:
+        return RealSpool(attempt, self._journal)
+
+    def facts(self) -> FactsMessage:
+        return facts()
+
+    def load(self) -> LoadMessage:
+        return self._figures.read()
+
+    def free_bytes(self) -> int:
+        disk = os.statvfs(self._state)
+        return disk.f_bavail * disk.f_frsize
+
+    def contact(self) -> None:
+        (self._state / "contact").touch()
+
+
+class Shims:
+    """Shims made by this agent, known by what the spawner answered; others by their `started`."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._spawner = Spawner()
+        self._made: dict[str, files.Identity] = {}
+
+    def start(self) -> None:
+        self._spawner.start()
+
+    def stop(self) -> None:
+        self._spawner.stop()
+
+    async def fork(self, attempt: str, lock: int) -> int:
+        """Make a shim that has the lock; its pid. Raises Broken."""
+        shim = await self._spawner.fork(self._journal.directory(attempt), lock)
+        if shim.ticks:
+            self._made[attempt] = shim
+        return shim.pid
+
+    async def until_gone(self, attempt: str) -> None:
+        """Wait for the end of the attempt's shim, if it is known; only one that was adopted in the
+        moment before it has written `started` is not."""
+        shim = self._made.pop(attempt, None)
+        held = self._journal.look(attempt)
+        if shim is None and held is not None and held.started is not None:
+            shim = held.started.shim if _is_of_this_boot(held.started) else None
+        if shim is not None:
+            await until_gone(shim.pid, shim.ticks)
+
+
+class RealClaim:
+    """The descriptor of an attempt's lock."""
+
+    def __init__(self, attempt: str, fd: int, journal: Journal, shims: Shims) -> None:
+        self._attempt = attempt
+        self._fd: int | None = fd
+        self._journal = journal
+        self._shims = shims
+
+    async def start(self) -> int:
+        fd, self._fd = self._fd, None
+        assert fd is not None, "the claim was closed"
+        return await self._shims.fork(self._attempt, fd)
+
+    async def clear(self, held: Held) -> Remains:
+        survivors = 0
+        rebooted = False
+        if held.started is not None:
+            rebooted = not _is_of_this_boot(held.started)
+            started = files.started_json(held.started)
+            killed = partial(sweep, self._attempt, started, deadline_s=SWEEP_S)
+            survivors = await asyncio.to_thread(killed)
+        streams = await asyncio.to_thread(self._journal.stream_ends, self._attempt)
+        return Remains(streams=streams, survivors=survivors, rebooted=rebooted)
+
+    async def end(self, end: files.Exit) -> None:
+        await asyncio.to_thread(self._journal.end, self._attempt, end)
+
+    def close(self) -> None:
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+
+class RealSpool:
+    """The files of one attempt, opened when they are there."""
+
+    def __init__(self, attempt: str, journal: Journal) -> None:
+        self._attempt = attempt
+        self._journal = journal
+        self._directory = journal.directory(attempt)
+        self._files: dict[str, int] = {}
+
+    def size(self, name: str) -> int:
+        fd = self._open(name)
+        return 0 if fd is None else os.fstat(fd).st_size
+
+    def read(self, name: str, offset: int, length: int) -> bytes:
+        fd = self._open(name)
+        return b"" if fd is None else os.pread(fd, length, offset)
+
+    def acked(self) -> dict[str, int]:
+        return self._journal.acked(self._attempt)
+
+    def save_acked(self, offsets: dict[str, int]) -> None:
+        self._journal.save_acked(self._attempt, offsets)
+
+    def close(self) -> None:
+        for fd in self._files.values():
+            os.close(fd)
+        self._files.clear()
+
+    def _open(self, name: str) -> int | None:
+        if name not in self._files:
+            with contextlib.suppress(FileNotFoundError):
+                self._files[name] = os.open(self._directory / name, os.O_RDONLY | os.O_CLOEXEC)
+        return self._files.get(name)
+
+
+def _is_of_this_boot(started: files.Started) -> bool:
+    return started.boot_id == tree.boot_id()
+
+
+def _shim_lives(held: Held | None) -> bool:
+    if held is None or held.started is None or not _is_of_this_boot(held.started):
+        return False
+    process = tree.read_process(held.started.shim.pid)
+    return process is not None and process.living and process.ticks == held.started.shim.ticks
+
+
+def _lock(state: Path) -> int:
+    fd = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(fd)
+        raise Conflict(
+            "state_in_use",
+            f"The state directory {state} is in use by another agent; stop it first, "
+            "or give this one a directory of its own.",
+        ) from error
+    return fd

@@ -1,0 +1,111 @@
+"""What an agent stands on, opened as its settings say: its machine, and its link to the fleet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+
+from quarterdeck.agent.enrol import Member
+from quarterdeck.agent.host import Host
+from quarterdeck.agent.machine import RealHost
+from quarterdeck.errors import Unavailable
+from quarterdeck.fabric.base import Fabric
+from quarterdeck.fabric.nats.fabric import NatsFabric
+from quarterdeck.service import Clock, Services, jitter
+from quarterdeck.settings import AgentSettings, task_environment
+from quarterdeck.telemetry import FabricTrouble, Telemetry
+
+FIRST_WAIT_S = 0.1
+MAX_WAIT_S = 5.0
+
+
+class Link(msgspec.Struct, frozen=True, kw_only=True):
+    """This node in its fleet: its id, its fabric (not yet started), whose orders it obeys.
+
+    `refresh` fetches a new pass and the present addresses of the fabric, or says why it could not;
+    `renew` is the loop that does so in time.
+    """
+
+    node: str
+    fabric: Fabric
+    order_keys: Callable[[], tuple[str, ...]]
+    refresh: Callable[[], Awaitable[None]]
+    renew: Callable[[], Awaitable[None]]
+
+
+class Parts(msgspec.Struct, frozen=True, kw_only=True):
+    """The parts of one agent, not yet started. `join` waits until the node has an identity; it is
+    called after the start of the host. Raises Invalid or Denied."""
+
+    host: Host
+    join: Callable[[], Awaitable[Link]]
+
+
+Opener = Callable[[AgentSettings, Services, Telemetry, Clock], Parts]
+
+
+def open_parts(
+    settings: AgentSettings, services: Services, telemetry: Telemetry, clock: Clock
+) -> Parts:
+    """This machine, and the fleet that its settings or its state directory name."""
+    state = Path(settings.state)
+
+    async def join() -> Link:
+        member = Member(state, clock)
+        await _enrol(member, settings, telemetry)
+        return _link(member, services, telemetry)
+
+    return Parts(host=RealHost(state, task_environment()), join=join)
+
+
+async def _enrol(member: Member, settings: AgentSettings, telemetry: Telemetry) -> None:
+    wait_s = FIRST_WAIT_S
+    while True:
+        try:
+            await member.open(
+                server=settings.join, token=settings.token.reveal(), name=settings.name
+            )
+            return
+        except Unavailable as error:
+            if wait_s == FIRST_WAIT_S:
+                telemetry.emit(FabricTrouble(who="agent", error=error.message))
+            await asyncio.sleep(wait_s * (0.5 + jitter() / 2))
+            wait_s = min(wait_s * 2, MAX_WAIT_S)
+
+
+def _link(member: Member, services: Services, telemetry: Telemetry) -> Link:
+    node = member.kept.credentials.node
+    fabric = NatsFabric(
+        member.kept.credentials.fabric_urls,
+        node,
+        jwt_source=member.jwt,
+        signer=member.key.sign,
+        spawn=services.spawn,
+        random=jitter,
+        on_error=lambda text: telemetry.emit(FabricTrouble(who=node, error=text)),
+    )
+
+    async def refresh() -> None:
+        try:
+            await member.refresh()
+        except Unavailable as error:
+            telemetry.emit(FabricTrouble(who="agent", error=error.message))
+        fabric.move(member.kept.credentials.fabric_urls)
+
+    async def renew() -> None:
+        """Loop: a new pass at half of its life; the link is made anew to use it."""
+        while True:
+            await member.until_half_life()
+            await member.refresh()
+            fabric.reconnect()
+
+    return Link(
+        node=node,
+        fabric=fabric,
+        order_keys=lambda: member.kept.credentials.order_keys,
+        refresh=refresh,
+        renew=renew,
+    )

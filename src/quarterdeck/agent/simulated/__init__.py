@@ -1,0 +1,1 @@
+"""A whole machine in memory: the second implementation of the agent's host, on the loop's time."""
