@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from quarterdeck.store.base import Database
 from tests.contracts.backends import BACKENDS, session
+from tests.contracts.fabric_place import MemoryPlace, Place, opened
 from tests.contracts.fabric_server import Harbour, harbour
 from tests.contracts.postgres_server import programs, serving
 
+FABRICS: dict[str, Callable[[Path], Place]] = {
+    "nats": Harbour,
+    "memory": lambda _: MemoryPlace(),
+}
+
+
+@pytest.fixture(params=FABRICS)
+async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
+    """A fabric of each kind, and whoever joins."""
+    made = FABRICS[request.param](tmp_path)
+    async with opened(made):
+        yield made
+
 
 @pytest.fixture
-async def place(tmp_path: Path) -> AsyncIterator[Harbour]:
+async def nats(tmp_path: Path) -> AsyncIterator[Harbour]:
     """A nats-server of its own, with an authority and whoever joins."""
     async with harbour(tmp_path) as running:
         yield running

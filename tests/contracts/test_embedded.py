@@ -16,18 +16,16 @@ import pytest
 
 from quarterdeck.errors import Conflict, Unavailable
 from quarterdeck.fabric.embedded import EmbeddedFabric
-from tests.contracts.fabric_server import (
-    DEADLINE_S,
-    Harbour,
-)
+from tests.contracts.fabric_place import DEADLINE_S
+from tests.contracts.fabric_server import Harbour
 
 
-async def test_a_restart_keeps_the_port_and_a_second_user_is_refused(place: Harbour) -> None:
-    url = place.server.url
-    second = EmbeddedFabric(place.root / "fabric", place.authority)
+async def test_a_restart_keeps_the_port_and_a_second_user_is_refused(nats: Harbour) -> None:
+    url = nats.server.url
+    second = EmbeddedFabric(nats.root / "fabric", nats.authority)
     with pytest.raises(Conflict, match="Another quarterdeck uses"):
         second.prepare()
-    await place.down()
+    await nats.down()
     second.prepare()
     try:
         assert second.url == url
@@ -41,15 +39,15 @@ async def test_a_restart_keeps_the_port_and_a_second_user_is_refused(place: Harb
         second.close()
 
 
-async def test_a_port_taken_by_another_program_is_a_conflict(place: Harbour) -> None:
-    port = urlsplit(place.server.url).port or 0
-    other = EmbeddedFabric(place.root / "second", place.authority, port=port)
+async def test_a_port_taken_by_another_program_is_a_conflict(nats: Harbour) -> None:
+    port = urlsplit(nats.server.url).port or 0
+    other = EmbeddedFabric(nats.root / "second", nats.authority, port=port)
     with pytest.raises(Conflict, match=f"Port {port} .* taken by another program"):
         other.prepare()
 
 
-async def test_why_the_server_would_not_run_is_told_in_a_sentence(place: Harbour) -> None:
-    bad = EmbeddedFabric(place.root / "bad", place.authority, extra={"no_such_key": 1})
+async def test_why_the_server_would_not_run_is_told_in_a_sentence(nats: Harbour) -> None:
+    bad = EmbeddedFabric(nats.root / "bad", nats.authority, extra={"no_such_key": 1})
     bad.spawn()
     try:
         with pytest.raises(Unavailable, match='unknown field "no_such_key"'):

@@ -1,4 +1,4 @@
-"""What every fabric must do, proven on a real nats-server."""
+"""What every fabric must do, proven on a real nats-server and on the one in memory."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ import pytest
 
 from quarterdeck.errors import Invalid, Unavailable
 from quarterdeck.fabric import topology
-from quarterdeck.fabric.base import Limits, Refused, Stored
-from quarterdeck.fabric.nats import NatsFabric
-from tests.contracts.fabric_server import (
+from quarterdeck.fabric.base import Fabric, Limits, Refused, Stored
+from tests.contracts.fabric_place import (
     DEADLINE_S,
     Connections,
-    Harbour,
     Inbox,
+    Place,
     replayed,
     take,
 )
@@ -23,7 +22,7 @@ from tests.contracts.fabric_server import (
 # Core messages
 
 
-async def test_a_published_message_reaches_its_subscriber_in_order(place: Harbour) -> None:
+async def test_a_published_message_reaches_its_subscriber_in_order(place: Place) -> None:
     server, node = await place.fleet()
     inbox = Inbox()
     await server.subscribe("hb.*", inbox)
@@ -34,7 +33,7 @@ async def test_a_published_message_reaches_its_subscriber_in_order(place: Harbou
     assert (got[0].subject, got[0].reply) == ("hb.n1", "somewhere")
 
 
-async def test_a_closed_subscription_gets_nothing_more(place: Harbour) -> None:
+async def test_a_closed_subscription_gets_nothing_more(place: Place) -> None:
     server, node = await place.fleet()
     first, second = Inbox(), Inbox()
     subscription = await server.subscribe("hb.n1", first)
@@ -47,7 +46,7 @@ async def test_a_closed_subscription_gets_nothing_more(place: Harbour) -> None:
     assert first.messages == []
 
 
-async def test_of_a_queue_group_one_member_gets_each_message(place: Harbour) -> None:
+async def test_of_a_queue_group_one_member_gets_each_message(place: Place) -> None:
     server, node = await place.fleet()
     other = await place.join("server", "s2")
     inbox = Inbox()
@@ -61,7 +60,7 @@ async def test_of_a_queue_group_one_member_gets_each_message(place: Harbour) -> 
 
 
 async def test_a_handler_that_raises_is_reported_and_the_next_message_is_handled(
-    place: Harbour,
+    place: Place,
 ) -> None:
     server, node = await place.fleet()
     inbox = Inbox()
@@ -77,7 +76,7 @@ async def test_a_handler_that_raises_is_reported_and_the_next_message_is_handled
     assert "no good" in await place.error("hb.n1 raised")
 
 
-async def test_a_request_gets_one_answer(place: Harbour) -> None:
+async def test_a_request_gets_one_answer(place: Place) -> None:
     server, node = await place.fleet()
 
     def answer(message: object) -> None:
@@ -88,7 +87,7 @@ async def test_a_request_gets_one_answer(place: Harbour) -> None:
     assert await server.request("cmd.n1.start", b"go", timeout_s=5) == b"done"
 
 
-async def test_a_second_answer_to_one_request_is_refused(place: Harbour) -> None:
+async def test_a_second_answer_to_one_request_is_refused(place: Place) -> None:
     server, node = await place.fleet()
     inbox = Inbox()
     await node.subscribe("cmd.n1.>", inbox)
@@ -102,14 +101,14 @@ async def test_a_second_answer_to_one_request_is_refused(place: Harbour) -> None
     assert len(inbox.messages) == 2
 
 
-async def test_a_request_to_nobody_fails_at_once(place: Harbour) -> None:
+async def test_a_request_to_nobody_fails_at_once(place: Place) -> None:
     server, _ = await place.fleet()
     with pytest.raises(Unavailable) as failure:
         await server.request("cmd.absent.start", b"", timeout_s=DEADLINE_S)
     assert failure.value.code == "no_responders"
 
 
-async def test_a_request_without_answer_times_out(place: Harbour) -> None:
+async def test_a_request_without_answer_times_out(place: Place) -> None:
     server, node = await place.fleet()
     await node.subscribe("cmd.n1.>", Inbox())
     with pytest.raises(Unavailable) as failure:
@@ -117,7 +116,7 @@ async def test_a_request_without_answer_times_out(place: Harbour) -> None:
     assert failure.value.code == "timeout"
 
 
-async def test_a_request_is_told_when_the_link_goes_down(place: Harbour) -> None:
+async def test_a_request_is_told_when_the_link_goes_down(place: Place) -> None:
     server, node = await place.fleet()
     asked = Inbox()
     await node.subscribe("cmd.n1.>", asked)
@@ -134,7 +133,7 @@ async def test_a_request_is_told_when_the_link_goes_down(place: Harbour) -> None
 
 
 @pytest.mark.parametrize("subject", ["", "a b", "a\r\nPUB x 0", "a\tb"])
-async def test_a_subject_that_breaks_the_protocol_is_invalid(place: Harbour, subject: str) -> None:
+async def test_a_subject_that_breaks_the_protocol_is_invalid(place: Place, subject: str) -> None:
     server, _ = await place.fleet()
     with pytest.raises(Invalid):
         await server.publish(subject, b"")
@@ -145,7 +144,7 @@ async def test_a_subject_that_breaks_the_protocol_is_invalid(place: Harbour, sub
 
 
 async def test_a_message_that_is_too_large_is_refused_and_costs_no_connection(
-    place: Harbour,
+    place: Place,
 ) -> None:
     server, node = await place.fleet()
     connections = Connections(node)
@@ -161,14 +160,14 @@ async def test_a_message_that_is_too_large_is_refused_and_costs_no_connection(
 # Streams
 
 
-async def test_a_stored_message_is_acknowledged_with_its_sequence(place: Harbour) -> None:
+async def test_a_stored_message_is_acknowledged_with_its_sequence(place: Place) -> None:
     _, node = await place.fleet()
     first = await node.store("out.n1.r1.1", b"a")
     second = await node.store("out.n1.r1.1", b"b")
     assert (first, second) == (Stored(1), Stored(2))
 
 
-async def test_one_message_id_is_stored_once(place: Harbour) -> None:
+async def test_one_message_id_is_stored_once(place: Place) -> None:
     server, node = await place.fleet()
     first = await node.store("ev.n1.attempt", b"a", message_id="e1")
     assert await node.store("ev.n1.attempt", b"a", message_id="e1") == first
@@ -178,7 +177,7 @@ async def test_one_message_id_is_stored_once(place: Harbour) -> None:
     await deliveries.aclose()  # type: ignore[attr-defined]
 
 
-async def test_a_full_stream_refuses_and_takes_again_after_a_purge(place: Harbour) -> None:
+async def test_a_full_stream_refuses_and_takes_again_after_a_purge(place: Place) -> None:
     server, node = await place.fleet(out_max_bytes=64 << 10)
     assert isinstance(await node.store("out.n1.r1.1", b"x" * (40 << 10)), Stored)
     refusal = await node.store("out.n1.r1.1", b"x" * (40 << 10))
@@ -188,14 +187,14 @@ async def test_a_full_stream_refuses_and_takes_again_after_a_purge(place: Harbou
     assert isinstance(await node.store("out.n1.r1.1", b"x" * (40 << 10)), Stored)
 
 
-async def test_a_store_to_a_foreign_subject_is_refused(place: Harbour) -> None:
+async def test_a_store_to_a_foreign_subject_is_refused(place: Place) -> None:
     _, node = await place.fleet()
     refusal = await node.store("out.n2.r1.1", b"x")
     assert isinstance(refusal, Refused)
     assert "out.n2.r1.1" in refusal.text
 
 
-async def test_a_replay_gives_one_subject_of_many_oldest_first(place: Harbour) -> None:
+async def test_a_replay_gives_one_subject_of_many_oldest_first(place: Place) -> None:
     server, node = await place.fleet()
     pending = [node.store(f"out.n1.r{number % 5}.1", str(number).encode()) for number in range(500)]
     await asyncio.gather(*pending)
@@ -205,7 +204,7 @@ async def test_a_replay_gives_one_subject_of_many_oldest_first(place: Harbour) -
     assert len(await replayed(server, "out.n1.>")) == 500
 
 
-async def test_a_replay_goes_on_after_a_sequence(place: Harbour) -> None:
+async def test_a_replay_goes_on_after_a_sequence(place: Place) -> None:
     server, node = await place.fleet()
     await asyncio.gather(*(node.store("out.n1.r1.1", str(n).encode()) for n in range(3000)))
     kept = await replayed(server, "out.n1.r1.1")
@@ -215,7 +214,7 @@ async def test_a_replay_goes_on_after_a_sequence(place: Harbour) -> None:
     assert await replayed(server, "out.n1.r1.1", after=kept[-1].sequence) == []
 
 
-async def test_a_replay_of_nothing_is_empty_and_of_no_stream_unavailable(place: Harbour) -> None:
+async def test_a_replay_of_nothing_is_empty_and_of_no_stream_unavailable(place: Place) -> None:
     server, node = await place.fleet()
     assert await replayed(server, "out.n1.r1.1") == []
     await node.store("out.n1.r2.1", b"x")
@@ -226,7 +225,7 @@ async def test_a_replay_of_nothing_is_empty_and_of_no_stream_unavailable(place: 
     assert failure.value.code == "no_responders"
 
 
-async def test_a_replay_can_be_left_early(place: Harbour) -> None:
+async def test_a_replay_can_be_left_early(place: Place) -> None:
     server, node = await place.fleet()
     await asyncio.gather(*(node.store("out.n1.r1.1", b"x" * 10000) for _ in range(2000)))
     messages = server.replay("OUT", "out.n1.r1.1")
@@ -235,7 +234,7 @@ async def test_a_replay_can_be_left_early(place: Harbour) -> None:
     assert len(await replayed(server, "out.n1.r1.1")) == 2000
 
 
-async def test_a_purge_removes_one_subject_only(place: Harbour) -> None:
+async def test_a_purge_removes_one_subject_only(place: Place) -> None:
     server, node = await place.fleet()
     await asyncio.gather(*(node.store(f"out.n1.r{n % 2}.1", b"x") for n in range(10)))
     await server.purge("OUT", "out.n1.r0.1")
@@ -243,7 +242,7 @@ async def test_a_purge_removes_one_subject_only(place: Harbour) -> None:
     assert len(await replayed(server, "out.n1.r1.1")) == 5
 
 
-async def test_what_is_not_acknowledged_comes_again(place: Harbour) -> None:
+async def test_what_is_not_acknowledged_comes_again(place: Place) -> None:
     server, node = await place.fleet(ack_wait_s=0.3)
     for number in range(4):
         await node.store("ev.n1.attempt", str(number).encode(), message_id=str(number))
@@ -257,7 +256,7 @@ async def test_what_is_not_acknowledged_comes_again(place: Harbour) -> None:
     await deliveries.aclose()  # type: ignore[attr-defined]
 
 
-async def test_a_consumer_waits_for_its_stream_to_be_made(place: Harbour) -> None:
+async def test_a_consumer_waits_for_its_stream_to_be_made(place: Place) -> None:
     server, node = await place.join("server", "s1"), await place.join("node", "n1")
     deliveries = server.consume("EV", "ingest", batch=10)
     first = asyncio.ensure_future(take(deliveries, 1))
@@ -269,7 +268,7 @@ async def test_a_consumer_waits_for_its_stream_to_be_made(place: Harbour) -> Non
     await deliveries.aclose()  # type: ignore[attr-defined]
 
 
-async def test_what_a_leaving_consumer_did_not_take_goes_to_another(place: Harbour) -> None:
+async def test_what_a_leaving_consumer_did_not_take_goes_to_another(place: Place) -> None:
     server, node = await place.fleet(ack_wait_s=5)
     other = await place.join("server", "s2")
     stores = [node.store("ev.n1.a", str(n).encode(), message_id=str(n)) for n in range(40)]
@@ -285,13 +284,13 @@ async def test_what_a_leaving_consumer_did_not_take_goes_to_another(place: Harbo
     await staying.aclose()  # type: ignore[attr-defined]
 
 
-async def test_consumers_share_the_work(place: Harbour) -> None:
+async def test_consumers_share_the_work(place: Place) -> None:
     server, node = await place.fleet()
     other = await place.join("server", "s2")
     seen: list[bytes] = []
     done = asyncio.Event()
 
-    async def work(fabric: NatsFabric) -> None:
+    async def work(fabric: Fabric) -> None:
         async for batch in fabric.consume("EV", "ingest", batch=7):
             assert len(batch) <= 7
             for delivery in batch:
@@ -310,7 +309,7 @@ async def test_consumers_share_the_work(place: Harbour) -> None:
     await asyncio.gather(*tasks)  # a stopped link ends its consumers
 
 
-async def test_ensure_changes_limits_and_keeps_messages(place: Harbour) -> None:
+async def test_ensure_changes_limits_and_keeps_messages(place: Place) -> None:
     server, node = await place.fleet(out_max_bytes=1 << 20)
     await node.store("out.n1.r1.1", b"x")
     await server.ensure_streams(Limits(out_max_bytes=2 << 20, max_ack_pending=7))
@@ -321,7 +320,7 @@ async def test_ensure_changes_limits_and_keeps_messages(place: Harbour) -> None:
     assert info["config"]["allow_direct"] is True
 
 
-async def test_headers_of_a_publisher_cannot_pass_for_those_of_the_stream(place: Harbour) -> None:
+async def test_headers_of_a_publisher_cannot_pass_for_those_of_the_stream(place: Place) -> None:
     server, node = await place.fleet()
     await node.store("out.n1.r1.1", b"1")
     client = node._link.client

@@ -10,17 +10,16 @@ import pytest
 
 from quarterdeck.errors import Unavailable
 from quarterdeck.fabric.base import Stored
-from tests.contracts.fabric_server import (
+from tests.contracts.fabric_place import (
     DEADLINE_S,
     QUICK,
     Connections,
-    Harbour,
     Inbox,
-    Proxy,
-    harbour,
+    Place,
     replayed,
     take,
 )
+from tests.contracts.fabric_server import Harbour, Proxy, harbour
 
 
 async def run(*command: str) -> int:
@@ -28,7 +27,7 @@ async def run(*command: str) -> int:
     return await process.wait()
 
 
-async def test_nothing_stored_is_lost_when_the_server_is_killed(place: Harbour) -> None:
+async def test_nothing_stored_is_lost_when_the_server_is_killed(place: Place) -> None:
     server, node = await place.fleet()
     back = Connections(node)
     await node.store("ev.n1.a", b"first", message_id="first")
@@ -48,7 +47,7 @@ async def test_nothing_stored_is_lost_when_the_server_is_killed(place: Harbour) 
     await deliveries.aclose()  # type: ignore[attr-defined]
 
 
-async def test_subscriptions_and_callbacks_come_back_after_a_kill(place: Harbour) -> None:
+async def test_subscriptions_and_callbacks_come_back_after_a_kill(place: Place) -> None:
     server, node = await place.fleet()
     inbox, back, node_back = Inbox(), Connections(server), Connections(node)
     await server.subscribe("hb.n1", inbox)
@@ -64,7 +63,7 @@ async def test_subscriptions_and_callbacks_come_back_after_a_kill(place: Harbour
         await inbox.count(turn + 2)
 
 
-async def test_a_subscription_made_while_the_link_is_down_stands_later(place: Harbour) -> None:
+async def test_a_subscription_made_while_the_link_is_down_stands_later(place: Place) -> None:
     server, node = await place.fleet()
     inbox, back, node_back = Inbox(), Connections(server), Connections(node)
     place.kill()
@@ -77,7 +76,7 @@ async def test_a_subscription_made_while_the_link_is_down_stands_later(place: Ha
     await inbox.count(1)
 
 
-async def test_a_consumer_goes_on_after_a_kill(place: Harbour) -> None:
+async def test_a_consumer_goes_on_after_a_kill(place: Place) -> None:
     server, node = await place.fleet(ack_wait_s=0.5)
     deliveries = server.consume("EV", "ingest", batch=10)
     await node.store("ev.n1.a", b"0", message_id="0")
@@ -95,12 +94,12 @@ async def test_a_consumer_goes_on_after_a_kill(place: Harbour) -> None:
     await deliveries.aclose()  # type: ignore[attr-defined]
 
 
-async def test_a_black_hole_is_noticed_and_mended(place: Harbour) -> None:
-    server, _ = await place.fleet()
+async def test_a_black_hole_is_noticed_and_mended(nats: Harbour) -> None:
+    server, _ = await nats.fleet()
     inbox = Inbox()
     await server.subscribe("hb.n9", inbox)
-    async with Proxy(urlsplit(place.server.url).port or 0) as proxy:
-        node = await place.join("node", "n9", url=proxy.url)
+    async with Proxy(urlsplit(nats.server.url).port or 0) as proxy:
+        node = await nats.join("node", "n9", url=proxy.url)
         back, commands = Connections(node), Inbox()
         await node.subscribe("cmd.n9.>", commands)
         proxy.swallow()
@@ -116,12 +115,12 @@ async def test_a_black_hole_is_noticed_and_mended(place: Harbour) -> None:
 
 
 async def test_a_slow_link_is_not_taken_for_a_dead_one_and_repeats_nothing(
-    place: Harbour,
+    nats: Harbour,
 ) -> None:
-    server, _ = await place.fleet()
+    server, _ = await nats.fleet()
     # 8 MiB at 4 MB/s: two seconds, against 0.6 s of pings and 0.5 s for answers.
-    async with Proxy(urlsplit(place.server.url).port or 0, bytes_per_s=4_000_000) as proxy:
-        node = await place.join("node", "n9", url=proxy.url)
+    async with Proxy(urlsplit(nats.server.url).port or 0, bytes_per_s=4_000_000) as proxy:
+        node = await nats.join("node", "n9", url=proxy.url)
         back = Connections(node)
         stores = [node.store("out.n9.r1.1", b"x" * (64 << 10)) for _ in range(128)]
         await asyncio.wait_for(asyncio.gather(*stores), DEADLINE_S)
@@ -130,23 +129,23 @@ async def test_a_slow_link_is_not_taken_for_a_dead_one_and_repeats_nothing(
         await node.stop()
 
 
-async def test_a_link_can_be_stopped_in_a_black_hole_and_while_dialling(place: Harbour) -> None:
-    _, node = await place.fleet()
-    async with Proxy(urlsplit(place.server.url).port or 0) as proxy:
-        stuck = await place.join("node", "n9", url=proxy.url, options=QUICK)
+async def test_a_link_can_be_stopped_in_a_black_hole_and_while_dialling(nats: Harbour) -> None:
+    _, node = await nats.fleet()
+    async with Proxy(urlsplit(nats.server.url).port or 0) as proxy:
+        stuck = await nats.join("node", "n9", url=proxy.url, options=QUICK)
         proxy.swallow()
         future = stuck.store("out.n9.r1.1", b"x" * (4 << 20))
         await asyncio.wait_for(stuck.stop(), DEADLINE_S)
         assert future.cancelled()
         await stuck.stop()
-    place.kill()
-    await place.error("cannot be reached")
+    nats.kill()
+    await nats.error("cannot be reached")
     await asyncio.wait_for(node.stop(), DEADLINE_S)
     assert not node.connected
 
 
-async def test_no_fabric_is_unavailable_with_a_sentence(place: Harbour) -> None:
-    link = place.make("node", "n1", url="nats://127.0.0.1:1")
+async def test_no_fabric_is_unavailable_with_a_sentence(nats: Harbour) -> None:
+    link = nats.make("node", "n1", url="nats://127.0.0.1:1")
     with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1 cannot be reached .* check that"):
         await link.start()
     assert not link.connected

@@ -12,36 +12,51 @@ This file is the only one that touches nats-py's private names; tests/contracts 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import socket
+import ssl
 from collections.abc import Callable
 
+import msgspec
 import nats.aio.client
 import nats.errors
 
-from quarterdeck.errors import Denied, Invalid, Unavailable
-
-RawHandler = Callable[[bytes, bytes, bytes, bytes | None], None]
-"""subject, reply, data, header block (or None)"""
+from quarterdeck.errors import Denied, Unavailable
+from quarterdeck.fabric.base import JwtSource, Signer
+from quarterdeck.fabric.connection import ROOM, ZOMBIE, RawHandler, not_admitted, not_reached
 
 _BUFFER = 256 << 10  # doubles the receive rate against the default of 32 KiB
-_ROOM = 2 << 20
 _NEVER_S = 10**9
-ZOMBIE = "zombie"
 _CLOSE_S = 2.0
 
 # A module constant of nats-py is the only way to set it.
 nats.aio.client.DEFAULT_BUFFER_SIZE = _BUFFER
 
 
+class Login(msgspec.Struct, frozen=True, kw_only=True):
+    """Who connects and how: the login is asked for at each `open`, times are those of Options."""
+
+    name: str
+    jwt_source: JwtSource
+    signer: Signer
+    timeout_s: float
+    ping_interval_s: float
+    pings_outstanding: int
+    tls: ssl.SSLContext | None = None
+
+
 class Client(nats.aio.client.Client):
-    """A connection. `lost(reason)` is called at most once; `complain(text)` for refused subjects
+    """A `Connection`. `lost(reason)` is called at most once; `complain(text)` for refused subjects
     and for handlers that raise."""
 
-    def __init__(self, lost: Callable[[str], None], complain: Callable[[str], None]) -> None:
+    def __init__(
+        self, login: Login, lost: Callable[[str], None], complain: Callable[[str], None]
+    ) -> None:
         super().__init__()
         self.lost_reason: str | None = None
-        self.on_lost: set[Callable[[], None]] = set()
+        self.on_lost: dict[Callable[[], None], None] = {}
+        self._login = login
         self._received = 0
         self._tell_lost = lost
         self._complain = complain
@@ -49,46 +64,37 @@ class Client(nats.aio.client.Client):
         self._flushed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._flushed.set_result(None)
 
-    async def open(
-        self,
-        url: str,
-        *,
-        name: str,
-        jwt: str,
-        signature: Callable[[str], bytes],
-        inbox_prefix: str,
-        timeout_s: float,
-        ping_interval_s: float,
-        pings_outstanding: int,
-        tls: object = None,
-    ) -> None:
+    async def open(self, url: str) -> None:
         """Connect or raise `Unavailable`/`Denied`; disposes of itself when it raises."""
+        login = self._login
+        jwt = await login.jwt_source()
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(login.timeout_s):
                 await self.connect(
                     servers=[url],
-                    name=name,
+                    name=login.name,
                     error_cb=self._on_error,
                     allow_reconnect=False,
-                    connect_timeout=timeout_s,  # type: ignore[arg-type]
+                    connect_timeout=login.timeout_s,  # type: ignore[arg-type]
                     # nats-py would try a second time after this pause; _on_error stops it before.
                     reconnect_time_wait=_NEVER_S,
-                    ping_interval=ping_interval_s,  # type: ignore[arg-type]
-                    max_outstanding_pings=pings_outstanding,
+                    ping_interval=login.ping_interval_s,  # type: ignore[arg-type]
+                    max_outstanding_pings=login.pings_outstanding,
                     flusher_queue_size=0,
                     user_jwt_cb=jwt.encode,
-                    signature_cb=signature,
-                    inbox_prefix=inbox_prefix,
-                    tls=tls,  # type: ignore[arg-type]
+                    signature_cb=lambda nonce: base64.b64encode(login.signer(nonce.encode())),
+                    inbox_prefix=f"_INBOX_{login.name}",
+                    tls=login.tls,
                 )
             if not self.is_connected or self._reading_task is None:
                 # An INFO line that overtakes the PONG leaves nats-py CONNECTING for ever.
-                raise Unavailable("zombie", f"The fabric at {url} did not finish the handshake.")
+                raise Unavailable(ZOMBIE, f"The fabric at {url} did not finish the handshake.")
             self._reading_task.add_done_callback(lambda _: self.over("the reader ended"))
-            _limit_unacknowledged(self._transport, ping_interval_s * pings_outstanding)
+            unacknowledged_s = login.ping_interval_s * login.pings_outstanding
+            _limit_unacknowledged(self._transport, unacknowledged_s)
         except (OSError, nats.errors.Error, TimeoutError, ValueError) as error:
             await self.dispose()
-            raise _as_ours(url, name, error) from error
+            raise _as_ours(url, login.name, error) from error
         except BaseException:
             await self.dispose()
             raise
@@ -239,7 +245,7 @@ class Client(nats.aio.client.Client):
 
     async def room(self) -> None:
         """Wait while more than 2 MiB have not been taken by the socket."""
-        if self._pending_data_size > _ROOM and self._flush_queue is not None:
+        if self._pending_data_size > ROOM and self._flush_queue is not None:
             flushed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._flush_queue.put_nowait(flushed)
             await flushed
@@ -281,19 +287,5 @@ def _release(
 def _as_ours(url: str, name: str, error: Exception) -> Unavailable | Denied:
     text = str(error) or type(error).__name__
     if "authorization violation" in text.lower() or "authentication" in text.lower():
-        return Denied(
-            "fabric_login",
-            f"The fabric at {url} does not admit {name!r}: its login is unknown, expired or "
-            "revoked. Enrol it again.",
-        )
-    return Unavailable(
-        "fabric_unreachable",
-        f"The fabric at {url} cannot be reached ({text}): check that it runs and that the "
-        "address is right.",
-    )
-
-
-def check_subject(subject: str) -> None:
-    """Raises `Invalid` for what would break the line protocol: empty, spaces, control bytes."""
-    if not subject or not subject.isprintable() or " " in subject:
-        raise Invalid("bad_subject", f"{subject!r} is not a subject.")
+        return not_admitted(url, name)
+    return not_reached(url, text)

@@ -1,4 +1,4 @@
-"""`NatsFabric`: the fabric protocol over one self-mending link to nats-server."""
+"""The fabric protocol over one self-mending link; `NatsFabric` over a link to nats-server."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ from quarterdeck.fabric.base import (
     Signer,
     Stored,
 )
+from quarterdeck.fabric.connection import Connect, Connection, check_subject
 from quarterdeck.fabric.identity import check_id
-from quarterdeck.fabric.nats.client import Client, check_subject
+from quarterdeck.fabric.nats.client import Client, Login
 from quarterdeck.fabric.nats.link import Link, Options, Spawn, Standing
 from quarterdeck.fabric.nats.outbox import Outbox
 from quarterdeck.fabric.nats.streams import consume, replay, status_of
@@ -46,13 +47,13 @@ class _Subscription:
         self._link.remove(self._standing)
 
 
-class NatsFabric:
-    """One principal's connection. `name` is its id: the login's name and the inbox's prefix.
+class LinkedFabric:
+    """One principal's fabric over whatever `connect` makes. `name` is its id: the login's name and
+    the inbox's prefix.
 
-    `jwt_source` is asked for the login at each dial; `signer` signs the server's nonce with the
-    key of that login. `spawn` starts background tasks and owns them; `stop` ends and awaits them.
-    `on_error` gets sentences about refused subjects, lost links and failed attempts: it is called
-    in the event loop and must be quick.
+    `spawn` starts background tasks and owns them; `stop` ends and awaits them. `on_error` gets
+    sentences about refused subjects, lost links and failed attempts: it is called in the event loop
+    and must be quick.
     """
 
     def __init__(
@@ -60,15 +61,13 @@ class NatsFabric:
         urls: Sequence[str],
         name: str,
         *,
-        jwt_source: JwtSource,
-        signer: Signer,
+        connect: Connect,
         spawn: Spawn,
-        on_error: Callable[[str], None] | None = None,
-        random: Callable[[], float] = jitter,
-        options: Options | None = None,
-        tls: ssl.SSLContext | None = None,
+        on_error: Callable[[str], None] | None,
+        random: Callable[[], float],
+        options: Options,
     ) -> None:
-        self._options = options or Options()
+        self._options = options
         self._on_error = on_error
         self._random = random
         # Answers to an earlier process of the same name must not be taken for answers to us.
@@ -88,12 +87,10 @@ class NatsFabric:
         self._link = Link(
             urls,
             name,
-            jwt_source=jwt_source,
-            signer=signer,
+            connect=connect,
             spawn=spawn,
             random=random,
             options=self._options,
-            tls=tls,
             up=self._up,
             down=self._down,
             complain=self._complain,
@@ -123,7 +120,7 @@ class NatsFabric:
         """Drop the link and dial again at once: the new login of `jwt_source` counts from then."""
         self._link.reconnect()
 
-    def _up(self, client: Client) -> None:
+    def _up(self, client: Connection) -> None:
         self._outbox.up(client)
         for callback in list(self._on_connect):
             callback()
@@ -150,7 +147,7 @@ class NatsFabric:
         if self._on_error is not None:
             self._on_error(text)
 
-    def _client(self, size: int = 0) -> Client:
+    def _client(self, size: int = 0) -> Connection:
         client = self._link.client
         if client is None:
             raise _link_down()
@@ -269,6 +266,47 @@ class NatsFabric:
                 "purge_failed",
                 f"JetStream stream {stream} was not purged: {error.get('description')}.",
             )
+
+
+class NatsFabric(LinkedFabric):
+    """The fabric over nats-server.
+
+    `jwt_source` is asked for the login at each dial; `signer` signs the server's nonce with the
+    key of that login.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        name: str,
+        *,
+        jwt_source: JwtSource,
+        signer: Signer,
+        spawn: Spawn,
+        on_error: Callable[[str], None] | None = None,
+        random: Callable[[], float] = jitter,
+        options: Options | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        options = options or Options()
+        login = Login(
+            name=name,
+            jwt_source=jwt_source,
+            signer=signer,
+            timeout_s=options.connect_timeout_s,
+            ping_interval_s=options.ping_interval_s,
+            pings_outstanding=options.pings_outstanding,
+            tls=tls,
+        )
+        super().__init__(
+            urls,
+            name,
+            connect=lambda lost, complain: Client(login, lost, complain),
+            spawn=spawn,
+            on_error=on_error,
+            random=random,
+            options=options,
+        )
 
 
 def _link_down() -> Unavailable:

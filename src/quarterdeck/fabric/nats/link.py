@@ -1,14 +1,13 @@
 """Keep one connection standing: dial, notice its end, dial again, with all subscriptions.
 
-States: down -> dialling -> standing -> down ... for ever until `stop`. Every connection is a new
-`Client`; nothing of a lost one is used again. The login is asked for at each dial, so an expired
-one mends itself as soon as its source has a new one.
+States: down -> dialling -> standing -> down ... for ever until `stop`. Every connection is
+new; nothing of a lost one is used again. The login is asked for at each dial, so an expired one
+mends itself as soon as its source has a new one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -16,8 +15,7 @@ from typing import Any
 import msgspec
 
 from quarterdeck.errors import Denied, QuarterdeckError, Unavailable
-from quarterdeck.fabric.base import JwtSource, Signer
-from quarterdeck.fabric.nats.client import ZOMBIE, Client, RawHandler
+from quarterdeck.fabric.connection import ZOMBIE, Connect, Connection, RawHandler, not_reached
 
 Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 
@@ -56,36 +54,32 @@ class Link:
         urls: Sequence[str],
         name: str,
         *,
-        jwt_source: JwtSource,
-        signer: Signer,
+        connect: Connect,
         spawn: Spawn,
         random: Callable[[], float],
         options: Options,
-        tls: object,
-        up: Callable[[Client], None],
+        up: Callable[[Connection], None],
         down: Callable[[], None],
         complain: Callable[[str], None],
     ) -> None:
         self._urls = list(urls)
         self._name = name
-        self._jwt_source = jwt_source
-        self._signer = signer
+        self._connect = connect
         self._spawn = spawn
         self._random = random
         self._options = options
-        self._tls = tls
         self._up = up
         self._down = down
         self._complain = complain
         self._standing: list[Standing] = []
-        self._dead: list[Client] = []
+        self._dead: list[Connection] = []
         self._lost = asyncio.Event()
         self._ready = asyncio.Event()
         self._hurry = asyncio.Event()
         self._attempt = 0
         self._stood_since = 0.0
         self._task: asyncio.Task[None] | None = None
-        self.client: Client | None = None
+        self.client: Connection | None = None
         self.stopped = False
 
     async def start(self) -> None:
@@ -107,6 +101,15 @@ class Link:
         await self._bury()
         self._ready.set()  # nobody waits for a link that will not come
 
+    def abandon(self) -> None:
+        """End without a word to the fabric, as a killed process does; `stop` tidies up after."""
+        self.stopped = True
+        if self._task is not None:
+            self._task.cancel()
+        if self.client is not None:
+            self._lose(self.client, "abandoned")
+        self._ready.set()
+
     def move(self, urls: Sequence[str]) -> None:
         """Dial these addresses from now on."""
         self._urls = list(urls)
@@ -117,7 +120,7 @@ class Link:
         if self.client is not None:
             self._lose(self.client, "reconnecting with a new login")
 
-    async def wait_up(self) -> Client | None:
+    async def wait_up(self) -> Connection | None:
         """The standing connection, now or later; None when the link was stopped."""
         while self.client is None and not self.stopped:
             await self._ready.wait()
@@ -187,20 +190,8 @@ class Link:
         raise worst
 
     async def _dial(self, url: str) -> None:
-        options = self._options
-        jwt = await self._jwt_source()
-        client = Client(lambda reason: self._lose(client, reason), self._complain)
-        await client.open(
-            url,
-            name=self._name,
-            jwt=jwt,
-            signature=lambda nonce: base64.b64encode(self._signer(nonce.encode())),
-            inbox_prefix=f"_INBOX_{self._name}",
-            timeout_s=options.connect_timeout_s,
-            ping_interval_s=options.ping_interval_s,
-            pings_outstanding=options.pings_outstanding,
-            tls=self._tls,
-        )
+        client = self._connect(lambda reason: self._lose(client, reason), self._complain)
+        await client.open(url)
         # In one turn of the loop: whoever subscribes from now on finds the client.
         for standing in self._standing:
             standing.sid = client.attach(standing.subject, standing.handler, standing.queue)
@@ -208,17 +199,17 @@ class Link:
         self._ready.set()
         usable = False
         try:
-            usable = await client.barrier(options.connect_timeout_s)
+            usable = await client.barrier(self._options.connect_timeout_s)
         finally:
             if not usable:
                 self._lose(client, "not usable after the handshake")
                 await self._bury()
         if not usable:
-            raise Unavailable("fabric_unreachable", f"The fabric at {url} went away at once.")
+            raise not_reached(url, "it went away at once")
         self._stood_since = asyncio.get_running_loop().time()
         self._up(client)
 
-    def _lose(self, client: Client, reason: str) -> None:
+    def _lose(self, client: Connection, reason: str) -> None:
         if client is not self.client:
             return
         self.client = None

@@ -23,7 +23,7 @@ import msgspec
 
 from quarterdeck.errors import Invalid
 from quarterdeck.fabric.base import Refused, Stored
-from quarterdeck.fabric.nats.client import Client, check_subject
+from quarterdeck.fabric.connection import Connection, check_subject
 
 TOO_LARGE = 10054
 DENIED = 403
@@ -88,7 +88,7 @@ class Outbox:
         self._window_messages = window_messages
         self._window_bytes = window_bytes
         self._complain = complain
-        self._client: Client | None = None
+        self._client: Connection | None = None
         self._next = 0
         self._waiting: deque[tuple[int, _Entry]] = deque()
         self._sent: dict[int, _Entry] = {}
@@ -115,7 +115,7 @@ class Outbox:
         self._pump()
         return future
 
-    def up(self, client: Client) -> None:
+    def up(self, client: Connection) -> None:
         """The link stands: send what waits."""
         self._client = client
         self._pump()
@@ -201,7 +201,7 @@ class Outbox:
         if self._sent and self._timer is None:
             self._arm()
 
-    def _send(self, client: Client, key: int, entry: _Entry) -> None:
+    def _send(self, client: Connection, key: int, entry: _Entry) -> None:
         if len(entry.data) + len(entry.headers) > client.max_payload:
             # Sent all the same, it would cost the connection.
             limit = client.max_payload

@@ -16,13 +16,13 @@ import msgspec
 
 from quarterdeck.errors import Broken, Unavailable
 from quarterdeck.fabric.base import Delivery, Kept
-from quarterdeck.fabric.nats.client import Client, RawHandler
+from quarterdeck.fabric.connection import Connection, RawHandler
 from quarterdeck.fabric.nats.link import Link
 
 _BATCH_MESSAGES = 1024
 _BATCH_BYTES = 4 << 20
 _SILENT_BEATS = 2.5
-_ACK_MARK = b"$JS.ACK."
+ACK_MARK = b"$JS.ACK."
 
 Raw = tuple[bytes, bytes, bytes, bytes | None]
 
@@ -30,12 +30,12 @@ Raw = tuple[bytes, bytes, bytes, bytes | None]
 class Mailbox:
     """Messages to one subject of ours, on one connection."""
 
-    def __init__(self, client: Client, subject: str) -> None:
+    def __init__(self, client: Connection, subject: str) -> None:
         self.client = client
         self.subject = subject
         self.messages: list[Raw] = []
         self._arrived: asyncio.Future[None] | None = None
-        client.on_lost.add(self._wake)
+        client.on_lost[self._wake] = None
         self._sid = client.attach(subject, self._put)
 
     def _put(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
@@ -60,7 +60,7 @@ class Mailbox:
 
     def close(self, last: RawHandler | None = None) -> list[Raw]:
         """What was not taken; what is still on its way goes to `last`."""
-        self.client.on_lost.discard(self._wake)
+        self.client.on_lost.pop(self._wake, None)
         if last is None:
             self.client.detach(self._sid)
         else:
@@ -185,7 +185,7 @@ class _Delivered:
 class _Puller:
     """The pulls on one connection: one at a time, the next before the last is worked on."""
 
-    def __init__(self, link: Link, client: Client, inbox: str, api: str, batch: int) -> None:
+    def __init__(self, link: Link, client: Connection, inbox: str, api: str, batch: int) -> None:
         self._link = link
         self._client = client
         self._api = api
@@ -213,7 +213,7 @@ class _Puller:
         found: list[Delivery] = []
         current = f"{self._inbox}.{self._number}".encode()
         for subject, reply, data, headers in arrived:
-            if reply.startswith(_ACK_MARK):
+            if reply.startswith(ACK_MARK):
                 self._owed -= 1
                 found.append(_Delivered(self._link, subject.decode(), data, reply.decode()))
                 continue
@@ -233,7 +233,7 @@ class _Puller:
             self._refuse(*raw)
 
     def _refuse(self, _subject: bytes, reply: bytes, _data: bytes, _headers: bytes | None) -> None:
-        if reply.startswith(_ACK_MARK) and self._client.lost_reason is None:
+        if reply.startswith(ACK_MARK) and self._client.lost_reason is None:
             self._client.post(reply.decode(), b"-NAK")
 
 
