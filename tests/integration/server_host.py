@@ -28,7 +28,8 @@ from quarterdeck.wire.run import (
     LoadMessage,
     Orders,
 )
-from tests.contracts.fabric_server import QUICK, Harbour
+from tests.contracts.fabric_place import QUICK
+from tests.contracts.fabric_server import Harbour
 
 E = TypeVar("E", bound=Event)
 DEADLINE_S = 20.0

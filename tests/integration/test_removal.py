@@ -15,7 +15,8 @@ from quarterdeck.telemetry import LogSealed, NodeSession, RunEnded
 from quarterdeck.wire import subjects
 from quarterdeck.wire.codec import Chunk, encode_chunk
 from quarterdeck.wire.run import AttemptSnapshot, Orders
-from tests.contracts.fabric_server import Connections, Harbour, harbour
+from tests.contracts.fabric_place import Connections
+from tests.contracts.fabric_server import Harbour, harbour
 from tests.integration.server_host import HandNode, order, serving
 
 

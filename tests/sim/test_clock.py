@@ -9,11 +9,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
 from quarterdeck.fabric.base import Limits, Message, Stored
 from quarterdeck.fabric.memory import Chance, Faults, MemoryCore, MemoryFabric
+from quarterdeck.fabric.topology import FULL
 from quarterdeck.service import Services
 from tests.sim.clock import EPOCH, Deadlock, SimClock, run
 
@@ -81,92 +83,110 @@ def test_a_task_that_is_left_over_fails_the_run() -> None:
         run(main, seed=1)
 
 
-async def ten_rough_minutes(seed: int) -> Trace:
-    """A server and three nodes store, beat and ask through every kind of fault; what happened."""
-    trace: Trace = []
-    clock = SimClock()
-    services = Services(lambda name, text, _: note(f"{name} failed: {text}"), clock)
-    rough = Chance(lost=0.1, doubled=0.1, delayed=0.2, delay_s=3.0)
-    core = MemoryCore(
-        random.Random(seed).random,
-        faults=Faults(latency_s=0.001, jitter_s=0.002, core=rough, stores=rough, acks=rough),
-    )
+class Rough:
+    """A server and three nodes store, beat and ask through every kind of fault."""
 
-    def note(text: str) -> None:
-        trace.append((clock.monotonic(), text))
+    def __init__(self, seed: int) -> None:
+        self.trace: Trace = []
+        self.clock = SimClock()
+        self.services = Services(
+            lambda name, text, _: self.note(f"{name} failed: {text}"), self.clock
+        )
+        self.core = MemoryCore(
+            random.Random(seed).random, faults=Faults(latency_s=0.001, jitter_s=0.002)
+        )
+        self.got: dict[str, None] = {}
+        self.server = self.link("s1", "server")
+        self.nodes = [self.link(name, "node") for name in NODES]
 
-    def link(who: str, role: str) -> MemoryFabric:
+    def note(self, text: str) -> None:
+        self.trace.append((self.clock.monotonic(), text))
+
+    def heard(self, message: Message) -> None:
+        self.note(f"heard {message.subject} {message.data.decode()}")
+
+    def link(self, who: str, role: str) -> MemoryFabric:
         return MemoryFabric(
-            core,
+            self.core,
             who,
             role,
-            spawn=services.spawn,
-            on_error=lambda text: note(f"{who}: {text}"),
+            spawn=self.services.spawn,
+            on_error=lambda text: self.note(f"{who}: {text}"),
         )
 
-    def heard(message: Message) -> None:
-        note(f"heard {message.subject} {message.data.decode()}")
-
-    server = link("s1", "server")
-    await server.start()
-    core.faults.core = Chance()
-    await server.ensure_streams(Limits(ack_wait_s=5.0))
-    core.faults.core = rough
-    await server.subscribe("hb.*", heard)
-    nodes = [link(name, "node") for name in NODES]
-    got: dict[str, None] = {}
-
-    async def ingest() -> None:
-        async for batch in server.consume("EV", "ingest", batch=10):
+    async def ingest(self) -> None:
+        async for batch in self.server.consume("EV", "ingest", batch=10):
             for delivery in batch:
-                note(f"got {delivery.data.decode()}")
-                got[delivery.data.decode()] = None
+                text = delivery.data.decode()
+                self.note(f"got {text}")
+                self.got[text] = None
                 delivery.ack()
 
-    async def live(name: str, node: MemoryFabric) -> None:
+    async def live(self, name: str, node: MemoryFabric) -> None:
         await node.start()
-        await node.subscribe(f"cmd.{name}.>", heard)
+        await node.subscribe(f"cmd.{name}.>", self.heard)
         for number in range(FACTS):
             text = f"{name}-{number}"
             if node.connected:
                 await node.publish(f"hb.{name}", text.encode())
-            answer = await node.store(f"ev.{name}.a", text.encode(), message_id=text)
-            assert isinstance(answer, Stored)
+            while True:
+                data = text.encode()
+                answer = await node.store(f"ev.{name}.a", data, message_id=text)
+                if isinstance(answer, Stored):
+                    break
+                assert answer.code == FULL
+                await pause(1)
             await pause(5)
 
-    async def mischief() -> None:
-        for at, act in enumerate(
-            [
-                lambda: core.partition("n1"),
-                lambda: core.partition("s1"),
-                core.crash,
-                core.restart,
-                lambda: core.heal("n1"),
-                lambda: core.heal("s1"),
-                lambda: core.cut("n2"),
-                core.crash,
-                core.restart,
-            ]
-        ):
+    async def mischief(self) -> None:
+        core = self.core
+        acts: list[Callable[[], None]] = [
+            lambda: core.partition("n1"),
+            lambda: core.partition("s1"),
+            core.crash,
+            core.restart,
+            lambda: core.heal("n1"),
+            lambda: core.heal("s1"),
+            lambda: core.cut("n2"),
+            lambda: core.fill("EV"),
+            core.crash,
+            core.restart,
+            lambda: core.empty("EV"),
+        ]
+        for at, act in enumerate(acts):
             await pause(17 + at)
+            self.note("mischief")
             act()
 
-    work = [services.spawn(live(name, node), name) for name, node in zip(NODES, nodes, strict=True)]
-    ingesting = services.spawn(ingest(), "ingest")
-    await services.spawn(mischief(), "mischief")
+    async def end(self) -> None:
+        await pause(600 - self.clock.monotonic() % 600)
+        for node in self.nodes:
+            node.crash()
+        for each in (self.server, *self.nodes):
+            await each.stop()
+        await self.services.stop()
+        self.core.crash()
+
+
+async def ten_rough_minutes(seed: int) -> Trace:
+    """What happened; everything that was stored has come through."""
+    place = Rough(seed)
+    await place.server.start()
+    await place.server.ensure_streams(Limits(ack_wait_s=5.0))
+    rough = Chance(lost=0.1, doubled=0.1, delayed=0.2, delay_s=3.0)
+    place.core.faults.core = place.core.faults.stores = place.core.faults.acks = rough
+    await place.server.subscribe("hb.*", place.heard)
+    spawn = place.services.spawn
+    work = [
+        spawn(place.live(name, node), name) for name, node in zip(NODES, place.nodes, strict=True)
+    ]
+    spawn(place.ingest(), "ingest")
+    await spawn(place.mischief(), "mischief")
     await asyncio.gather(*work)
-    while len(got) < FACTS * len(NODES):
+    while len(place.got) < FACTS * len(NODES) or place.core.held("EV"):
         await pause(1)
-    await pause(600 - clock.monotonic() % 600)
-    for node in nodes:
-        node.crash()
-    for each in (server, *nodes):
-        await each.stop()
-    await ingesting
-    await services.stop()
-    core.crash()
-    assert core.held("EV") == 0
-    return trace
+    await place.end()
+    return place.trace
 
 
 def test_the_same_seed_gives_the_same_trace_and_another_does_not() -> None:

@@ -7,7 +7,8 @@ import contextlib
 from collections.abc import Callable
 
 from quarterdeck.fabric.connection import ROOM, RawHandler, not_reached
-from quarterdeck.fabric.memory.core import MemoryCore, Session
+from quarterdeck.fabric.memory.core import MemoryCore
+from quarterdeck.fabric.memory.route import Session
 from quarterdeck.fabric.nats.link import Options
 from quarterdeck.service import caught
 

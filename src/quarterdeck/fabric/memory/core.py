@@ -1,4 +1,4 @@
-"""The nats-server of the memory fabric: sessions, subjects, rights, JetStream, and its mishaps.
+"""The nats-server of the memory fabric: who is connected, and its mishaps.
 
 A `Session` is the core's end of one connection. It lives until the core notices that the other end
 is gone, as a real server does: a principal in a black hole keeps its subscriptions for `stale_s`,
@@ -9,82 +9,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
 
 from quarterdeck.fabric.connection import not_admitted, not_reached
-from quarterdeck.fabric.memory.interest import Interest
-from quarterdeck.fabric.memory.jetstream import JetStream
-from quarterdeck.fabric.memory.rights import Rights
-from quarterdeck.fabric.memory.wire import Faults, Pipe, Wire
-from quarterdeck.fabric.nats.streams import ACK_MARK
+from quarterdeck.fabric.memory.route import Far, Router, Session
+from quarterdeck.fabric.memory.wire import Faults, Wire
 
 _STALE_S = 360.0
-_NO_RESPONDERS = b"NATS/1.0 503\r\n\r\n"
 URL = "memory"
-_ACK = ACK_MARK.decode()
-
-
-class Far(Protocol):
-    """The principal's end of a connection."""
-
-    def receive(
-        self, sid: int, subject: str, reply: str, data: bytes, headers: bytes | None
-    ) -> None: ...
-    def refused(self, text: str) -> None: ...
-    def over(self, reason: str) -> None: ...
-
-
-class _Listener(NamedTuple):
-    session: Session
-    sid: int
-    queue: str
-
-
-class Session:
-    """`up` leads to the core, `down` from it."""
-
-    def __init__(self, core: MemoryCore, who: str, role: str, far: Far) -> None:
-        self.who = who
-        self.rights = Rights(who, role)
-        self.far = far
-        self.up = Pipe()
-        self.down = Pipe()
-        self.alive = True
-        self.hung_up = False
-        self._core = core
-        self.subjects: dict[int, tuple[str, int]] = {}
-
-    def subscribe(self, sid: int, subject: str, queue: str) -> None:
-        if not self.rights.may_subscribe(subject):
-            self._core.refuse(self, f'permissions violation for subscription to "{subject}"')
-            return
-        number = self._core.interest.add(subject, _Listener(self, sid, queue))
-        self.subjects[sid] = (subject, number)
-
-    def unsubscribe(self, sid: int) -> None:
-        if sid in self.subjects:
-            self._core.interest.remove(*self.subjects.pop(sid))
-
-    def publish(self, subject: str, reply: str, data: bytes, headers: bytes) -> None:
-        now = asyncio.get_running_loop().time()
-        if self.rights.may_publish(subject, now):
-            self._core.publish(self, subject, reply, data, headers)
-        else:
-            self._core.refuse(self, f'permissions violation for publish to "{subject}"')
-
-    def ping(self, pong: Callable[[], None]) -> None:
-        self._core.wire.send(self.down, pong)
-
-    def give(self, sid: int, subject: str, reply: str, data: bytes, headers: bytes | None) -> None:
-        if reply and not reply.startswith("$JS."):
-            self.rights.received(reply, asyncio.get_running_loop().time())
-        self._core.wire.send(
-            self.down, lambda: self.far.receive(sid, subject, reply, data, headers)
-        )
 
 
 class MemoryCore:
-    """`random` decides every fault; `faults` may be changed while all is running.
+    """`random` decides every fault; the fields of `faults` may be changed while all is running.
 
     `partition` and `heal`, `cut`, `crash` and `restart`, `revoke` and `admit`, `fill` and `empty`
     take effect at once.
@@ -99,22 +34,19 @@ class MemoryCore:
         stale_s: float = _STALE_S,
     ) -> None:
         self.random = random
-        self._faults = faults or Faults()
+        self.faults = faults or Faults()
         self.max_payload = max_payload
-        self.wire = Wire(random, self._faults)
-        self.interest: Interest[_Listener] = Interest()
         self.running = True
         self._stale_s = stale_s
-        self._inside = Pipe()
         self._sessions: list[Session] = []
         self._partitioned: dict[str, None] = {}
         self._revoked: dict[str, None] = {}
         self._stale: dict[str, asyncio.TimerHandle] = {}
-        self._jetstream = JetStream(self._post, lambda to: bool(self.interest.find(to)))
+        self._router = Router(random, self.faults)
 
     @property
-    def faults(self) -> Faults:
-        return self._faults
+    def wire(self) -> Wire:
+        return self._router.wire
 
     # Mishaps
 
@@ -123,9 +55,7 @@ class MemoryCore:
         if not self.running:
             return
         self.running = False
-        self._inside.broken = True
-        self._inside = Pipe()
-        self._jetstream.crash()
+        self._router.crash()
         for session in list(self._sessions):
             session.down.broken = True
             self._end(session, "the reader ended")
@@ -133,7 +63,7 @@ class MemoryCore:
     def restart(self) -> None:
         if not self.running:
             self.running = True
-            self._jetstream.restarted()
+            self._router.jetstream.restarted()
 
     def partition(self, who: str) -> None:
         """A black hole around a principal: nothing passes, neither side is told."""
@@ -180,15 +110,15 @@ class MemoryCore:
 
     def fill(self, stream: str) -> None:
         """The stream refuses everything as full, until `empty`."""
-        self._jetstream.streams[stream].full = True
+        self._router.jetstream.streams[stream].full = True
 
     def empty(self, stream: str) -> None:
         """Undo `fill`; what the stream holds stays."""
-        self._jetstream.streams[stream].full = False
+        self._router.jetstream.streams[stream].full = False
 
     def held(self, stream: str) -> int:
         """How many messages the stream holds now."""
-        return len(self._jetstream.streams[stream].entries)
+        return len(self._router.jetstream.streams[stream].entries)
 
     # What connections call.
 
@@ -200,7 +130,7 @@ class MemoryCore:
             raise not_admitted(url, who)
 
     def dial(self, who: str, role: str, far: Far) -> Session:
-        session = Session(self, who, role, far)
+        session = Session(self._router, who, role, far)
         self._sessions.append(session)
         return session
 
@@ -212,61 +142,6 @@ class MemoryCore:
             pipe.held.clear()
         if self.reachable(session.who):
             self._end(session, "")
-
-    def refuse(self, session: Session, text: str) -> None:
-        # nats-py, too, gives it in lower case.
-        self.wire.send(session.down, lambda: session.far.refused(text.lower()))
-
-    def publish(
-        self, session: Session, subject: str, reply: str, data: bytes, headers: bytes
-    ) -> None:
-        """Pass a message on: to a stream, to JetStream itself, to present listeners."""
-        faults, inside = self._faults, self._inside
-        stream = self._jetstream.stream_of(subject)
-        taken = False
-        if stream is not None:
-            taken = True
-
-            def store() -> None:
-                answer = self._jetstream.store(stream, subject, headers, data)
-                if reply:
-                    self.wire.meet(inside, faults.acks, lambda: self._post(reply, answer))
-
-            self.wire.meet(inside, faults.stores, store)
-        elif subject.startswith(_ACK):
-            taken = True
-            self.wire.meet(inside, faults.acks, lambda: self._jetstream.handle(subject, "", data))
-        elif subject.startswith("$JS."):
-            taken = self._jetstream.handle(subject, reply, data)
-        if self.interest.find(subject):
-            self.wire.meet(
-                inside,
-                faults.core,
-                lambda: self._post(subject, data, headers, reply=reply),
-            )
-        elif not taken and reply:
-            self._nobody(session, reply)
-
-    def _nobody(self, session: Session, reply: str) -> None:
-        for listener in self.interest.find(reply):
-            if listener.session is session:
-                session.give(listener.sid, reply, "", b"", _NO_RESPONDERS)
-                return
-
-    def _post(
-        self, to: str, data: bytes, headers: bytes = b"", *, subject: str = "", reply: str = ""
-    ) -> bool:
-        groups: dict[str, list[_Listener]] = {}
-        chosen: list[_Listener] = []
-        for listener in self.interest.find(to):
-            if listener.queue:
-                groups.setdefault(listener.queue, []).append(listener)
-            else:
-                chosen.append(listener)
-        chosen += [group[int(self.random() * len(group))] for group in groups.values()]
-        for session, sid, _ in chosen:
-            session.give(sid, subject or to, reply, data, headers or None)
-        return bool(chosen)
 
     # Ends of sessions
 
