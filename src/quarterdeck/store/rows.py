@@ -44,8 +44,8 @@ def insert_absent(tx: Tx, table: Table, **values: object) -> bool:
     Unlike a look before an insert this holds when several servers do it at once.
     """
     insert = postgresql.insert if tx.dialect.name == "postgresql" else sqlite.insert
-    result = tx.execute(insert(table).values(**values).on_conflict_do_nothing())
-    return result.rowcount == 1
+    statement = insert(table).values(**values).on_conflict_do_nothing()
+    return tx.execute(statement.returning(*table.primary_key.columns)).first() is not None
 
 
 def to_us(time: datetime | None) -> int | None:
