@@ -8,12 +8,14 @@ is the only module that catches everything and the only one that creates tasks.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import random
 import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from quarterdeck.errors import QuarterdeckError
@@ -167,6 +169,17 @@ def sentence(error: BaseException) -> str:
         return error.message
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def lock_directory(directory: Path, name: str = "lock") -> int | None:
+    """The descriptor of a lock that one process at a time holds; None while another has it."""
+    fd = os.open(directory / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
 
 
 async def until_told(parent_fd: int | None = None) -> str:

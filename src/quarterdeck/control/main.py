@@ -54,6 +54,7 @@ class Server:
         self._data = Path(settings.data)
         self.services = Services(telemetry.loop_failed, clock)
         self.draining = asyncio.Event()
+        self._stopped = False
         self.progress = Progress(clock)
         self.fingerprint = ""  # of the certificate that callers are to pin
         self.url = ""  # where others reach the API
@@ -206,6 +207,9 @@ class Server:
             await self.leases.give_back()
         await self.fabric.stop()
         await self.database.stop()
+        if not self._stopped:
+            self._stopped = True
+            self.parts.let_go()
         self.telemetry.emit(Stopped(what="server"))
 
     def ready(self) -> str:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from quarterdeck.errors import Unavailable
+from quarterdeck.errors import Conflict, Unavailable
 from quarterdeck.fabric.base import Fabric
 from quarterdeck.fabric.identity import Authority, Identity
 from quarterdeck.fabric.nats.fabric import NatsFabric
-from quarterdeck.service import Clock, Services, jitter
+from quarterdeck.service import Clock, Services, jitter, lock_directory
 from quarterdeck.settings import ServerSettings
 from quarterdeck.store.archive import Archive
 from quarterdeck.store.base import Database
@@ -32,11 +34,15 @@ async def no_passes(_removed: Mapping[str, datetime]) -> None:
     """For a fabric that knows no passes."""
 
 
+def nothing() -> None:
+    """For parts that hold no directory."""
+
+
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
     """The parts of one server. `id` is its name on the fabric and in leases.
 
     `mint(node id, public key, now, ttl_s)` makes a node's pass, `sign` signs orders, whose public
-    keys are `order_keys`.
+    keys are `order_keys`. `let_go` gives the data directory back to others.
     """
 
     id: str
@@ -48,6 +54,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     order_keys: tuple[str, ...]
     fabric_urls: tuple[str, ...]
     revoke: Revoke = no_passes
+    let_go: Callable[[], None] = nothing
 
 
 Opener = Callable[[ServerSettings, Services, Telemetry, Clock], Parts]
@@ -56,15 +63,23 @@ Opener = Callable[[ServerSettings, Services, Telemetry, Clock], Parts]
 def open_parts(
     settings: ServerSettings, services: Services, telemetry: Telemetry, clock: Clock
 ) -> Parts:
-    """The real parts, not yet started. Raises Unavailable when the data directory is no use."""
+    """The real parts, not yet started. Raises Unavailable when the data directory is no use, and
+    Conflict while another server has it."""
     data = Path(settings.data)
     try:
         data.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = lock_directory(data)
     except OSError as error:
         raise Unavailable(
             "data_directory",
             f"The data directory {data} can't be used: {error.strerror or error}.",
         ) from error
+    if lock is None:
+        raise Conflict(
+            "data_in_use",
+            f"The data directory {data} is in use by another server; stop that one, or give this "
+            "one a directory of its own.",
+        )
     authority = Authority.open(Path(settings.keys))
     order_key = Identity.open(Path(settings.keys) / "orders.nk")
     login = Identity.open(data / "server.nk")
@@ -93,6 +108,7 @@ def open_parts(
         order_keys=(order_key.public_key,),
         fabric_urls=(settings.fabric_url,),
         revoke=_revoker(authority, settings.fabric_url, services, clock),
+        let_go=partial(os.close, lock),
     )
 
 
