@@ -16,7 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from quarterdeck.errors import QuarterdeckError
 
@@ -27,6 +27,8 @@ Failed = Callable[[str, str, float], None]
 FIRST_DELAY_S = 0.2
 MAX_DELAY_S = 10.0
 CALM_S = 30.0
+MAX_TROUBLES = 100
+PACKAGE = "quarterdeck."
 
 
 class Clock(Protocol):
@@ -84,6 +86,15 @@ class Poke:
         return keys
 
 
+class Trouble(NamedTuple):
+    """How a loop or task failed last."""
+
+    name: str
+    error: str
+    at: datetime
+    times: int
+
+
 class Services:
     """The tasks of one process. `stop` cancels and awaits them, newest first; twice is fine."""
 
@@ -91,7 +102,7 @@ class Services:
         self._failed = failed
         self._clock = clock
         self._tasks: dict[asyncio.Task[Any], None] = {}
-        self._doing: dict[str, str] = {}
+        self._troubles: dict[str, Trouble] = {}
 
     def spawn(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """Run a coroutine as an owned task. An error that nobody awaits is told to `failed`."""
@@ -105,8 +116,24 @@ class Services:
         return self.spawn(self._supervise(name, work), name)
 
     def doing(self) -> list[str]:
-        """The names of what runs now (for `/debug/status`)."""
+        """The names of what runs now."""
         return sorted(task.get_name() for task in self._tasks)
+
+    def places(self) -> list[tuple[str, str]]:
+        """What runs now and where it has come to: (name, `module.function:line`), by name."""
+        return sorted((task.get_name(), _place(task)) for task in self._tasks)
+
+    def troubles(self) -> list[Trouble]:
+        """The last error of each loop and task that ever failed, newest first; bounded."""
+        return list(reversed(self._troubles.values()))
+
+    def _note(self, name: str, error: BaseException, delay_s: float) -> None:
+        earlier = self._troubles.pop(name, None)
+        times = earlier.times + 1 if earlier else 1
+        self._troubles[name] = Trouble(name, sentence(error), self._clock.now(), times)
+        while len(self._troubles) > MAX_TROUBLES:
+            del self._troubles[next(iter(self._troubles))]
+        self._failed(name, sentence(error), delay_s)
 
     async def stop(self) -> None:
         while self._tasks:
@@ -118,7 +145,7 @@ class Services:
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._failed(task.get_name(), sentence(error), 0.0)
+            self._note(task.get_name(), error, 0.0)
 
     async def _supervise(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         delay_s = FIRST_DELAY_S
@@ -132,11 +159,25 @@ class Services:
                     raise
                 if self._clock.monotonic() - begun > CALM_S:
                     delay_s = FIRST_DELAY_S
-                self._failed(name, sentence(error), delay_s)
+                self._note(name, error, delay_s)
                 await asyncio.sleep(delay_s * (0.5 + jitter() / 2))
                 delay_s = min(delay_s * 2, MAX_DELAY_S)
             else:
                 return
+
+
+def _place(task: asyncio.Task[Any]) -> str:
+    """The innermost line of ours that a task waits in."""
+    found = ""
+    waits: Any = task.get_coro()
+    while waits is not None:
+        frame: Any = getattr(waits, "cr_frame", None) or getattr(waits, "ag_frame", None)
+        module = "" if frame is None else str(frame.f_globals.get("__name__", ""))
+        if module.startswith(PACKAGE) and module != __name__:
+            name = module.removeprefix(PACKAGE)
+            found = f"{name}.{frame.f_code.co_name}:{frame.f_lineno}"
+        waits = getattr(waits, "cr_await", None) or getattr(waits, "ag_await", None)
+    return found
 
 
 def still_wanted() -> None:

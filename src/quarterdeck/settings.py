@@ -6,6 +6,7 @@ that was probably meant.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import socket
@@ -13,7 +14,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -63,6 +64,7 @@ class ServerSettings(Settings, frozen=True, kw_only=True):
     min_free_mib: int = 64
     out_max_mib: int = 2048
     max_streams: int = 1000
+    metrics: Literal["auto", "open", "token"] = "auto"
 
 
 class AgentSettings(Settings, frozen=True, kw_only=True):
@@ -177,6 +179,14 @@ def split_listen(listen: str) -> tuple[str, int]:
     if not colon or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
         raise Invalid("listen", f"{listen!r} is not an address to listen on: write HOST:PORT.")
     return host.strip("[]") or "0.0.0.0", int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address to listen on."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _secret(kind: type, value: object) -> object:

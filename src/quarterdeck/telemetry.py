@@ -31,6 +31,14 @@ class Warned(Event, frozen=True, kw_only=True):
         return "warning"
 
 
+class Detail(Event, frozen=True, kw_only=True):
+    """Base of events that come often: for metrics; logged at level debug only."""
+
+    @property
+    def level(self) -> str:
+        return "debug"
+
+
 class Started(Event, frozen=True, kw_only=True):
     """A process is ready: `what` is server, agent or supervisor."""
 
@@ -163,6 +171,7 @@ class RunEnded(Event, frozen=True, kw_only=True):
 class LogSealed(Event, frozen=True, kw_only=True):
     attempt: str
     bytes: int
+    seconds: float = 0.0
 
 
 class LogMismatch(Warned, frozen=True, kw_only=True):
@@ -186,6 +195,44 @@ class RequestFailed(Warned, frozen=True, kw_only=True):
     method: str
     path: str
     error: str
+
+
+class RequestAnswered(Detail, frozen=True, kw_only=True):
+    """`route` is the template of the path, `seconds` until the last byte was handed over."""
+
+    method: str
+    route: str
+    status: int
+    seconds: float
+
+
+class FactsTaken(Detail, frozen=True, kw_only=True):
+    """A batch of facts was committed and is acknowledged."""
+
+    facts: int
+    seconds: float
+
+
+class AttemptsMoved(Detail, frozen=True, kw_only=True):
+    """Attempts reached these states (an ended one its outcome) in the record."""
+
+    states: dict[str, int]
+
+
+class OrdersSent(Detail, frozen=True, kw_only=True):
+    """A batch of orders to one node, and whether it answered."""
+
+    node: str
+    orders: int
+    answered: bool
+
+
+class UnitDone(Detail, frozen=True, kw_only=True):
+    """The database did a unit of work; `kind` is write or read."""
+
+    kind: str
+    seconds: float
+    failed: bool
 
 
 Subscriber = Callable[[Event], None]
@@ -218,10 +265,11 @@ def log_to(stream: TextIO | None = None, *, level: str = "info") -> Subscriber:
             structlog.processors.JSONRenderer(),
         ],
     )
-    threshold = logging.getLevelNamesMapping()[level.upper()]
+    weights = {name.lower(): weight for name, weight in logging.getLevelNamesMapping().items()}
+    threshold = weights[level]
 
     def write(event: Event) -> None:
-        if logging.getLevelNamesMapping()[event.level.upper()] < threshold:
+        if weights[event.level] < threshold:
             return
         fields = msgspec.to_builtins(event)
         name = fields.pop("type")

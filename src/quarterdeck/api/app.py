@@ -16,8 +16,9 @@ from litestar.di import Provide
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi import OpenAPIConfig
 
-from quarterdeck.api import access, observe, run
+from quarterdeck.api import access, observe, run, status
 from quarterdeck.api.auth import require_api_token, require_stage
+from quarterdeck.api.measure import measured
 from quarterdeck.api.patience import Patience, PatientProtocol
 from quarterdeck.api.schema import Problem
 from quarterdeck.control.main import Server
@@ -35,7 +36,7 @@ HttpRequest = Request[object, object, State]
 def application(server: Server | None) -> Litestar:
     """The ASGI application over a server's services; without a server only to be described."""
     app = Litestar(
-        route_handlers=[run.router, observe.router, access.router, observe.probes],
+        route_handlers=[run.router, observe.router, access.router, observe.pages, status.router],
         guards=[require_stage, require_api_token],
         dependencies={"server": Provide(lambda: server, sync_to_thread=False)},
         exception_handlers={
@@ -130,7 +131,7 @@ class HttpServer:
         self._socket = listener
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
-                application(server),
+                measured(application(server), server),
                 # only called, as uvicorn calls a class
                 http=partial(PatientProtocol, patience=patience or Patience()),  # type: ignore[arg-type]
                 log_config=None,

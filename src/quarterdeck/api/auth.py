@@ -13,6 +13,7 @@ from quarterdeck.errors import Denied
 
 PUBLIC = "public"
 NEEDS = "needs"
+METRICS = "metrics"
 
 
 async def require_stage(
@@ -37,6 +38,8 @@ async def require_api_token(
     if handler.opt.get(PUBLIC):
         return
     server: Server = connection.app.state.server
+    if handler.opt.get(METRICS) and server.metrics_open:
+        return
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         raise Denied("no_token", "This needs a token: send `Authorization: Bearer TOKEN`.")

@@ -1,10 +1,10 @@
-"""Routes of the fleet and of the server itself: nodes, enrolment, health."""
+"""Routes of the fleet: nodes, enrolment; and what a browser finds."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from litestar import MediaType, Request, Response, Router, get, post
+from litestar import MediaType, Request, Router, get, post
 from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.params import JSONBody
@@ -38,11 +38,6 @@ class NodeList(Body, frozen=True, kw_only=True):
     items: tuple[NodeBody, ...]
 
 
-class Health(Body, frozen=True, kw_only=True):
-    status: str
-    problem: str = ""
-
-
 @get("/nodes")
 async def list_nodes(server: NamedDependency[Server]) -> NodeList:
     """Every node of the fleet with its state and figures, by name."""
@@ -68,19 +63,5 @@ async def describe(request: Request[None, None, State]) -> dict[str, Any]:
     return request.app.openapi_schema.to_schema()
 
 
-@get("/healthz", opt={PUBLIC: True})
-async def healthz() -> Health:
-    """The process answers."""
-    return Health(status="ok")
-
-
-@get("/readyz", opt={PUBLIC: True})
-async def readyz(server: NamedDependency[Server]) -> Response[Health]:
-    """The server can do its work: 200, else 503 with the reason."""
-    problem = server.ready()
-    body = Health(status="unready" if problem else "ready", problem=problem)
-    return Response(body, status_code=503 if problem else 200)
-
-
 router = Router(path="/v1", route_handlers=[list_nodes, enrol])
-probes = Router(path="/", route_handlers=[front, describe, healthz, readyz])
+pages = Router(path="/", route_handlers=[front, describe])

@@ -24,6 +24,7 @@ from quarterdeck.errors import Invalid, Unavailable
 from quarterdeck.service import Clock, Poke, Services
 from quarterdeck.store import run as run_store
 from quarterdeck.store.base import Database, Tx
+from quarterdeck.telemetry import OrdersSent, Telemetry
 from quarterdeck.wire.run import (
     AnswerItem,
     AttemptRefused,
@@ -58,6 +59,7 @@ class Dispatch:
         services: Services,
         clock: Clock,
         leases: Leases,
+        telemetry: Telemetry,
         poke: Poke,
         ask: Poke,
     ) -> None:
@@ -68,6 +70,7 @@ class Dispatch:
         self._ingest = ingest
         self._services = services
         self._clock = clock
+        self._telemetry = telemetry
         self._poke = poke
         self._ask = ask
         self._talking: set[str] = set()
@@ -160,7 +163,9 @@ class Dispatch:
         what was offered for the first time."""
         try:
             answers = await self._orderer.ask(node, batch)
+            self._telemetry.emit(OrdersSent(node=node, orders=len(batch), answered=True))
         except Unavailable as error:
+            self._telemetry.emit(OrdersSent(node=node, orders=len(batch), answered=False))
             if error.code == "no_responders" and offered:
                 await self._database.write(partial(run_store.withdraw, offered=offered))
             return False

@@ -8,6 +8,7 @@ nothing. What can't be decoded goes to the table `rejected` and is acked.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from quarterdeck.control.changes import Changes, run_topic
@@ -21,7 +22,7 @@ from quarterdeck.service import Clock, Poke
 from quarterdeck.store import node as node_store
 from quarterdeck.store import run as run_store
 from quarterdeck.store.base import Database, Tx
-from quarterdeck.telemetry import FactRejected, RunEnded, Telemetry
+from quarterdeck.telemetry import AttemptsMoved, FactRejected, FactsTaken, RunEnded, Telemetry
 from quarterdeck.wire import subjects
 from quarterdeck.wire.codec import decode
 from quarterdeck.wire.run import AttemptSnapshot, snapshot_record
@@ -57,6 +58,7 @@ class Ingest:
     async def take_facts(self) -> None:
         """Loop: batches of EV, committed, then acked."""
         async for batch in self._fabric.consume(subjects.EV, subjects.INGEST, batch=BATCH):
+            began = self._clock.monotonic()
             events: list[AttemptEvent] = []
             for delivery in batch:
                 try:
@@ -66,6 +68,8 @@ class Ingest:
             await self.apply(events)
             for delivery in batch:
                 delivery.ack()
+            seconds = self._clock.monotonic() - began
+            self._telemetry.emit(FactsTaken(facts=len(events), seconds=seconds))
 
     async def apply(self, events: Iterable[AttemptEvent]) -> None:
         """Apply events to attempts, commit, step their runs and wake who waits."""
@@ -87,6 +91,13 @@ class Ingest:
         changed any."""
         pairs, ended = await write_guarded(self._database, lambda tx: self._write(tx, unit))
         moved = [(before, after) for before, after in pairs if after is not before]
+        states = Counter(
+            str(after.outcome or after.state)
+            for before, after in moved
+            if (before.state, before.outcome) != (after.state, after.outcome)
+        )
+        if states:
+            self._telemetry.emit(AttemptsMoved(states=dict(states)))
         for run in {after.run for _, after in moved}:
             self._changes.tell(run_topic(run))
         for run, outcome in ended:

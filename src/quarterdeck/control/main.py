@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.metadata
 import os
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from quarterdeck.control.dispatch import Dispatch
 from quarterdeck.control.enrol import Enrolments
 from quarterdeck.control.ingest import Ingest
 from quarterdeck.control.lease import Leases
+from quarterdeck.control.metrics import Metrics
 from quarterdeck.control.observe import Fleet
 from quarterdeck.control.orders import Orderer
 from quarterdeck.control.output import Output
@@ -22,15 +24,24 @@ from quarterdeck.control.ready import Progress, Stage
 from quarterdeck.control.remove import Removals
 from quarterdeck.control.run import Runs
 from quarterdeck.control.seal import Seal
+from quarterdeck.control.status import Survey
 from quarterdeck.control.watch import Watching
 from quarterdeck.core.ids import RANDOM_BYTES, run_id
 from quarterdeck.errors import Unavailable
 from quarterdeck.fabric.base import Limits
 from quarterdeck.service import Clock, Poke, Services, entropy, still_wanted
-from quarterdeck.settings import ServerSettings
+from quarterdeck.settings import ServerSettings, is_loopback, split_listen
 from quarterdeck.store import access as access_store
 from quarterdeck.store.base import Tx
-from quarterdeck.telemetry import FabricConnected, FabricTrouble, Started, Stopped, Telemetry
+from quarterdeck.store.measured import MeasuredDatabase
+from quarterdeck.telemetry import (
+    FabricConnected,
+    FabricTrouble,
+    Started,
+    Stopped,
+    Telemetry,
+    UnitDone,
+)
 from quarterdeck.wire import subjects
 
 MIB = 1 << 20
@@ -59,13 +70,25 @@ class Server:
         self.fingerprint = ""  # of the certificate that callers are to pin
         self.url = ""  # where others reach the API
         self.parts = opened(settings, self.services, telemetry, clock)
-        self.database = self.parts.database
+        self.database = MeasuredDatabase(self.parts.database, clock, self._unit_done)
         self.fabric = self.parts.fabric
         self.leases = Leases(
             database=self.database, clock=clock, telemetry=telemetry, server=self.parts.id
         )
         self.changes = Changes(self.parts.id, self.leases.alone)
         self._assemble()
+        self.version = importlib.metadata.version("quarterdeck")
+        self.metrics = Metrics(self.version)
+        telemetry.subscribe(self.metrics.count)
+        self.survey = Survey(
+            services=self.services,
+            clock=clock,
+            database=self.database,
+            fabric=self.fabric,
+            fleet=self.fleet,
+            crowd=self.watching.crowd,
+            began=self.progress.began,
+        )
 
     def _assemble(self) -> None:
         """Who knows whom; pokes are how a commit wakes the loop that acts on it."""
@@ -111,6 +134,7 @@ class Server:
             services=self.services,
             clock=self.clock,
             leases=self.leases,
+            telemetry=self.telemetry,
             poke=dispatch,
             ask=ask,
         )
@@ -219,6 +243,16 @@ class Server:
         if self.draining.is_set():
             return "The server is stopping."
         return "" if self.fabric.connected else "The link to the fabric is down."
+
+    def _unit_done(self, kind: str, seconds: float, failed: bool) -> None:
+        self.telemetry.emit(UnitDone(kind=kind, seconds=seconds, failed=failed))
+
+    @property
+    def metrics_open(self) -> bool:
+        """Whether `/metrics` needs no token: by the setting, else when only this machine asks."""
+        if self.settings.metrics != "auto":
+            return self.settings.metrics == "open"
+        return is_loopback(split_listen(self.settings.listen)[0])
 
     def room(self) -> str:
         """Empty when the disk has room for new work, else a sentence."""

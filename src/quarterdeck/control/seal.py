@@ -148,6 +148,7 @@ class Seal:
         return False
 
     async def _seal(self, attempt: Attempt) -> bool:
+        began = self._clock.monotonic()
         snapshot = attempt.snapshot
         assert snapshot is not None
         if machine.log_length(snapshot) == 0 and not attempt.log_gone:
@@ -164,7 +165,11 @@ class Seal:
         finally:
             job.discard()
         self._telemetry.emit(
-            LogSealed(attempt=attempt.id, bytes=sum(layout[s].bytes for s in STREAMS))
+            LogSealed(
+                attempt=attempt.id,
+                bytes=sum(layout[s].bytes for s in STREAMS),
+                seconds=self._clock.monotonic() - began,
+            )
         )
         return True
 

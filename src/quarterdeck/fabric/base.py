@@ -59,6 +59,15 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_ack_pending: int = 20_000
 
 
+class Fill(msgspec.Struct, frozen=True, kw_only=True):
+    """What a stream holds now, of what it may hold."""
+
+    stream: str
+    messages: int
+    bytes: int
+    max_bytes: int
+
+
 class Delivery(Protocol):
     """One message of a work queue; unacknowledged ones come again."""
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from quarterdeck.errors import Invalid, Unavailable
-from quarterdeck.fabric.base import Limits
+from quarterdeck.fabric.base import Fill, Limits
 from quarterdeck.wire.subjects import EV, INGEST, OUT
 
 FULL = 10077
@@ -92,6 +92,24 @@ async def ensure(fabric: Requester, limits: Limits, *, timeout_s: float = 10.0) 
     body = {"stream_name": EV, "config": ingest_consumer(limits)}
     answer = await _call(fabric, f"CONSUMER.DURABLE.CREATE.{EV}.{INGEST}", body, timeout_s)
     _check(answer, f"{EV}.{INGEST}")
+
+
+async def fill(fabric: Requester, *, timeout_s: float) -> tuple[Fill, ...]:
+    """How full EV and OUT are. Raises `Unavailable`."""
+    found = []
+    for name in (EV, OUT):
+        info = await _call(fabric, f"STREAM.INFO.{name}", {}, timeout_s)
+        _check(info, name)
+        state = info["state"]
+        found.append(
+            Fill(
+                stream=name,
+                messages=state["messages"],
+                bytes=state["bytes"],
+                max_bytes=info["config"]["max_bytes"],
+            )
+        )
+    return tuple(found)
 
 
 async def _call(
