@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -19,7 +18,8 @@ from tests.contracts.fabric_place import (
     replayed,
     take,
 )
-from tests.contracts.fabric_server import Harbour, Proxy, harbour
+from tests.contracts.fabric_proxy import Proxy
+from tests.contracts.fabric_server import Harbour, harbour
 
 
 async def run(*command: str) -> int:
@@ -94,32 +94,12 @@ async def test_a_consumer_goes_on_after_a_kill(place: Place) -> None:
     await deliveries.aclose()  # type: ignore[attr-defined]
 
 
-async def test_a_black_hole_is_noticed_and_mended(nats: Harbour) -> None:
-    server, _ = await nats.fleet()
-    inbox = Inbox()
-    await server.subscribe("hb.n9", inbox)
-    async with Proxy(urlsplit(nats.server.url).port or 0) as proxy:
-        node = await nats.join("node", "n9", url=proxy.url)
-        back, commands = Connections(node), Inbox()
-        await node.subscribe("cmd.n9.>", commands)
-        proxy.swallow()
-        # More than the socket buffers and nats-py's pending bytes hold.
-        stores = [node.store("out.n9.r1.1", b"x" * (1 << 20)) for _ in range(24)]
-        await back.reach(1)
-        await node.publish("hb.n9", b"here")
-        await inbox.count(1)
-        await server.publish("cmd.n9.start", b"")
-        await commands.count(1)
-        await asyncio.wait_for(asyncio.gather(*stores), DEADLINE_S)
-        await node.stop()
-
-
 async def test_a_slow_link_is_not_taken_for_a_dead_one_and_repeats_nothing(
     nats: Harbour,
 ) -> None:
     server, _ = await nats.fleet()
     # 8 MiB at 4 MB/s: two seconds, against 0.6 s of pings and 0.5 s for answers.
-    async with Proxy(urlsplit(nats.server.url).port or 0, bytes_per_s=4_000_000) as proxy:
+    async with Proxy(nats.port, bytes_per_s=4_000_000) as proxy:
         node = await nats.join("node", "n9", url=proxy.url)
         back = Connections(node)
         stores = [node.store("out.n9.r1.1", b"x" * (64 << 10)) for _ in range(128)]
@@ -131,7 +111,7 @@ async def test_a_slow_link_is_not_taken_for_a_dead_one_and_repeats_nothing(
 
 async def test_a_link_can_be_stopped_in_a_black_hole_and_while_dialling(nats: Harbour) -> None:
     _, node = await nats.fleet()
-    async with Proxy(urlsplit(nats.server.url).port or 0) as proxy:
+    async with Proxy(nats.port) as proxy:
         stuck = await nats.join("node", "n9", url=proxy.url, options=QUICK)
         proxy.swallow()
         future = stuck.store("out.n9.r1.1", b"x" * (4 << 20))

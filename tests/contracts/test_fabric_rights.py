@@ -96,24 +96,6 @@ async def test_a_revoked_node_is_cut_and_stays_out(nats: Harbour) -> None:
         await again.start()
 
 
-async def test_an_expired_login_comes_back_with_a_new_one(nats: Harbour) -> None:
-    key = nats.identity("n1").public_key
-    asked = 0
-
-    async def source() -> str:
-        nonlocal asked
-        asked += 1
-        ttl_s = 2 if asked == 1 else 3600
-        return nats.authority.mint_node("n1", key, now=int(time.time()), ttl_s=ttl_s)
-
-    node = await nats.join("node", "n1", jwt_source=source)
-    back = Connections(node)
-    await nats.error("link to the fabric lost")
-    await back.reach(1)
-    await node.publish("hb.n1", b"")
-    assert asked == 2
-
-
 async def test_a_link_dials_at_once_with_a_renewed_login(place: Place) -> None:
     slow = msgspec.structs.replace(QUICK, backoff_first_s=3600.0, backoff_cap_s=3600.0)
     node = await place.join("node", "n1", options=slow)

@@ -112,7 +112,8 @@ class Fabric(Protocol):
         ...
 
     async def publish(self, subject: str, data: bytes, *, reply: str = "") -> None:
-        """Send to present listeners. Raises `Unavailable` while the link is down."""
+        """Send to present listeners. Raises `Unavailable` while the link is down, and `Denied` once
+        the fabric has refused the subject; a first refusal comes too late and is only reported."""
         ...
 
     async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> Subscription:

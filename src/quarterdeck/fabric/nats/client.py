@@ -22,9 +22,10 @@ import msgspec
 import nats.aio.client
 import nats.errors
 
-from quarterdeck.errors import Denied, Unavailable
+from quarterdeck.errors import QuarterdeckError, Unavailable
 from quarterdeck.fabric.base import JwtSource, Signer
 from quarterdeck.fabric.connection import ROOM, ZOMBIE, RawHandler, not_admitted, not_reached
+from quarterdeck.service import guarded
 
 _BUFFER = 256 << 10  # doubles the receive rate against the default of 32 KiB
 _NEVER_S = 10**9
@@ -65,39 +66,45 @@ class Client(nats.aio.client.Client):
         self._flushed.set_result(None)
 
     async def open(self, url: str) -> None:
-        """Connect or raise `Unavailable`/`Denied`; disposes of itself when it raises."""
-        login = self._login
-        jwt = await login.jwt_source()
+        """Connect or raise `Unavailable`/`Denied`; disposes of itself when it raises.
+
+        Whatever a foreign server, the login's source or nats-py come up with is one of these: a
+        link that dials for ever must not end by it.
+        """
         try:
-            async with asyncio.timeout(login.timeout_s):
-                await self.connect(
-                    servers=[url],
-                    name=login.name,
-                    error_cb=self._on_error,
-                    allow_reconnect=False,
-                    connect_timeout=login.timeout_s,  # type: ignore[arg-type]
-                    # nats-py would try a second time after this pause; _on_error stops it before.
-                    reconnect_time_wait=_NEVER_S,
-                    ping_interval=login.ping_interval_s,  # type: ignore[arg-type]
-                    max_outstanding_pings=login.pings_outstanding,
-                    flusher_queue_size=0,
-                    user_jwt_cb=jwt.encode,
-                    signature_cb=lambda nonce: base64.b64encode(login.signer(nonce.encode())),
-                    inbox_prefix=f"_INBOX_{login.name}",
-                    tls=login.tls,
-                )
-            if not self.is_connected or self._reading_task is None:
-                # An INFO line that overtakes the PONG leaves nats-py CONNECTING for ever.
-                raise Unavailable(ZOMBIE, f"The fabric at {url} did not finish the handshake.")
-            self._reading_task.add_done_callback(lambda _: self.over("the reader ended"))
-            unacknowledged_s = login.ping_interval_s * login.pings_outstanding
-            _limit_unacknowledged(self._transport, unacknowledged_s)
-        except (OSError, nats.errors.Error, TimeoutError, ValueError) as error:
-            await self.dispose()
-            raise _as_ours(url, login.name, error) from error
+            error = await guarded(self._handshake(url), lambda error: error)
+            if error is not None:
+                raise _as_ours(url, self._login.name, error) from error
         except BaseException:
             await self.dispose()
             raise
+
+    async def _handshake(self, url: str) -> Exception | None:
+        login = self._login
+        jwt = await login.jwt_source()
+        async with asyncio.timeout(login.timeout_s):
+            await self.connect(
+                servers=[url],
+                name=login.name,
+                error_cb=self._on_error,
+                allow_reconnect=False,
+                connect_timeout=login.timeout_s,  # type: ignore[arg-type]
+                # nats-py would try a second time after this pause; _on_error stops it before.
+                reconnect_time_wait=_NEVER_S,
+                ping_interval=login.ping_interval_s,  # type: ignore[arg-type]
+                max_outstanding_pings=login.pings_outstanding,
+                flusher_queue_size=0,
+                user_jwt_cb=jwt.encode,
+                signature_cb=lambda nonce: base64.b64encode(login.signer(nonce.encode())),
+                inbox_prefix=f"_INBOX_{login.name}",
+                tls=login.tls,
+            )
+        if not self.is_connected or self._reading_task is None:
+            # An INFO line that overtakes the PONG leaves nats-py CONNECTING for ever.
+            raise Unavailable(ZOMBIE, f"The fabric at {url} did not finish the handshake.")
+        self._reading_task.add_done_callback(lambda _: self.over("the reader ended"))
+        _limit_unacknowledged(self._transport, login.ping_interval_s * login.pings_outstanding)
+        return None
 
     async def dispose(self) -> None:
         """Cut the connection at once and end every task of nats-py. Never hangs on the peer."""
@@ -213,16 +220,12 @@ class Client(nats.aio.client.Client):
         self._pending.append(data)
         self._pending.append(b"\r\n")
         self._pending_data_size += len(data) + len(headers) + 64
-        self._kick()
+        _wake(self._flush_queue, self._flushed)
 
     def _command(self, line: str) -> None:
         self._pending.append(line.encode())
         self._pending_data_size += len(line)
-        self._kick()
-
-    def _kick(self) -> None:
-        if self._flush_queue is not None and self._flush_queue.empty():
-            self._flush_queue.put_nowait(self._flushed)
+        _wake(self._flush_queue, self._flushed)
 
     def attach(self, subject: str, handler: RawHandler, queue: str = "") -> int:
         """Subscribe; the answer is the id for `detach`."""
@@ -270,6 +273,14 @@ def _limit_unacknowledged(transport: object, seconds: float) -> None:
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
 
+def _wake(
+    flushes: asyncio.Queue[asyncio.Future[None]] | None, nobody: asyncio.Future[None]
+) -> None:
+    """Have the flusher write in this turn of the loop, once."""
+    if flushes is not None and flushes.empty():
+        flushes.put_nowait(nobody)
+
+
 def _release(
     pongs: list[asyncio.Future[bool]], flushes: asyncio.Queue[asyncio.Future[None]] | None
 ) -> None:
@@ -284,7 +295,9 @@ def _release(
             flushed.set_result(None)
 
 
-def _as_ours(url: str, name: str, error: Exception) -> Unavailable | Denied:
+def _as_ours(url: str, name: str, error: Exception) -> QuarterdeckError:
+    if isinstance(error, QuarterdeckError):
+        return error
     text = str(error) or type(error).__name__
     if "authorization violation" in text.lower() or "authentication" in text.lower():
         return not_admitted(url, name)

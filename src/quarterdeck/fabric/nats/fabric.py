@@ -31,11 +31,32 @@ from quarterdeck.fabric.nats.client import Client, Login
 from quarterdeck.fabric.nats.link import Link, Options, Spawn, Standing
 from quarterdeck.fabric.nats.outbox import Outbox
 from quarterdeck.fabric.nats.streams import consume, replay, status_of
-from quarterdeck.service import jitter
+from quarterdeck.service import caught, jitter
 
 _REFUSED = re.compile(
     r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE
 )
+_REFUSED_KEPT = 1000
+
+
+class _Refused:
+    """The subjects that the fabric would not take messages for, in lower case; the latest ones."""
+
+    def __init__(self) -> None:
+        self._subjects: dict[str, None] = {}
+
+    def add(self, subject: str) -> None:
+        # Answers are allowed one by one, so the next one may be.
+        if not subject.startswith("_inbox"):
+            self._subjects[subject] = None
+            if len(self._subjects) > _REFUSED_KEPT:
+                del self._subjects[next(iter(self._subjects))]
+
+    def has(self, subject: str) -> bool:
+        return bool(self._subjects) and subject.lower() in self._subjects
+
+    def clear(self) -> None:
+        self._subjects.clear()
 
 
 class _Subscription:
@@ -76,6 +97,7 @@ class LinkedFabric:
         self._answers: dict[int, tuple[str, asyncio.Future[tuple[bytes, int]]]] = {}
         self._on_connect: list[Callable[[], None]] = []
         self._refused: set[str] = set()
+        self._refused_to_send = _Refused()
         self._outbox = Outbox(
             f"{self._inbox}.a.",
             random=random,
@@ -122,8 +144,11 @@ class LinkedFabric:
 
     def _up(self, client: Connection) -> None:
         self._outbox.up(client)
+        self._refused_to_send.clear()  # another login may have other rights
         for callback in list(self._on_connect):
-            callback()
+            _, error = caught(callback)
+            if error is not None:
+                self._complain(f"a callback of the link raised {error!r}")
 
     def _down(self) -> None:
         self._outbox.down()
@@ -140,6 +165,7 @@ class LinkedFabric:
             if refusal[1].lower() == "subscription":
                 self._refused.add(subject)
             else:
+                self._refused_to_send.add(subject)
                 self._outbox.denied(subject)
                 for asked, future in self._answers.values():
                     if asked.lower() == subject and not future.done():
@@ -163,6 +189,8 @@ class LinkedFabric:
         if reply:
             check_subject(reply)
         client = self._client(len(data))
+        if self._refused_to_send.has(subject):
+            raise _no_right(subject)
         client.post(subject, data, reply)
         await client.room()
         if client.lost_reason is not None:
