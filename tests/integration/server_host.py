@@ -7,15 +7,19 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import TypeVar
 
+import msgspec
+
 from quarterdeck.control.main import Server
+from quarterdeck.control.parts import Parts, open_parts
 from quarterdeck.control.run import NewRun
 from quarterdeck.core.ids import node_id
 from quarterdeck.core.model import Order
 from quarterdeck.fabric.base import Message
 from quarterdeck.fabric.identity import Identity
 from quarterdeck.fabric.nats import NatsFabric
-from quarterdeck.service import SystemClock
-from quarterdeck.settings import ServerSettings
+from quarterdeck.service import Clock, Services, SystemClock
+from quarterdeck.settings import Secret, ServerSettings
+from quarterdeck.store.database import open_database
 from quarterdeck.telemetry import Event, Telemetry
 from quarterdeck.wire import subjects
 from quarterdeck.wire.codec import decode, encode, open_envelope
@@ -134,18 +138,29 @@ class HandNode:
 
 
 @contextlib.asynccontextmanager
-async def serving(place: Harbour) -> AsyncIterator[tuple[Server, Ears]]:
-    """A server on the fabric of a harbour."""
-    data = place.root / "server"
+async def serving(place: Harbour, name: str = "server") -> AsyncIterator[tuple[Server, Ears]]:
+    """A server on the fabric of a harbour; all servers of one harbour share its database."""
+    data = place.root / name
     data.mkdir(exist_ok=True)
     (data / "tokens").write_text(JOIN + "\n")
     ears = Ears()
     telemetry = Telemetry()
     telemetry.subscribe(ears.hear)
     settings = ServerSettings(
-        data=str(data), fabric_url=place.server.url, keys=str(place.root / "authority")
+        data=str(data),
+        fabric_url=place.server.url,
+        keys=str(place.root / "authority"),
+        archive=str(place.root / "archive"),
     )
-    server = Server(settings, telemetry=telemetry, clock=SystemClock())
+
+    def opened(
+        settings: ServerSettings, services: Services, telemetry: Telemetry, clock: Clock
+    ) -> Parts:
+        parts = open_parts(settings, services, telemetry, clock)
+        shared = open_database(Secret(""), place.root / "shared.sqlite3")
+        return msgspec.structs.replace(parts, database=shared)
+
+    server = Server(settings, telemetry=telemetry, clock=SystemClock(), opened=opened)
     try:
         await server.start()
         yield server, ears

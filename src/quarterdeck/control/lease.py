@@ -62,7 +62,7 @@ class Leases:
         """The live servers; this one only while it can write its own row."""
         now = self._clock.monotonic()
         others = [id for id in rules.alive(self._seen.values(), now) if id != self._server]
-        return [*others, self._server] if self.holds(self._own) else others
+        return sorted([*others, self._server]) if self.holds(self._own) else others
 
     def alone(self) -> bool:
         """Whether no other server is alive."""

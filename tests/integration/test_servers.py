@@ -1,0 +1,168 @@
+"""Two servers of one fleet: what one commits the other knows, and each duty has one holder."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from quarterdeck.control.changes import run_topic
+from quarterdeck.control.lease import DUTIES, Leases
+from quarterdeck.control.main import Server
+from quarterdeck.core.lease import MEMBER, TAKE_AFTER_S
+from quarterdeck.core.states import RunState
+from quarterdeck.settings import Secret
+from quarterdeck.store import lease as lease_store
+from quarterdeck.store.base import Database
+from quarterdeck.store.database import open_database
+from quarterdeck.telemetry import LeaseLost, LeaseTaken, NodeSession, RunEnded, Telemetry
+from tests.contracts.fabric_server import Harbour, harbour
+from tests.integration.server_host import DEADLINE_S, Ears, HandNode, order, serving
+from tests.integration.test_server import accepting, snapshot
+
+Pair = tuple[tuple[Server, Ears], tuple[Server, Ears]]
+
+
+@pytest.fixture
+async def place(tmp_path: Path) -> AsyncIterator[Harbour]:
+    async with harbour(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def pair(place: Harbour) -> AsyncIterator[Pair]:
+    async with serving(place, "one") as one, serving(place, "two") as two:
+        await one[0].leases.round()  # it sees that it is not alone any more
+        yield one, two
+
+
+@pytest.fixture
+async def node(place: Harbour, pair: Pair) -> AsyncIterator[HandNode]:
+    """A node that was enrolled by the first server and is known to both."""
+    made = HandNode(place, pair[0][0], "hand")
+    await made.join()
+    for _, ears in pair:
+        await ears.until(NodeSession)
+    yield made
+    await made.fabric.stop()
+
+
+async def test_a_node_enrolled_at_one_server_is_ordered_by_the_other(
+    node: HandNode, pair: Pair
+) -> None:
+    _, (two, heard) = pair
+    node.answer = accepting
+    run = await order(two, "hand")
+    await node.orders.get()
+    await node.tell(snapshot(f"{run}-0-1", 2, "ended", exit_code=0, cached=True))
+    with two.changes.watch(run_topic(run)) as poke:
+        async with asyncio.timeout(DEADLINE_S):
+            while (await two.runs.get(run)).state is not RunState.ENDED:
+                await poke.wait(1.0)
+    ends = [e for _, ears in pair for e in ears.all(RunEnded)]
+    assert [end.run for end in ends] == [run], "whoever took the fact in, it was one of them"
+    assert not heard.all(LeaseLost)
+
+
+@pytest.mark.usefixtures("node")
+async def test_a_change_committed_by_one_server_wakes_who_waits_at_the_other(pair: Pair) -> None:
+    (one, _), (two, _) = pair
+    run = await order(one, "hand")
+    with two.changes.watch(run_topic(run)) as poke:
+        await one.runs.cancel(run)
+        async with asyncio.timeout(DEADLINE_S):
+            assert await poke.wait() == {run_topic(run)}
+
+
+async def test_each_duty_is_held_by_one_server_and_given_back_at_a_stop(place: Harbour) -> None:
+    async with contextlib.AsyncExitStack() as later:
+        async with serving(place, "one") as (one, _):
+            two, heard = await later.enter_async_context(serving(place, "two"))
+            await one.leases.round()
+            assert all(one.leases.holds(duty) for duty in DUTIES)
+            assert not any(two.leases.holds(duty) for duty in DUTIES)
+        await two.leases.round()
+        assert all(two.leases.holds(duty) for duty in DUTIES)
+        terms = {e.duty: e.term for e in heard.all(LeaseTaken) if e.duty in DUTIES}
+        assert terms == dict.fromkeys(DUTIES, 2)
+
+
+async def test_work_of_a_key_belongs_to_one_of_the_live_servers(pair: Pair) -> None:
+    (one, _), (two, _) = pair
+    keys = [f"key {n}" for n in range(200)]
+    homes = [(one.leases.mine(key), two.leases.mine(key)) for key in keys]
+    assert set(homes) == {(True, False), (False, True)}
+
+
+class HandClock:
+    """A clock that stands still until it is set."""
+
+    def __init__(self) -> None:
+        self.at = 1000.0
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.at, UTC)
+
+    def monotonic(self) -> float:
+        return self.at
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    made = open_database(Secret(""), tmp_path / "x.sqlite3")
+    await made.start()
+    yield made
+    await made.stop()
+
+
+def leases(database: Database, clock: HandClock, server: str) -> Leases:
+    return Leases(database=database, clock=clock, telemetry=Telemetry(), server=server)
+
+
+async def test_the_duties_of_a_dead_server_are_taken_over_and_its_keys_move(
+    database: Database,
+) -> None:
+    clock = HandClock()
+    dead, living = leases(database, clock, "dead"), leases(database, clock, "living")
+    await dead.round()
+    await living.round()
+    await dead.round()
+    assert dead.servers() == living.servers() == ["dead", "living"]
+    for _ in range(int(TAKE_AFTER_S) + 1):  # it first has to see the last beat
+        clock.at += 1
+        await living.round()
+    assert not any(dead.holds(duty) for duty in DUTIES), "it counts on nothing it can't extend"
+    assert all(living.holds(duty) for duty in DUTIES)
+    assert living.servers() == ["living"]
+    await dead.round()
+    assert not any(dead.holds(duty) for duty in DUTIES), "its beat is of an old term"
+    assert dead.holds(MEMBER + "dead") and dead.servers() == ["dead", "living"]
+
+
+async def test_a_frozen_server_that_wakes_holds_nothing_before_it_has_asked(
+    database: Database,
+) -> None:
+    clock = HandClock()
+    frozen = leases(database, clock, "frozen")
+    await frozen.round()
+    assert frozen.holds(DUTIES[0]) and frozen.mine("x")
+    clock.at += 60
+    assert not frozen.holds(DUTIES[0]) and not frozen.mine("x")
+    await frozen.round()
+    assert frozen.holds(DUTIES[0]) and frozen.mine("x")
+
+
+async def test_the_row_of_a_server_that_never_came_back_is_forgotten(database: Database) -> None:
+    clock = HandClock()
+    await leases(database, clock, "dead").round()
+    living = leases(database, clock, "living")
+    await living.round()
+    clock.at += 601
+    await living.round()
+    rows = await database.read(partial(lease_store.every))
+    assert MEMBER + "dead" not in [row.duty for row in rows]
