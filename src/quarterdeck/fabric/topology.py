@@ -17,6 +17,9 @@ from quarterdeck.wire.subjects import EV, INGEST, OUT
 FULL = 10077
 """The JetStream error code of a full stream, as in `Refused.code`."""
 
+# Refusals of settings that nats-server calls errors of its own: a negative duplicate window, more
+# replicas than there can be without a cluster.
+_REFUSED = frozenset({10052, 10074})
 _SECOND_NS = 10**9
 
 
@@ -128,7 +131,7 @@ def _check(answer: dict[str, Any], name: str) -> None:
     if "error" not in answer:
         return
     text = answer["error"].get("description", "no reason given")
-    if _code(answer) == 400:
+    if _code(answer) == 400 or answer["error"].get("err_code") in _REFUSED:
         raise Invalid(
             "stream_limits",
             f"JetStream refuses the settings of {name}: {text}. Change the limits.",

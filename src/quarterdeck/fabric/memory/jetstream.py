@@ -17,7 +17,7 @@ _NO_STREAM = (404, 10059, "stream not found")
 _NO_CONSUMER = (404, 10014, "consumer not found")
 _NAME_IN_USE = (400, 10058, "stream name already in use with a different configuration")
 _BAD_JSON = (400, 10025, "invalid JSON")
-_BAD_WINDOW = (400, 10052, "duplicates window can not be negative")
+_BAD_WINDOW = (500, 10052, "duplicates window can not be negative")
 _BAD_REPLICAS = (500, 10074, "replicas > 1 not supported in non-clustered mode")
 _BAD_ACK_WAIT = (400, 10004, "consumer ack wait must be positive")
 
