@@ -52,7 +52,13 @@ class ServerSettings(Settings, frozen=True, kw_only=True):
     """`qd server`. `data` holds what is this server's own: its key, and unless told otherwise the
     archive and SQLite. `database` is the address of a PostgreSQL
     (`postgresql://USER:PASSWORD@HOST:PORT/NAME`); several servers share one of these, one
-    `archive` directory and one `keys` directory."""
+    `archive` directory and one `keys` directory.
+
+    `tls_cert` and `tls_key` are PEM files (default beyond loopback: made in `data`), `public_url`
+    is where others reach the API, `fabric_public_url` where nodes reach the fabric (default: the
+    host they reach the API at). `fabric_ca` is the PEM file the fabric is verified with: default
+    the installation's own, `system` for those of the machine.
+    """
 
     data: str = ""
     database: Secret = Secret("")
@@ -65,6 +71,12 @@ class ServerSettings(Settings, frozen=True, kw_only=True):
     out_max_mib: int = 2048
     max_streams: int = 1000
     metrics: Literal["auto", "open", "token"] = "auto"
+    tls_cert: str = ""
+    tls_key: str = ""
+    plain_http: bool = False
+    public_url: str = ""
+    fabric_public_url: str = ""
+    fabric_ca: str = ""
 
 
 class AgentSettings(Settings, frozen=True, kw_only=True):
@@ -81,7 +93,8 @@ class AgentSettings(Settings, frozen=True, kw_only=True):
 
 
 class UpSettings(Settings, frozen=True, kw_only=True):
-    """`qd up`. `nodes` agents, named after the host; `database` as of a server."""
+    """`qd up`. `nodes` agents, named after the host; `database` as of a server. `fabric_listen` is
+    HOST:PORT (default: the host of `listen`, and a free port that is kept)."""
 
     data: str = ""
     database: Secret = Secret("")
@@ -91,14 +104,21 @@ class UpSettings(Settings, frozen=True, kw_only=True):
     min_free_mib: int = 64
     out_max_mib: int = 2048
     heartbeat_s: float = 5.0
+    fabric_listen: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+    plain_http: bool = False
+    public_url: str = ""
+    fabric_public_url: str = ""
 
 
 class ClientSettings(Settings, frozen=True, kw_only=True):
-    """Where the command line finds its server."""
+    """Where the command line finds its server. `fingerprint` pins its certificate."""
 
     url: str = ""
     token: Secret = Secret("")
     data: str = ""
+    fingerprint: str = ""
 
 
 def load(

@@ -55,15 +55,23 @@ class _Tick:
 class Up:
     """One data directory with its supervisor."""
 
-    def __init__(self, data: Path, *, nodes: int = 3, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        data: Path,
+        *,
+        nodes: int = 3,
+        env: dict[str, str] | None = None,
+        listen: str = "127.0.0.1:0",
+    ) -> None:
         self.data = data
+        self.listen = listen
         self.nodes = nodes
         self.env = {**os.environ, "QD_DATA": str(data), **(env or {})}
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Up:
         self.process = subprocess.Popen(
-            [QD, "up", "--listen", "127.0.0.1:0", "--nodes", str(self.nodes)],
+            [QD, "up", "--listen", self.listen, "--nodes", str(self.nodes)],
             env=self.env,
             start_new_session=True,
             stdout=subprocess.DEVNULL,
@@ -141,7 +149,9 @@ class Up:
         def ask() -> Any:
             try:
                 ready = self.ready
-                return Connection(ready["url"], ready["token"]).get(path, **query)
+                pin = ready.get("fingerprint", "")
+                server = Connection(ready["url"], ready["token"], fingerprint=pin)
+                return server.get(path, **query)
             except (Unavailable, FileNotFoundError):
                 return None
 
@@ -180,9 +190,15 @@ class Up:
 
 
 @contextlib.contextmanager
-def running(data: Path, *, nodes: int = 3, env: dict[str, str] | None = None) -> Iterator[Up]:
+def running(
+    data: Path,
+    *,
+    nodes: int = 3,
+    env: dict[str, str] | None = None,
+    listen: str = "127.0.0.1:0",
+) -> Iterator[Up]:
     """A `qd up` for the time of a block."""
-    up = Up(data, nodes=nodes, env=env)
+    up = Up(data, nodes=nodes, env=env, listen=listen)
     try:
         yield up.start()
     finally:

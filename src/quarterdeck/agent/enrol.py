@@ -10,28 +10,46 @@ import asyncio
 import http.client
 import json
 import os
+import ssl
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
 import msgspec
 
-from quarterdeck.errors import Invalid, QuarterdeckError, Unavailable, error_for_status
+from quarterdeck.core.access import split
+from quarterdeck.errors import (
+    Denied,
+    Invalid,
+    QuarterdeckError,
+    Unavailable,
+    error_for_status,
+)
 from quarterdeck.fabric.identity import Identity
+from quarterdeck.fabric.trust import fetch, fingerprint_of, trusting, untrusted
 from quarterdeck.service import Clock, guarded, sentence
 from quarterdeck.wire.enrol import Credentials, Enrolment, signed_part
 
 TIMEOUT_S = 15.0
+ANSWER_LIMIT = 1 << 20
 HALF_LIFE_S = 7 * 86_400
 MIN_RENEWAL_S = 60.0
 
 
 class Membership(msgspec.Struct, frozen=True, kw_only=True):
-    """What is kept in the state directory."""
+    """What is kept in the state directory. `server_ca` (PEM) is pinned; empty: the machine's own
+    authorities vouch for the server."""
 
     server: str
     name: str
     credentials: Credentials
+    server_ca: str = ""
+
+    @property
+    def fabric_tls(self) -> ssl.SSLContext | None:
+        """What verifies the fabric; None: the machine's own authorities, or no TLS."""
+        return trusting(self.credentials.fabric_ca) if self.credentials.fabric_ca else None
 
 
 class Member:
@@ -69,8 +87,20 @@ class Member:
         known = self._kept
         if known is None and not server:
             return self.kept
-        if known is None or (server and server != known.server) or name != known.name:
-            await self._fetch(server or (known.server if known else ""), token, name)
+        sent, fingerprint = split(token)
+        moved = known is not None and bool(server) and server != known.server
+        if (
+            known is not None
+            and not moved
+            and name == known.name
+            and not _other(known, fingerprint)
+        ):
+            return known
+        url = server or (known.server if known else "")
+        trusted = "" if known is None or moved else known.server_ca
+        if fingerprint:
+            trusted = await asyncio.to_thread(fetch, url, fingerprint, timeout_s=TIMEOUT_S)
+        await self._fetch(url, sent, name, trusted)
         return self.kept
 
     async def jwt(self) -> str:
@@ -96,21 +126,27 @@ class Member:
 
     async def refresh(self) -> None:
         """Ask for a new pass now, for instance because the fabric turned the old one down."""
-        await self._fetch(self.kept.server, "", self.kept.name)
+        await self._fetch(self.kept.server, "", self.kept.name, self.kept.server_ca)
 
-    async def _fetch(self, server: str, token: str, name: str) -> None:
+    async def _fetch(self, server: str, token: str, name: str, trusted: str) -> None:
         part = signed_part(self.key.public_key, name, token)
         request = Enrolment(
-            public_key=self.key.public_key, name=name, signature=self.key.sign(part), token=token
+            public_key=self.key.public_key,
+            name=name,
+            signature=self.key.sign(part),
+            token=token,
+            via=_host(server),
         )
-        data = await asyncio.to_thread(_post, f"{server.rstrip('/')}/v1/enrol", request)
+        data = await asyncio.to_thread(_post, f"{server.rstrip('/')}/v1/enrol", request, trusted)
         try:
             credentials = msgspec.json.decode(data, type=Credentials)
         except msgspec.DecodeError as error:
             raise Unavailable(
                 "server", f"{server} did not answer as a server of quarterdeck: {error}."
             ) from error
-        self._kept = Membership(server=server, name=name, credentials=credentials)
+        self._kept = Membership(
+            server=server, name=name, credentials=credentials, server_ca=trusted
+        )
         draft = self._path.with_suffix(".tmp")
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(msgspec.json.encode(self._kept))
@@ -123,20 +159,53 @@ def _itself(error: Exception) -> Exception | None:
     return error
 
 
-def _post(url: str, body: Enrolment) -> bytes:
+def _other(known: Membership, fingerprint: str) -> bool:
+    """Whether a token pins another certificate than the one that is kept."""
+    if not fingerprint:
+        return False
+    return not known.server_ca or fingerprint_of(known.server_ca) != fingerprint
+
+
+def _host(url: str) -> str:
+    try:
+        return urllib.parse.urlsplit(url).hostname or ""
+    except ValueError as error:
+        raise Invalid("server_url", f"{url!r} is not the URL of a server: {error}.") from error
+
+
+def _post(url: str, body: Enrolment, trusted: str) -> bytes:
     if not url.startswith(("http://", "https://")):
         raise Invalid("server_url", f"{url!r} is not the URL of a server.")
+    context = trusting(trusted) if trusted and url.startswith("https:") else None
     try:
         request = urllib.request.Request(
             url, msgspec.json.encode(body), {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-            return bytes(answer.read())
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=context) as answer:
+            return bytes(answer.read(ANSWER_LIMIT))
     except urllib.error.HTTPError as error:
         raise _refusal(error) from error
     except (OSError, urllib.error.URLError, http.client.HTTPException, ValueError) as error:
+        if untrusted(error):
+            raise _untrusted(url, trusted, error) from error
         reason = getattr(error, "reason", error)
         raise Unavailable("server", f"The server at {url} can't be reached: {reason}.") from error
+
+
+def _untrusted(url: str, trusted: str, error: Exception) -> QuarterdeckError:
+    if not trusted:
+        return Denied(
+            "certificate",
+            f"The certificate of {url} is not to be trusted ({getattr(error, 'reason', error)}): "
+            "use a join token that carries its fingerprint.",
+        )
+    # Perhaps only for a moment, so an agent that works goes on with the pass it has.
+    return Unavailable(
+        "wrong_certificate",
+        f"The server at {url} does not show the certificate that this node trusts since it "
+        "joined: either another machine answers there, or the server got new keys; nothing was "
+        "sent. In the second case start the agent once with a new join token.",
+    )
 
 
 def _refusal(error: urllib.error.HTTPError) -> QuarterdeckError:

@@ -86,6 +86,7 @@ def _link(member: Member, services: Services, telemetry: Telemetry) -> Link:
         spawn=services.spawn,
         random=jitter,
         on_error=lambda text: telemetry.emit(FabricTrouble(who=node, error=text)),
+        tls=lambda: member.kept.fabric_tls,
     )
 
     async def refresh() -> None:

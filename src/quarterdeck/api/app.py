@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -125,7 +126,12 @@ class HttpServer:
     """Listens, serves, drains. `start` returns when requests are answered."""
 
     def __init__(
-        self, server: Server, listener: socket.socket, *, patience: Patience | None = None
+        self,
+        server: Server,
+        listener: socket.socket,
+        *,
+        patience: Patience | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._server = server
         self._socket = listener
@@ -140,6 +146,7 @@ class HttpServer:
                 timeout_graceful_shutdown=int(DRAIN_S),
                 ws="none",
                 server_header=False,
+                ssl_context_factory=None if tls is None else lambda *_: tls,
             )
         )
         self._serving: asyncio.Task[None] | None = None

@@ -29,7 +29,14 @@ def bind(listen: str) -> socket.socket:
     return listener
 
 
-def url_of(listener: socket.socket, host: str) -> str:
+def url_of(listener: socket.socket, host: str, *, tls: bool = False) -> str:
     """The URL for a browser on this machine; a wildcard address is reached by loopback."""
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"http://{shown}:{listener.getsockname()[1]}"
+    return f"{'https' if tls else 'http'}://{shown}:{listener.getsockname()[1]}"
+
+
+def url_for_others(listener: socket.socket, host: str, *, tls: bool) -> str:
+    """The URL for other machines, as far as it can be known here: a wildcard address is reached
+    under the machine's name."""
+    known = socket.gethostname() if host in ("0.0.0.0", "::") else host
+    return url_of(listener, known, tls=tls)

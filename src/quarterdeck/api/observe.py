@@ -13,6 +13,7 @@ from quarterdeck.api.auth import NEEDS, PUBLIC
 from quarterdeck.api.schema import Body, NodeBody, node_body
 from quarterdeck.control.main import Server
 from quarterdeck.control.ready import Stage
+from quarterdeck.errors import NotFound
 from quarterdeck.wire.enrol import Credentials, Enrolment
 
 FRONT = """<!doctype html>
@@ -38,11 +39,24 @@ class NodeList(Body, frozen=True, kw_only=True):
     items: tuple[NodeBody, ...]
 
 
+class CertificateBody(Body, frozen=True, kw_only=True):
+    pem: str
+    fingerprint: str
+
+
 @get("/nodes")
 async def list_nodes(server: NamedDependency[Server]) -> NodeList:
     """Every node of the fleet with its state and figures, by name."""
     now = server.clock.now()
     return NodeList(items=tuple(node_body(node, now) for node in server.fleet.every()))
+
+
+@get("/certificate", opt={PUBLIC: True})
+async def certificate(server: NamedDependency[Server]) -> CertificateBody:
+    """The certificate (PEM) to compare with the fingerprint of a token, and then to pin."""
+    if not server.certificate:
+        raise NotFound("no_certificate", "This server has no certificate that is to be pinned.")
+    return CertificateBody(pem=server.certificate, fingerprint=server.fingerprint)
 
 
 @post("/enrol", opt={PUBLIC: True, NEEDS: Stage.RECORD}, status_code=200)
@@ -63,5 +77,5 @@ async def describe(request: Request[None, None, State]) -> dict[str, Any]:
     return request.app.openapi_schema.to_schema()
 
 
-router = Router(path="/v1", route_handlers=[list_nodes, enrol])
+router = Router(path="/v1", route_handlers=[list_nodes, certificate, enrol])
 pages = Router(path="/", route_handlers=[front, describe])

@@ -2,31 +2,54 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
 from quarterdeck.api.app import HttpServer
-from quarterdeck.api.listen import bind
+from quarterdeck.api.listen import bind, url_for_others
+from quarterdeck.api.tls import RENEW_EVERY_S, Certificate
 from quarterdeck.control.main import Server
-from quarterdeck.service import SystemClock, first_of, until_told
-from quarterdeck.settings import ServerSettings
+from quarterdeck.service import Clock, SystemClock, first_of, until_told
+from quarterdeck.settings import ServerSettings, split_listen
 from quarterdeck.telemetry import Telemetry, log_to
 
 
 async def serve(
-    settings: ServerSettings, *, listener: socket.socket | None, parent_fd: int | None
+    settings: ServerSettings,
+    *,
+    listener: socket.socket | None,
+    parent_fd: int | None,
+    names: tuple[str, ...] = (),
 ) -> None:
-    """Run until a signal or the end of the supervisor. Raises Conflict when the port is taken."""
+    """Run until a signal or the end of the supervisor. `names` are names and addresses of this
+    machine. Raises Conflict when the port is taken."""
     telemetry = Telemetry()
     telemetry.subscribe(log_to(level=settings.log_level))
     listener = listener or bind(settings.listen)
     listener.setblocking(False)
-    server = Server(settings, telemetry=telemetry, clock=SystemClock())
-    http = HttpServer(server, listener)
+    clock = SystemClock()
+    server = Server(settings, telemetry=telemetry, clock=clock)
+    certificate = Certificate(settings, names, clock.now())
+    shown = certificate.shown
+    server.certificate, server.fingerprint = shown.pem, shown.fingerprint
+    host, _ = split_listen(settings.listen)
+    server.url = settings.public_url or url_for_others(
+        listener, host, tls=shown.context is not None
+    )
+    http = HttpServer(server, listener, tls=shown.context)
+    server.services.loop("certificate", lambda: _renew(certificate, clock))
     try:
         await first_of(_start(server, http), until_told(parent_fd))
     finally:
         await http.stop()
         await server.stop()
+
+
+async def _renew(certificate: Certificate, clock: Clock) -> None:
+    """Loop: waits for a tick of `RENEW_EVERY_S` only."""
+    while True:
+        await asyncio.sleep(RENEW_EVERY_S)
+        certificate.look_again(clock.now())
 
 
 async def _start(server: Server, http: HttpServer) -> None:

@@ -55,10 +55,12 @@ def server(config: str | None, parent_fd: int | None, listen_fd: int | None, **f
         raise Invalid(
             "settings", "A server needs `data`, `fabric_url` and `keys`: give --config FILE."
         )
+    from quarterdeck.agent.addresses import addresses
     from quarterdeck.api.serve import serve
 
     listener = None if listen_fd is None else socket.socket(fileno=listen_fd)
-    asyncio.run(serve(settings, listener=listener, parent_fd=parent_fd))
+    names = (host_name(), *addresses())
+    asyncio.run(serve(settings, listener=listener, parent_fd=parent_fd, names=names))
 
 
 @click.command()

@@ -36,6 +36,7 @@ MIB = 1 << 20
 DECIDED = (
     "data",
     "database",
+    "fabric_ca",
     "fabric_url",
     "join",
     "keys",
@@ -113,7 +114,7 @@ class Files:
     def keep_port(self, port: int) -> None:
         _write(self.data / "port", str(port).encode())
 
-    def write_toml(self, path: Path, **values: str | int | float) -> None:
+    def write_toml(self, path: Path, **values: str | int | float | bool) -> None:
         """A settings file for a child."""
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         # a JSON string or number is also one of TOML
@@ -122,13 +123,16 @@ class Files:
         ]
         _write(path, ("\n".join(lines) + "\n").encode())
 
-    def write_ready(self, url: str, fabric_url: str, pids: dict[str, int]) -> None:
+    def write_ready(
+        self, url: str, fingerprint: str, fabric_url: str, pids: dict[str, int]
+    ) -> None:
         agents = {n.removeprefix("agent "): p for n, p in pids.items() if n.startswith("agent ")}
         ready = {
             "url": url,
             "token": self.api_token,
             "pid": os.getpid(),
             "fabric_url": fabric_url,
+            **({"fingerprint": fingerprint} if fingerprint else {}),
             "pids": {"server": pids.get("server"), "fabric": pids.get("fabric"), "agents": agents},
         }
         _write(self.data / "ready.json", json.dumps(ready).encode())

@@ -21,14 +21,17 @@ from pathlib import Path
 
 import click
 
+from quarterdeck.agent.addresses import addresses
 from quarterdeck.api.listen import bind, url_of
+from quarterdeck.api.tls import RENEW_EVERY_S, fingerprint, names_for, wants_tls
 from quarterdeck.cli.children import Child, Files, Keeper
 from quarterdeck.client.http import Connection
-from quarterdeck.errors import Conflict, QuarterdeckError, Unavailable
+from quarterdeck.errors import Conflict, Invalid, QuarterdeckError, Unavailable
+from quarterdeck.fabric.certificates import Signer
 from quarterdeck.fabric.embedded import EmbeddedFabric
 from quarterdeck.fabric.identity import Authority
 from quarterdeck.service import Services, SystemClock, first_of, until_told
-from quarterdeck.settings import UpSettings, host_name, split_listen
+from quarterdeck.settings import UpSettings, host_name, is_loopback, split_listen
 
 READY_LOOK_S = 0.03
 READY_WITHIN_S = 60.0
@@ -59,6 +62,7 @@ class Supervisor:
         self._fabric: EmbeddedFabric | None = None
         self._listener: socket.socket | None = None
         self._url = ""
+        self._fingerprint = ""
         self._ready = False
 
     async def start(self) -> None:
@@ -66,9 +70,16 @@ class Supervisor:
         self._files.lock()
         await self._files.wait_for_old_children()
         began = self._clock.now()
-        self._listener = self._listen()
         authority = Authority.open(self._files.keys)
-        self._fabric = EmbeddedFabric(self._files.fabric, authority)
+        self._fingerprint = fingerprint(
+            self._settings.listen,
+            tls_cert=self._settings.tls_cert,
+            plain_http=self._settings.plain_http,
+            keys=self._files.keys,
+            now=began,
+        )
+        self._listener = self._listen()
+        self._fabric = self._new_fabric(authority)
         self._fabric.prepare()
         await self._keeper.start(Child("fabric", spawn=self._spawn_fabric))
         await self._fabric.wait_ready()
@@ -106,8 +117,51 @@ class Supervisor:
             listener = bind(f"{shown}:0")
         chosen = int(listener.getsockname()[1])
         self._files.keep_port(chosen)
-        self._url = url_of(listener, host)
+        self._url = self._own_url(listener, host)
         return listener
+
+    def _own_url(self, listener: socket.socket, host: str) -> str:
+        """Where the children and commands on this machine reach the API. Raises Invalid."""
+        settings = self._settings
+        tls = wants_tls(settings.listen, tls_cert=settings.tls_cert, plain_http=settings.plain_http)
+        if tls and not self._fingerprint:
+            if not settings.public_url:
+                raise Invalid(
+                    "public_url",
+                    "With a `tls_cert` of an authority give `public_url` too: the https address "
+                    "with the name that is in the certificate.",
+                )
+            return settings.public_url.rstrip("/")
+        return url_of(listener, host, tls=tls)
+
+    def _new_fabric(self, authority: Authority) -> EmbeddedFabric:
+        """It listens where others can reach it when the API does, and with TLS then."""
+        settings, files = self._settings, self._files
+        host, port = split_listen(settings.listen)[0], 0
+        if settings.fabric_listen:
+            host, port = split_listen(settings.fabric_listen)
+        elif is_loopback(host):
+            host = "127.0.0.1"
+        if is_loopback(host):
+            return EmbeddedFabric(files.fabric, authority, host=host, port=port)
+        self._renew_certificate()
+        self._services.loop("certificate of the fabric", self._renew_certificates)
+        path = files.fabric / "tls.pem"
+        return EmbeddedFabric(files.fabric, authority, host=host, port=port, tls=path)
+
+    def _renew_certificate(self) -> bool:
+        settings, now = self._settings, self._clock.now()
+        listen = settings.fabric_listen or settings.listen
+        names = names_for(listen, settings.fabric_public_url, (host_name(), *addresses()))
+        signer = Signer.open(self._files.keys, now)
+        return signer.leaf(self._files.fabric / "tls.pem", names, now)
+
+    async def _renew_certificates(self) -> None:
+        """Loop: waits for a tick of `RENEW_EVERY_S` only."""
+        while True:
+            await asyncio.sleep(RENEW_EVERY_S)
+            if self._renew_certificate() and self._fabric is not None:
+                self._fabric.reload()
 
     def _names(self) -> list[str]:
         host = host_name()
@@ -126,13 +180,19 @@ class Supervisor:
             log_level=settings.log_level,
             min_free_mib=settings.min_free_mib,
             out_max_mib=settings.out_max_mib,
+            tls_cert=settings.tls_cert,
+            tls_key=settings.tls_key,
+            plain_http=settings.plain_http,
+            public_url=settings.public_url,
+            fabric_public_url=settings.fabric_public_url,
         )
+        pin = f"_{self._fingerprint}" if self._fingerprint else ""
         for name in self._names():
             files.write_toml(
                 files.agent(name) / "agent.toml",
                 state=str(files.agent(name)),
                 join=self._url,
-                token=files.join_token,
+                token=files.join_token + pin,
                 name=name,
                 log_level=settings.log_level,
                 min_free_mib=settings.min_free_mib,
@@ -154,7 +214,9 @@ class Supervisor:
 
     async def _until_ready(self, began: datetime) -> None:
         """Wait until the API answers and every agent has beaten since the start."""
-        server = Connection(self._url, self._files.api_token, patience_s=0)
+        server = Connection(
+            self._url, self._files.api_token, fingerprint=self._fingerprint, patience_s=0
+        )
         missing = "the server"
         try:
             async with asyncio.timeout(READY_WITHIN_S):
@@ -184,7 +246,9 @@ class Supervisor:
 
     def _pid_changed(self) -> None:
         if self._ready and self._fabric is not None:
-            self._files.write_ready(self._url, self._fabric.url, self._keeper.pids())
+            self._files.write_ready(
+                self._url, self._fingerprint, self._fabric.url, self._keeper.pids()
+            )
 
     async def _watch_storage(self) -> None:
         """Loop: a full disk makes nats-server switch its storage off for good; when there is room

@@ -19,12 +19,16 @@ def connect(*, url: str | None, token: str | None, data: str | None) -> Connecti
     if settings.url:
         if not settings.token:
             raise Denied("no_token", "No token given: use --token or QD_TOKEN.")
-        return Connection(settings.url, settings.token.reveal())
+        return Connection(settings.url, settings.token.reveal(), fingerprint=settings.fingerprint)
     directory = Path(settings.data or default_data())
     ready = directory / "ready.json"
     try:
         found = json.loads(ready.read_bytes())
-        return Connection(str(found["url"]), settings.token.reveal() or str(found["token"]))
+        return Connection(
+            str(found["url"]),
+            settings.token.reveal() or str(found["token"]),
+            fingerprint=str(found.get("fingerprint", "")),
+        )
     except FileNotFoundError as error:
         raise Unavailable(
             "no_server",

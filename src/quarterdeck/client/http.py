@@ -15,11 +15,14 @@ import urllib.parse
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from quarterdeck.core.access import split
 from quarterdeck.errors import Denied, Invalid, Unavailable, error_for_status
+from quarterdeck.fabric.trust import fetch, trusting, untrusted, wrong
 
 TIMEOUT_S = 70.0
 STREAM_TIMEOUT_S = 40.0
 PATIENCE_S = 15.0
+TRUST_TIMEOUT_S = 10.0
 LOOK_AGAIN_S = 0.25
 PIECE = 1 << 20
 
@@ -27,10 +30,14 @@ PIECE = 1 << 20
 class Connection:
     """One address and token. Every call opens a connection of its own.
 
-    `patience_s`: how long a server that is starting is asked again.
+    `fingerprint` (or that of the token) is of the certificate that the server must show; without
+    one it is verified as everywhere. `patience_s`: how long a server that is starting is asked
+    again.
     """
 
-    def __init__(self, url: str, token: str, *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self, url: str, token: str, *, fingerprint: str = "", patience_s: float = PATIENCE_S
+    ) -> None:
         try:
             parts = urllib.parse.urlsplit(url)
             _ = parts.port
@@ -44,7 +51,13 @@ class Connection:
             raise Denied("bad_token", "The token holds characters that no token has.")
         self.url = url.rstrip("/")
         self._parts = parts
-        self._token = token
+        self._token, pinned = split(token)
+        self._fingerprint = fingerprint.lower().replace(":", "") or pinned
+        if self._fingerprint and parts.scheme != "https":
+            raise Invalid(
+                "no_tls", f"The fingerprint names a certificate, but {url} is no https address."
+            )
+        self._context: ssl.SSLContext | None = None
         self._patience_s = patience_s
 
     def get(self, path: str, **query: str | int | None) -> Any:
@@ -160,16 +173,32 @@ class Connection:
         host = self._parts.hostname or ""
         if self._parts.scheme == "http":
             return http.client.HTTPConnection(host, self._parts.port, timeout=timeout_s)
-        context = ssl.create_default_context()
+        if self._context is None:
+            self._context = self._trust()
         return http.client.HTTPSConnection(
-            host, self._parts.port, timeout=timeout_s, context=context
+            host, self._parts.port, timeout=timeout_s, context=self._context
         )
 
-    def _gone(self, error: Exception) -> Unavailable:
+    def _trust(self) -> ssl.SSLContext:
+        if not self._fingerprint:
+            return ssl.create_default_context()
+        return trusting(fetch(self.url, self._fingerprint, timeout_s=TRUST_TIMEOUT_S))
+
+    def _gone(self, error: Exception) -> Unavailable | Denied:
+        if untrusted(error):
+            return wrong(self.url) if self._fingerprint else _unknown_signer(self.url, error)
         refused = isinstance(error, ConnectionRefusedError)
         code = "no_server" if refused else "connection_lost"
         what = "Nothing answers" if refused else "The connection broke"
         return Unavailable(code, f"{what} at {self.url} ({error}); is the server running?")
+
+
+def _unknown_signer(url: str, error: Exception) -> Denied:
+    return Denied(
+        "certificate",
+        f"The certificate of {url} is not to be trusted ({error}): give QD_FINGERPRINT, or use a "
+        "token that carries it.",
+    )
 
 
 class Event:

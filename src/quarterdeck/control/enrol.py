@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 from quarterdeck.control.observe import Fleet
 from quarterdeck.control.parts import PASS_TTL_S
 from quarterdeck.core.ids import check_name, node_id
 from quarterdeck.core.model import Node
-from quarterdeck.errors import Denied
+from quarterdeck.errors import Denied, Invalid
 from quarterdeck.fabric.identity import verify
 from quarterdeck.service import Clock
+from quarterdeck.settings import is_loopback
 from quarterdeck.store import access as access_store
 from quarterdeck.store import node as node_store
 from quarterdeck.store.base import Database
 from quarterdeck.telemetry import NodeEnrolled, Telemetry
 from quarterdeck.wire.enrol import Credentials, Enrolment, signed_part
+
+HOST = re.compile(r"[A-Za-z0-9_.:-]{1,253}")
 
 
 class Enrolments:
@@ -31,6 +36,7 @@ class Enrolments:
         mint: Callable[[str, str, int, int], str],
         fabric_urls: tuple[str, ...],
         order_keys: tuple[str, ...],
+        fabric_ca: str,
     ) -> None:
         self._database = database
         self._fleet = fleet
@@ -39,6 +45,7 @@ class Enrolments:
         self._mint = mint
         self._fabric_urls = fabric_urls
         self._order_keys = order_keys
+        self._fabric_ca = fabric_ca
 
     async def enrol(self, request: Enrolment) -> Credentials:
         """Admit a node, or renew one. Raises Invalid or Denied.
@@ -64,9 +71,10 @@ class Enrolments:
         return Credentials(
             node=id,
             jwt=jwt,
-            fabric_urls=self._fabric_urls,
+            fabric_urls=tuple(seen_from(url, request.via) for url in self._fabric_urls),
             order_keys=self._order_keys,
             expires_at=int(now.timestamp()) + PASS_TTL_S,
+            fabric_ca=self._fabric_ca,
         )
 
     async def _admit(self, request: Enrolment) -> None:
@@ -93,3 +101,15 @@ class Enrolments:
         part = signed_part(request.public_key, request.name, request.token)
         if not verify(request.public_key, part, request.signature):
             raise Denied("bad_signature", "The enrolment is not signed by the key it names.")
+
+
+def seen_from(url: str, via: str) -> str:
+    """The fabric's URL for a node that reaches the server at host `via`: a fabric beside the server
+    is known here by its loopback address, which means another machine there."""
+    parts = urlsplit(url)
+    if not is_loopback(parts.hostname or "") or not via or is_loopback(via):
+        return url
+    if HOST.fullmatch(via) is None:
+        raise Invalid("via", f"{via[:80]!r} is not the name or address of a host.")
+    shown = f"[{via}]" if ":" in via else via
+    return f"{parts.scheme}://{shown}:{parts.port}"

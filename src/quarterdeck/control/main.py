@@ -67,7 +67,8 @@ class Server:
         self.draining = asyncio.Event()
         self._stopped = False
         self.progress = Progress(clock)
-        self.fingerprint = ""  # of the certificate that callers are to pin
+        self.certificate = ""  # PEM of what callers are to pin
+        self.fingerprint = ""
         self.url = ""  # where others reach the API
         self.parts = opened(settings, self.services, telemetry, clock)
         self.database = MeasuredDatabase(self.parts.database, clock, self._unit_done)
@@ -177,6 +178,7 @@ class Server:
             mint=self.parts.mint,
             fabric_urls=self.parts.fabric_urls,
             order_keys=self.parts.order_keys,
+            fabric_ca=self.parts.fabric_ca,
         )
         self.tokens = Tokens(
             database=self.database,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from functools import partial
@@ -10,10 +11,12 @@ from pathlib import Path
 
 import msgspec
 
-from quarterdeck.errors import Conflict, Unavailable
+from quarterdeck.errors import Conflict, Invalid, Unavailable
 from quarterdeck.fabric.base import Fabric
+from quarterdeck.fabric.certificates import Signer
 from quarterdeck.fabric.identity import Authority, Identity
 from quarterdeck.fabric.nats.fabric import NatsFabric
+from quarterdeck.fabric.trust import trusting
 from quarterdeck.service import Clock, Services, jitter, lock_directory
 from quarterdeck.settings import ServerSettings
 from quarterdeck.store.archive import Archive
@@ -55,6 +58,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     fabric_urls: tuple[str, ...]
     revoke: Revoke = no_passes
     let_go: Callable[[], None] = nothing
+    fabric_ca: str = ""
 
 
 Opener = Callable[[ServerSettings, Services, Telemetry, Clock], Parts]
@@ -81,6 +85,8 @@ def open_parts(
             "one a directory of its own.",
         )
     authority = Authority.open(Path(settings.keys))
+    fabric_ca = _fabric_ca(settings, clock)
+    tls = trusting(fabric_ca) if fabric_ca else None
     order_key = Identity.open(Path(settings.keys) / "orders.nk")
     login = Identity.open(data / "server.nk")
     id = "s" + login.public_key[1:16].lower()
@@ -97,6 +103,7 @@ def open_parts(
         spawn=services.spawn,
         random=jitter,
         on_error=lambda text: telemetry.emit(FabricTrouble(who=id, error=text)),
+        tls=lambda: tls,
     )
     return Parts(
         id=id,
@@ -106,13 +113,34 @@ def open_parts(
         mint=lambda node, key, now, ttl_s: authority.mint_node(node, key, now=now, ttl_s=ttl_s),
         sign=order_key.sign,
         order_keys=(order_key.public_key,),
-        fabric_urls=(settings.fabric_url,),
-        revoke=_revoker(authority, settings.fabric_url, services, clock),
+        fabric_urls=(settings.fabric_public_url or settings.fabric_url,),
+        revoke=_revoker(authority, settings.fabric_url, services, clock, tls),
+        fabric_ca=fabric_ca,
         let_go=partial(os.close, lock),
     )
 
 
-def _revoker(authority: Authority, url: str, services: Services, clock: Clock) -> Revoke:
+def _fabric_ca(settings: ServerSettings, clock: Clock) -> str:
+    """The certificate that verifies the fabric; empty without TLS, or for the machine's own."""
+    if not settings.fabric_url.startswith("tls:") or settings.fabric_ca == "system":
+        return ""
+    if not settings.fabric_ca:
+        return Signer.open(Path(settings.keys), clock.now()).pem
+    try:
+        return Path(settings.fabric_ca).read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Invalid(
+            "fabric_ca", f"The certificate {settings.fabric_ca} can't be read: {error}."
+        ) from error
+
+
+def _revoker(
+    authority: Authority,
+    url: str,
+    services: Services,
+    clock: Clock,
+    tls: ssl.SSLContext | None,
+) -> Revoke:
     """The account with its revocations is sent by a link of the system account, made for it."""
     key = Identity.fresh()
 
@@ -129,7 +157,13 @@ def _revoker(authority: Authority, url: str, services: Services, clock: Clock) -
             return authority.mint_system("sys", key.public_key, now=now, ttl_s=600)
 
         link = NatsFabric(
-            [url], "sys", jwt_source=jwt, signer=key.sign, spawn=services.spawn, random=jitter
+            [url],
+            "sys",
+            jwt_source=jwt,
+            signer=key.sign,
+            spawn=services.spawn,
+            random=jitter,
+            tls=lambda: tls,
         )
         try:
             await link.start()

@@ -113,10 +113,11 @@ class EmbeddedFabric:
         limits: StoreLimits | None = None,
         binary: str = "",
         name: str = "quarterdeck",
+        tls: Path | None = None,
         extra: dict[str, Any] | None = None,
     ) -> None:
-        """`port` 0 = chosen at the first start and kept. `extra`: further keys of the server's
-        configuration (tls, websocket, leafnodes ...)."""
+        """`port` 0 = chosen at the first start and kept. `tls` is a PEM file with key and
+        certificates. `extra`: further keys of the configuration (websocket, leafnodes ...)."""
         self._directory = directory
         self._authority = authority
         self._host = host
@@ -125,6 +126,7 @@ class EmbeddedFabric:
         self._limits = limits or StoreLimits()
         self._binary = binary
         self._name = name
+        self._tls = tls
         self._extra = extra or {}
         self._lock: int | None = None
         self._monitor = ""
@@ -135,7 +137,8 @@ class EmbeddedFabric:
     def url(self) -> str:
         """Where clients connect; the port is known after the first `wait_ready`."""
         host = "127.0.0.1" if self._host in ("0.0.0.0", "::") else self._host
-        return f"nats://{host}:{self._port}"
+        shown = f"[{host}]" if ":" in host else host
+        return f"{'tls' if self._tls else 'nats'}://{shown}:{self._port}"
 
     @property
     def pid(self) -> int | None:
@@ -218,9 +221,10 @@ class EmbeddedFabric:
             "max_memory_store": limits.memory_bytes,
             "max_file_store": limits.file_bytes,
         }
+        shown = f"[{self._host}]" if ":" in self._host else self._host
         config = {
             "server_name": self._name,
-            "listen": f"{self._host}:{self._port or -1}",
+            "listen": f"{shown}:{self._port or -1}",
             "http": "127.0.0.1:-1",
             "ports_file_dir": str(root),
             "max_payload": self._max_payload,
@@ -241,6 +245,10 @@ class EmbeddedFabric:
             },
             **self._extra,
         }
+        if self._tls is not None:
+            # present nodes must not be cut by a slow handshake of many at once
+            file = str(self._tls.resolve())
+            config["tls"] = {"cert_file": file, "key_file": file, "timeout": 10}
         path = self._directory / "nats.json"
         fresh = self._directory / ".nats.json"
         fresh.write_bytes(msgspec.json.format(msgspec.json.encode(config)))
@@ -270,6 +278,11 @@ class EmbeddedFabric:
                 preexec_fn=_die_with_parent(),  # noqa: PLW1509 - it calls nothing that locks
             )
         return self._process
+
+    def reload(self) -> None:
+        """Tell the child that its certificate was renewed; links stay."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(signal.SIGHUP)
 
     async def wait_ready(self, timeout_s: float = 30.0) -> None:
         """Until clients and JetStream are served. Raises `Unavailable` with the FATAL line."""

@@ -93,7 +93,7 @@ def check_id(name: str) -> str:
     return name
 
 
-def _write_private(path: Path, text: str) -> None:
+def write_private(path: Path, text: str) -> None:
     """Write a file of mode 600 so that a crash leaves the old or the new text, never half."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -130,7 +130,7 @@ class Identity:
             return cls(NKey(path.read_text().strip()))
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
-        _write_private(fresh, NKey.create(Kind.USER).seed + "\n")
+        write_private(fresh, NKey.create(Kind.USER).seed + "\n")
         try:
             with contextlib.suppress(FileExistsError):
                 os.link(fresh, path)
@@ -198,9 +198,9 @@ class Authority:
         directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
         for name, kind in _KEYS.items():
-            _write_private(fresh / f"{name}.nk", NKey.create(kind).seed + "\n")
+            write_private(fresh / f"{name}.nk", NKey.create(kind).seed + "\n")
         record = msgspec.json.encode(_Record(roles=_roles())).decode()
-        _write_private(fresh / "account.json", record)
+        write_private(fresh / "account.json", record)
         try:
             os.rename(fresh, directory)
         except OSError as error:
@@ -357,7 +357,7 @@ class Authority:
             # nats-servers of a cluster keep the account with the later issue time.
             record.issued += 1
             text = msgspec.json.encode(record).decode()
-            _write_private(self._directory / "account.json", text)
+            write_private(self._directory / "account.json", text)
         finally:
             os.close(handle)
 

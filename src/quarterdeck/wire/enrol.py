@@ -7,23 +7,26 @@ import msgspec
 
 class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
     """`signature` (base64 in JSON) is the node's own over `signed_part`; `token` is empty on a
-    renewal."""
+    renewal. `via` is the host that the node reached the server at."""
 
     public_key: str
     name: str
     signature: bytes
     token: str = ""
+    via: str = ""
 
 
 class Credentials(msgspec.Struct, frozen=True, kw_only=True):
     """Its id, its pass to the fabric until `expires_at` (seconds since 1970), and the public keys
-    that sign its orders."""
+    that sign its orders. `fabric_ca` (PEM) is what verifies the fabric; empty: the machine's own
+    authorities."""
 
     node: str
     jwt: str
     fabric_urls: tuple[str, ...]
     order_keys: tuple[str, ...]
     expires_at: int
+    fabric_ca: str = ""
 
 
 def signed_part(public_key: str, name: str, token: str) -> bytes:

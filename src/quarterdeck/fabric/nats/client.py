@@ -35,6 +35,10 @@ _CLOSE_S = 2.0
 nats.aio.client.DEFAULT_BUFFER_SIZE = _BUFFER
 
 
+Trust = Callable[[], ssl.SSLContext | None]
+"""Whom to trust at `tls:` addresses; None: the machine's own authorities."""
+
+
 class Login(msgspec.Struct, frozen=True, kw_only=True):
     """Who connects and how: the login is asked for at each `open`, times are those of Options."""
 
@@ -44,7 +48,7 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
     timeout_s: float
     ping_interval_s: float
     pings_outstanding: int
-    tls: ssl.SSLContext | None = None
+    tls: Trust | None = None
 
 
 class Client(nats.aio.client.Client):
@@ -82,6 +86,13 @@ class Client(nats.aio.client.Client):
     async def _handshake(self, url: str) -> Exception | None:
         login = self._login
         jwt = await login.jwt_source()
+
+        def sign(nonce: str) -> bytes:
+            # nats-py goes on in the clear when whoever answers says that it knows no TLS.
+            if url.startswith("tls:") and not self._server_info.get("tls_required"):
+                raise nats.errors.Error("it does not offer TLS, which this address asks for")
+            return base64.b64encode(login.signer(nonce.encode()))
+
         async with asyncio.timeout(login.timeout_s):
             await self.connect(
                 servers=[url],
@@ -95,9 +106,9 @@ class Client(nats.aio.client.Client):
                 max_outstanding_pings=login.pings_outstanding,
                 flusher_queue_size=0,
                 user_jwt_cb=jwt.encode,
-                signature_cb=lambda nonce: base64.b64encode(login.signer(nonce.encode())),
+                signature_cb=sign,
                 inbox_prefix=f"_INBOX_{login.name}",
-                tls=login.tls,
+                tls=login.tls() if login.tls is not None else None,
             )
         if not self.is_connected or self._reading_task is None:
             # An INFO line that overtakes the PONG leaves nats-py CONNECTING for ever.

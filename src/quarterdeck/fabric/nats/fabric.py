@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import itertools
 import re
-import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -27,7 +26,7 @@ from quarterdeck.fabric.base import (
 )
 from quarterdeck.fabric.connection import Connect, Connection, check_subject
 from quarterdeck.fabric.identity import check_id
-from quarterdeck.fabric.nats.client import Client, Login
+from quarterdeck.fabric.nats.client import Client, Login, Trust
 from quarterdeck.fabric.nats.link import Link, Options, Spawn, Standing
 from quarterdeck.fabric.nats.outbox import Outbox
 from quarterdeck.fabric.nats.streams import consume, replay, status_of
@@ -299,8 +298,8 @@ class LinkedFabric:
 class NatsFabric(LinkedFabric):
     """The fabric over nats-server.
 
-    `jwt_source` is asked for the login at each dial; `signer` signs the server's nonce with the
-    key of that login.
+    `jwt_source` is asked for the login at each dial, `tls` for whom to trust; `signer` signs the
+    server's nonce with the key of that login.
     """
 
     def __init__(
@@ -314,7 +313,7 @@ class NatsFabric(LinkedFabric):
         on_error: Callable[[str], None] | None = None,
         random: Callable[[], float] = jitter,
         options: Options | None = None,
-        tls: ssl.SSLContext | None = None,
+        tls: Trust | None = None,
     ) -> None:
         options = options or Options()
         login = Login(
