@@ -18,7 +18,8 @@ from quarterdeck.fabric.certificates import Signer
 from quarterdeck.fabric.embedded import EmbeddedFabric
 from quarterdeck.fabric.nats import NatsFabric
 from quarterdeck.fabric.trust import fingerprint_of, trusting
-from tests.contracts.fabric_server import QUICK, Harbour
+from tests.contracts.fabric_place import QUICK
+from tests.contracts.fabric_server import Harbour
 
 NOW = datetime.now(UTC)
 NAMES = ("localhost", "127.0.0.1", "db1.example")
