@@ -11,7 +11,7 @@ from quarterdeck.store.base import Database
 from tests.contracts.backends import BACKENDS, session
 from tests.contracts.fabric_place import MemoryPlace, Place, opened
 from tests.contracts.fabric_server import Harbour, harbour
-from tests.contracts.postgres_server import programs, serving
+from tests.contracts.postgres_server import PostgresServer, needed, programs, serving
 
 FABRICS: dict[str, Callable[[Path], Place]] = {
     "nats": Harbour,
@@ -57,3 +57,10 @@ async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncItera
     await made.start()
     yield made
     await made.stop()
+
+
+@pytest.fixture(params=["postgresql"])  # the name that has the session's server started
+def server() -> PostgresServer:
+    """The PostgreSQL of the session."""
+    needed()
+    return session[0]

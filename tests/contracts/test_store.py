@@ -13,9 +13,21 @@ from sqlalchemy import func, select
 
 from quarterdeck.core.attempt import Dropped, Event, Reported, Sealed, StopAsked, step
 from quarterdeck.core.ids import attempt_id, run_id, task_id
-from quarterdeck.core.model import Attempt, Counts, Order, Phase, Run, Snapshot, StreamEnd, Task
+from quarterdeck.core.model import (
+    Attempt,
+    Counts,
+    Node,
+    Order,
+    Phase,
+    Run,
+    Snapshot,
+    StreamEnd,
+    Task,
+)
 from quarterdeck.core.states import AttemptState, Outcome, RunState, TaskState
 from quarterdeck.errors import Conflict, NotFound
+from quarterdeck.store import node as node_store
+from quarterdeck.store import rows
 from quarterdeck.store import run as store
 from quarterdeck.store.base import Database, StaleWrite, Tx
 from quarterdeck.store.tables import orders
@@ -313,7 +325,7 @@ async def test_an_ended_attempt_is_sealed_purged_and_released_in_turn(database: 
 
 
 async def test_more_attempts_than_one_statement_holds_are_all_found(database: Database) -> None:
-    run, _, attempts = await created(database, tasks=store.BATCH * 2 + 1)
+    run, _, attempts = await created(database, tasks=rows.BATCH * 2 + 1)
     every = ids(attempts)
     assert ids((await database.read(lambda tx: store.attempts_by_id(tx, every))).values()) == every
     await database.write(lambda tx: store.offer(tx, every))
@@ -351,3 +363,36 @@ async def test_what_was_purged_stays_purged_when_the_node_drops_it(database: Dat
     await changed(database, attempt.id, Dropped(), now=NOW + timedelta(hours=1))
     late = NOW + timedelta(hours=2)
     assert await database.read(lambda tx: store.to_purge(tx, late, 10)) == []
+
+
+async def test_logs_that_rest_are_left_out_however_many_they_are(database: Database) -> None:
+    _, _, attempts = await created(database, tasks=rows.BATCH + 20)
+    pairs = [(a, step(a, said(a.id, Phase.ENDED), NOW)) for a in attempts]
+    await database.write(lambda tx: store.save_attempts(tx, pairs, NOW))
+    every = ids(attempts)
+    resting = [*every[: rows.BATCH + 10], *(f"x{number}" for number in range(70_000))]
+    found = await database.read(lambda tx: store.to_seal(tx, 5, resting))
+    assert [attempt.id for attempt in found] == every[rows.BATCH + 10 :][:5]
+    assert await database.read(lambda tx: store.to_seal(tx, 5, [*every, *resting])) == []
+
+
+async def test_texts_that_no_database_can_hold_are_made_plain(database: Database) -> None:
+    run, _, _ = await created(database, title="a\0b" + "x" * 2000)
+    kept = await database.read(lambda tx: store.get(tx, run.id))
+    assert kept.title == "a\ufffdb" + "x" * 2000
+    node = Node(id="n1", name="web", public_key="k", created_at=NOW)
+    await database.write(lambda tx: node_store.enrol(tx, node))
+    hostile = msgspec.structs.replace(node, session="s\0" * 100, full="no\0room")
+    await database.write(lambda tx: node_store.save(tx, [hostile]))
+    (found,) = await database.read(node_store.every)
+    assert (found.session, found.full) == ("s\ufffd" * 32, "no\ufffdroom")
+    await database.write(lambda tx: node_store.reject(tx, "s\0" * 300, b"\0", "e\0", NOW))
+
+
+async def test_texts_sort_by_code_point(database: Database) -> None:
+    names = ["B", "_", "a", "ä", "Z", "-", "0", "é"]
+    for name in names:
+        node = Node(id=f"n{ord(name)}", name=name, public_key=name, created_at=NOW)
+        await database.write(lambda tx, node=node: node_store.enrol(tx, node))  # type: ignore[misc]
+    found = await database.read(node_store.every)
+    assert [node.name for node in found] == sorted(names)

@@ -17,8 +17,10 @@ from sqlalchemy import insert, select, text
 
 from quarterdeck.errors import Unavailable
 from quarterdeck.store.base import Tx
+from quarterdeck.store.postgres import PostgresDatabase
 from quarterdeck.store.sqlite import SqliteDatabase
 from quarterdeck.store.tables import orders
+from tests.contracts.backends import BACKENDS, session
 
 pytestmark = pytest.mark.anyio
 
@@ -30,7 +32,8 @@ WRITER = """
     import asyncio, os, sys
     from pathlib import Path
     from sqlalchemy import insert
-    from quarterdeck.store.sqlite import SqliteDatabase
+    from quarterdeck.settings import Secret
+    from quarterdeck.store.database import open_database
     from quarterdeck.store.tables import orders
 
     async def write(database, name):
@@ -43,18 +46,18 @@ WRITER = """
             number += 1
 
     async def main():
-        database = SqliteDatabase(Path(sys.argv[1]))
+        database = open_database(Secret(sys.argv[1]), Path(sys.argv[2]))
         await database.start()
-        await asyncio.gather(*(write(database, f"{sys.argv[2]}-{each}") for each in range(8)))
+        await asyncio.gather(*(write(database, f"{sys.argv[3]}-{each}") for each in range(8)))
 
     asyncio.run(main())
 """
 
 
-def acknowledged(path: Path, name: str, lines: int) -> set[str]:
+def acknowledged(url: str, path: Path, name: str, lines: int) -> set[str]:
     """What a writer acknowledged until it was killed, `lines` lines after its first word."""
     child = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(WRITER), str(path), name],
+        [sys.executable, "-c", textwrap.dedent(WRITER), url, str(path), name],
         stdout=subprocess.PIPE,
     )
     assert child.stdout is not None
@@ -68,28 +71,31 @@ def acknowledged(path: Path, name: str, lines: int) -> set[str]:
     return {word.decode().strip() for word in words if word.endswith(b"\n")}
 
 
-async def opened(path: Path) -> tuple[dict[str, bytes], str]:
-    """The rows of a database, and what its own check says of it."""
-    database = SqliteDatabase(path)
-    await database.start()
-    try:
-        rows = await database.read(lambda tx: tx.execute(select(orders)).all())
-        return {row.hash: row.data for row in rows}, await database.read(integrity)
-    finally:
-        await database.stop()
-
-
 def integrity(tx: Tx) -> str:
     return str(tx.scalar(text("PRAGMA integrity_check")))
 
 
-async def test_all_that_was_acknowledged_is_there_after_kill_9(tmp_path: Path) -> None:
-    path = tmp_path / "x.db"
+def all_rows(tx: Tx) -> dict[str, bytes]:
+    return {row.hash: row.data for row in tx.execute(select(orders))}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_all_that_was_acknowledged_is_there_after_kill_9(
+    backend: str, tmp_path: Path
+) -> None:
+    database = BACKENDS[backend](tmp_path)
+    url = session[0].at(tmp_path) if isinstance(database, PostgresDatabase) else ""
     wanted: set[str] = set()
     for round, lines in enumerate((1, 7, 60, 150)):
-        wanted |= await asyncio.to_thread(acknowledged, path, f"r{round}", lines)
-        found, state = await opened(path)
-        assert state == "ok"
+        place = tmp_path / "quarterdeck.db"
+        wanted |= await asyncio.to_thread(acknowledged, url, place, f"r{round}", lines)
+        database = BACKENDS[backend](tmp_path)
+        await database.start()
+        try:
+            found = await database.read(all_rows)
+            assert url or await database.read(integrity) == "ok"
+        finally:
+            await database.stop()
         assert wanted <= found.keys()
         assert all(data == word.encode() * 100 for word, data in found.items())
     assert len(wanted) >= 218

@@ -7,8 +7,8 @@ means for the group is its fate, which each database tells:
 
 - OWN: the unit's error; its savepoint is rolled back, the others stand
 - BROKEN: the transaction can't go on; each unit of the group gets one of its own
-- AGAIN, ONCE: another server was quicker; the unit runs again alone, on what is committed then
-  (several times, or once)
+- AGAIN, ONCE: another server was quicker; the unit runs again by itself, on what is committed then
+  (several times, or once), in the end with the other servers kept out
 - GONE: the connection broke before the commit, nothing was written; the group runs once more on a
   new connection
 - AWAY: there is no connection to be had; nobody of the group needs to try again
@@ -29,7 +29,7 @@ from enum import Enum, auto
 from typing import Any, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, Engine, exc
+from sqlalchemy import Connection, Engine, Transaction, exc
 
 from quarterdeck.errors import QuarterdeckError, Unavailable
 from quarterdeck.service import caught
@@ -39,7 +39,8 @@ T = TypeVar("T")
 
 READERS = 4
 GROUP = 64
-TRIES = 20
+TRIES = 6
+PATIENCE = 2  # after so many tries with others a unit gets one with nobody else
 
 
 class Fate(Enum):
@@ -88,6 +89,10 @@ class GroupedDatabase(ABC):
     @abstractmethod
     def _prepare(self) -> None:
         """Bring the schema up to date."""
+
+    def _begin(self, connection: Connection, *, alone: bool) -> Transaction:
+        """Begin to write; `alone` keeps the writes of other servers out."""
+        return connection.begin()
 
     @abstractmethod
     def _fate(self, error: Exception) -> Fate:
@@ -163,7 +168,7 @@ class GroupedDatabase(ABC):
 
     def _commit(self, group: list[_Waiting], tries: int = TRIES) -> list[_Result]:
         """One transaction for a group, and what follows from its errors."""
-        outcomes, broken = caught(lambda: self._in_transaction(group))
+        outcomes, broken = caught(lambda: self._in_transaction(group, tries))
         if outcomes is None:
             assert broken is not None
             return self._after(broken, group, tries)
@@ -193,13 +198,18 @@ class GroupedDatabase(ABC):
             return self._commit(group, tries - 1)
         alone = len(group) == 1 and not self._tries_left(error, tries)
         if alone or fate in (Fate.GONE, Fate.AWAY, Fate.DOUBT):
-            ours = self._as_ours(error)
-            return [_Result(waiting.future, error=ours) for waiting in group]
+            return [_Result(waiting.future, error=self._as_ours(error)) for waiting in group]
         return [result for waiting in group for result in self._commit([waiting], tries - 1)]
 
-    def _in_transaction(self, group: list[_Waiting]) -> list[tuple[Any, Exception | None]]:
+    def _in_transaction(
+        self, group: list[_Waiting], tries: int
+    ) -> list[tuple[Any, Exception | None]]:
         """(value, None) or (None, error) of each unit, committed."""
-        with self._writer.connect() as connection, connection.begin() as transaction:
+        alone = tries <= TRIES - PATIENCE
+        with (
+            self._writer.connect() as connection,
+            self._begin(connection, alone=alone) as transaction,
+        ):
             outcomes = [self._in_savepoint(connection, waiting.unit) for waiting in group]
             try:
                 transaction.commit()

@@ -6,6 +6,7 @@ query, without importing Alembic (a third of a second at every start of a server
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 SCRIPTS = Path(__file__).parent / "migrations"
+# Alembic keeps what it is doing in a module; other processes are kept out by migrations/env.py
+_ONE_AT_A_TIME = threading.Lock()
 
 
 def configuration(engine: Engine) -> Config:
@@ -45,14 +48,16 @@ def upgrade(engine: Engine) -> None:
         )
     from alembic import command
 
-    command.upgrade(configuration(engine), "head")
+    with _ONE_AT_A_TIME:
+        command.upgrade(configuration(engine), "head")
 
 
 def check(engine: Engine) -> None:
     """Raises when the tables in code and the migrations differ."""
     from alembic import command
 
-    command.check(configuration(engine))
+    with _ONE_AT_A_TIME:
+        command.check(configuration(engine))
 
 
 def _newest() -> str:

@@ -9,7 +9,14 @@ from sqlalchemy import bindparam, insert, select, update
 
 from quarterdeck.core.model import Node
 from quarterdeck.store.base import Tx
-from quarterdeck.store.rows import insert_absent, node_record, node_values, time_of, to_us
+from quarterdeck.store.rows import (
+    insert_absent,
+    node_record,
+    node_values,
+    plain,
+    time_of,
+    to_us,
+)
 from quarterdeck.store.tables import nodes, rejected
 
 
@@ -81,6 +88,6 @@ def reject(tx: Tx, subject: str, data: bytes, error: str, now: datetime) -> None
     """Keep a message that could not be taken, so that its ack loses nothing."""
     tx.execute(
         insert(rejected).values(
-            subject=subject[:255], data=data[: 1 << 20], error=error, at=to_us(now)
+            subject=plain(subject, 255), data=data[: 1 << 20], error=plain(error), at=to_us(now)
         )
     )

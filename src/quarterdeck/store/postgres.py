@@ -2,7 +2,9 @@
 
 Theory. Every write transaction works on one snapshot (REPEATABLE READ), so a unit decides on a
 consistent picture as it does on SQLite. Where another server changed a row meanwhile, PostgreSQL
-refuses the change (40001, or 40P01 for a deadlock) and the unit runs again on a new snapshot. A
+refuses the change (40001, or 40P01 for a deadlock) and the unit runs again on a new snapshot. Who
+lost twice takes the one lock that all writers share for itself: while it is held nobody else
+commits, so every statement may look at what is committed then, and the unit can't lose again. A
 unique key that is there already may be one that the snapshot could not see (both servers created
 it): the unit runs again once and finds it. Reads are read-only snapshots.
 
@@ -12,11 +14,12 @@ host:port/name, never the address itself: that may hold the password.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
-from sqlalchemy import Engine, create_engine, event, exc
+from sqlalchemy import Connection, Engine, Transaction, create_engine, event, exc
 
 from quarterdeck.errors import Invalid, QuarterdeckError, Unavailable
 from quarterdeck.store.group import READERS, Fate, GroupedDatabase
@@ -32,10 +35,18 @@ DEFAULTS: dict[str, Any] = {
     "application_name": "quarterdeck",
 }
 LOCK_TIMEOUT_MS = 10_000
+# released by the end of the transaction; another number than that of the migrations
+TAKE_SHARED = "SELECT pg_advisory_xact_lock_shared(73330002)"
+TAKE_ALONE = "SELECT pg_advisory_xact_lock(73330002)"
 
-SERIALIZATION_FAILURE = "40001"
-DEADLOCK = "40P01"
-UNIQUE_VIOLATION = "23505"
+# a password with an unescaped @ or / would show up as a part of these
+HOST = re.compile(r"[A-Za-z0-9._:,-]+|/[^@]*")
+PORT = re.compile(r"[0-9,]*")
+NAME = re.compile(r"[^@/:]*")
+# SQLSTATEs: serialization failure, deadlock; unique violation
+QUICKER = ("40001", "40P01")
+TAKEN = "23505"
+BUSY = "is too busy with other servers' changes to the same rows; try again"
 
 SENTENCES = {
     "42501": "refuses what the server must do ({text}); give its user the right to create and "
@@ -44,8 +55,8 @@ SENTENCES = {
     "53100": "has no space left on its disk; free some there, nothing recorded was lost",
     "53300": "has no connection left for us; raise its max_connections",
     "55P03": "kept a row locked for too long: another session holds it (see pg_stat_activity)",
-    "40001": "is too busy with other servers' changes to the same rows; try again",
-    "40P01": "is too busy with other servers' changes to the same rows; try again",
+    "40001": BUSY,
+    "40P01": BUSY,
 }
 # of the connection itself PostgreSQL gives only words
 AT_CONNECT = (
@@ -68,6 +79,13 @@ class PostgresDatabase(GroupedDatabase):
     def _prepare(self) -> None:
         upgrade(self._writer)
 
+    def _begin(self, connection: Connection, *, alone: bool) -> Transaction:
+        if alone:
+            connection.execution_options(isolation_level="READ COMMITTED")
+        transaction = connection.begin()
+        connection.exec_driver_sql(TAKE_ALONE if alone else TAKE_SHARED)
+        return transaction
+
     def _fate(self, error: Exception) -> Fate:
         if isinstance(error, exc.InvalidRequestError):
             return Fate.BROKEN
@@ -75,21 +93,20 @@ class PostgresDatabase(GroupedDatabase):
             return Fate.OWN
         if error.connection_invalidated:
             return Fate.GONE
-        match _state(error):
-            case "40001" | "40P01":
-                return Fate.AGAIN
-            case "23505":
-                return Fate.ONCE
-            case None if isinstance(error.orig, psycopg.OperationalError):
-                return Fate.AWAY
-            case _:
-                return Fate.OWN
+        state = _state(error)
+        if state in QUICKER:
+            return Fate.AGAIN
+        if state == TAKEN:
+            return Fate.ONCE
+        if state is None and isinstance(error.orig, psycopg.OperationalError):
+            return Fate.AWAY
+        return Fate.OWN
 
     def _said(self, error: BaseException) -> QuarterdeckError:
         orig = getattr(error, "orig", error)
         text = _first_line(orig)
         if isinstance(orig, psycopg.DataError):
-            return Invalid("value", f"The database can't keep a value of this: {text}.")
+            return Invalid("value", f"This holds a text or number that can't be recorded: {text}.")
         state = _state(error)
         if state is not None and state in SENTENCES:
             rest = SENTENCES[state]
@@ -105,16 +122,19 @@ def _parsed(url: str) -> tuple[str, dict[str, Any]]:
     try:
         given = conninfo_to_dict(url)
     except psycopg.ProgrammingError:
-        # the cause may quote the password, so it is not even chained
-        raise Invalid(
-            "settings",
-            "The setting `database` is not an address of PostgreSQL: write "
-            "postgresql://USER:PASSWORD@HOST:PORT/NAME, and special characters of the password "
-            "as %XX.",
-        ) from None
-    host = given.get("host") or given.get("hostaddr") or "localhost"
-    port = given.get("port") or 5432
-    return f"{host}:{port}/{given.get('dbname') or given.get('user') or ''}", DEFAULTS | given
+        given = None
+    if given is not None:
+        host = str(given.get("host") or given.get("hostaddr") or "localhost")
+        port = str(given.get("port") or 5432)
+        name = str(given.get("dbname") or given.get("user") or "")
+        if HOST.fullmatch(host) and PORT.fullmatch(port) and NAME.fullmatch(name):
+            return f"{host}:{port}/{name}", DEFAULTS | given
+    # not even chained: the cause may quote the password
+    raise Invalid(
+        "settings",
+        "The setting `database` is not an address of PostgreSQL: write "
+        "postgresql://USER:PASSWORD@HOST:PORT/NAME, and special characters of the password as %XX.",
+    )
 
 
 def _engine(arguments: dict[str, Any], *, write: bool) -> Engine:

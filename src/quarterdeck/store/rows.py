@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -30,6 +30,9 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 R = TypeVar("R")
 
+# ids in one statement: far below what a statement may hold (SQLite 32,766, PostgreSQL 65,535)
+BATCH = 500
+
 pack = msgspec.msgpack.encode
 
 
@@ -46,6 +49,17 @@ def insert_absent(tx: Tx, table: Table, **values: object) -> bool:
     insert = postgresql.insert if tx.dialect.name == "postgresql" else sqlite.insert
     statement = insert(table).values(**values).on_conflict_do_nothing()
     return tx.execute(statement.returning(*table.primary_key.columns)).first() is not None
+
+
+def plain(text: str, length: int | None = None) -> str:
+    """A text from outside as every database can keep it: without NUL, cut to `length`."""
+    return text.replace("\0", "\ufffd")[:length]
+
+
+def parts(items: Sequence[R]) -> Iterator[Sequence[R]]:
+    """Ids in portions that fit into one statement."""
+    for start in range(0, len(items), BATCH):
+        yield items[start : start + BATCH]
 
 
 def to_us(time: datetime | None) -> int | None:
@@ -193,12 +207,12 @@ def node_values(node: Node) -> Mapping[str, Any]:
     return {
         "name": node.name,
         "labels": pack(dict(node.labels)),
-        "session": node.session,
+        "session": plain(node.session, 64),
         "last_seen": to_us(node.last_seen),
         "quarantined": node.quarantined,
         "facts": pack(node.facts),
         "load": pack(node.load),
-        "full": node.full,
+        "full": plain(node.full),
         "unknown": pack(node.unknown),
     }
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 from sqlalchemy import Select, and_, bindparam, func, insert, select, update
@@ -15,10 +15,13 @@ from quarterdeck.core.states import RunState, TaskState
 from quarterdeck.errors import Conflict, NotFound
 from quarterdeck.store.base import StaleWrite, Tx
 from quarterdeck.store.rows import (
+    BATCH,
     attempt_record,
     attempt_values,
     insert_absent,
     pack,
+    parts,
+    plain,
     run_record,
     run_state_values,
     task_record,
@@ -28,10 +31,6 @@ from quarterdeck.store.rows import (
 )
 from quarterdeck.store.tables import attempts, orders, runs, tasks
 
-T = TypeVar("T")
-
-BATCH = 500
-MOST_SKIPPED = 20_000
 TASK_STATE_FIELDS = ("state", "outcome", "exit_code", "changed")
 
 
@@ -58,8 +57,8 @@ def create(
         id=run.id,
         namespace=run.namespace,
         origin=run.origin,
-        title=run.title,
-        target=run.target,
+        title=plain(run.title),
+        target=plain(run.target),
         order_hash=digest,
         created_at=to_us(run.created_at),
         created_by=run.created_by,
@@ -140,7 +139,7 @@ def attempts_of(tx: Tx, run_id: str, *, changed_after: int = -1) -> list[Attempt
 def attempts_by_id(tx: Tx, ids: Iterable[str]) -> dict[str, Attempt]:
     """The attempts that exist among `ids`."""
     found: dict[str, Attempt] = {}
-    for part in _parts(sorted(set(ids))):
+    for part in parts(sorted(set(ids))):
         for row in tx.execute(select(attempts).where(attempts.c.id.in_(part))):
             found[row.id] = attempt_record(row)
     return found
@@ -149,7 +148,7 @@ def attempts_by_id(tx: Tx, ids: Iterable[str]) -> dict[str, Attempt]:
 def open_attempts(tx: Tx, node_ids: Iterable[str]) -> dict[str, list[Attempt]]:
     """Unreleased attempts by node, oldest first."""
     found: dict[str, list[Attempt]] = {}
-    for part in _parts(sorted(set(node_ids))):
+    for part in parts(sorted(set(node_ids))):
         query = select(attempts).where(attempts.c.node.in_(part), ~attempts.c.released)
         for row in tx.execute(query.order_by(attempts.c.id)):
             found.setdefault(row.node, []).append(attempt_record(row))
@@ -165,7 +164,7 @@ def nodes_with_open_attempts(tx: Tx) -> set[str]:
 def orders_of(tx: Tx, run_ids: Iterable[str]) -> dict[str, Order]:
     """The orders of runs."""
     found: dict[str, Order] = {}
-    for part in _parts(sorted(set(run_ids))):
+    for part in parts(sorted(set(run_ids))):
         query = select(runs.c.id, orders.c.data).join(orders).where(runs.c.id.in_(part))
         for row in tx.execute(query):
             found[row.id] = unpack(row.data, Order)
@@ -180,7 +179,7 @@ def offer(tx: Tx, ids: Iterable[str]) -> dict[str, int]:
     offered it first can't withdraw it any more.
     """
     offered: dict[str, int] = {}
-    for part in _parts(sorted(set(ids))):
+    for part in parts(sorted(set(ids))):
         statement = (
             update(attempts)
             .where(
@@ -224,13 +223,20 @@ def expired_offers(tx: Tx, now: datetime) -> list[Attempt]:
 
 def to_seal(tx: Tx, limit: int, skip: Iterable[str], after: str = "") -> list[Attempt]:
     """Ended attempts whose log is not archived yet, oldest first, a page at a time."""
-    query = select(attempts).where(
-        and_(attempts.c.ended, ~attempts.c.sealed),
-        attempts.c.id > after,
-        attempts.c.id.not_in(sorted(skip)[:MOST_SKIPPED]),
-    )
-    rows = tx.execute(query.order_by(attempts.c.id).limit(limit))
-    return [attempt_record(row) for row in rows]
+    skipped = set(skip)
+    chosen: list[str] = []
+    last = after
+    while len(chosen) < limit:
+        query = select(attempts.c.id).where(
+            and_(attempts.c.ended, ~attempts.c.sealed), attempts.c.id > last
+        )
+        page = list(tx.scalars(query.order_by(attempts.c.id).limit(BATCH)))
+        chosen += [id for id in page if id not in skipped]
+        if len(page) < BATCH:
+            break
+        last = page[-1]
+    found = attempts_by_id(tx, chosen[:limit])
+    return [found[id] for id in sorted(found)]
 
 
 def to_purge(tx: Tx, before: datetime, limit: int) -> list[Attempt]:
@@ -242,7 +248,7 @@ def to_purge(tx: Tx, before: datetime, limit: int) -> list[Attempt]:
 
 
 def mark_purged(tx: Tx, ids: Iterable[str]) -> None:
-    for part in _parts(sorted(set(ids))):
+    for part in parts(sorted(set(ids))):
         tx.execute(update(attempts).where(attempts.c.id.in_(part)).values(purged=True))
 
 
@@ -280,7 +286,7 @@ def save_attempts(tx: Tx, changed: Iterable[tuple[Attempt, Attempt]], now: datet
     if tx.execute(statement, values).rowcount != len(values):
         raise StaleWrite
     due = {row["b_run"] for row in values if row["b_fresh"]}
-    for part in _parts(sorted(due)):
+    for part in parts(sorted(due)):
         tx.execute(update(runs).where(runs.c.id.in_(part)).values(due=True))
     return due
 
@@ -299,7 +305,7 @@ def fresh(tx: Tx, run_id: str, limit: int) -> list[tuple[Task, Attempt]]:
         )
     ]
     by_id: dict[str, Task] = {}
-    for part in _parts([attempt.task for attempt in changed]):
+    for part in parts([attempt.task for attempt in changed]):
         for row in tx.execute(select(tasks).where(tasks.c.id.in_(part))):
             by_id[row.id] = task_record(row)
     return [(by_id[attempt.task], attempt) for attempt in changed]
@@ -336,7 +342,7 @@ def stepped(tx: Tx, run: Run, moved: Sequence[Task], seen: Sequence[Attempt], *,
             .values({name: bindparam("b_" + name) for name in TASK_STATE_FIELDS}),
             rows,
         )
-    for part in _parts([attempt.id for attempt in seen]):
+    for part in parts([attempt.id for attempt in seen]):
         tx.execute(update(attempts).where(attempts.c.id.in_(part)).values(fresh=False))
     return after
 
@@ -347,8 +353,3 @@ def _has_output(attempt: Attempt) -> bool:
         return False
     # of a lost attempt nobody knows the lengths
     return attempt.log_gone or bool(snapshot.stdout.bytes or snapshot.stderr.bytes)
-
-
-def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(items), BATCH):
-        yield items[start : start + BATCH]
