@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from quarterdeck.core.stream import Gap, Mark, Segment, Taken, Timeline, last_lines_start, splice
+from quarterdeck.core.stream import Backwards, Gap, Mark, Segment, Taken, Timeline, splice
 
 thorough = settings(deadline=None, max_examples=300)
 
@@ -63,31 +63,21 @@ blocks = st.lists(st.sampled_from([b"\n", b"a", b"bc", b"\r", b"\xff"]), max_siz
 
 
 @thorough
-@given(blocks, st.integers(-1, 8))
-@example(b"", 1)
-@example(b"\n", 1)
-@example(b"\n\n", 1)
-def test_the_last_lines_of_a_whole_stream_are_those_of_the_naive_way(
-    block: bytes, lines: int
+@given(blocks, st.integers(-1, 8), st.integers(1, 5))
+@example(b"", 1, 1)
+@example(b"\n", 1, 1)
+@example(b"\n\n", 1, 1)
+def test_the_last_lines_found_backwards_are_those_of_the_naive_way(
+    stream: bytes, lines: int, step: int
 ) -> None:
-    start = last_lines_start(block, lines, final=True)
-    wanted = lines_of(block)[-lines:] if lines > 0 else []
-    assert start is not None
-    assert block[start:] == b"".join(wanted)
-
-
-@thorough
-@given(blocks, blocks, st.integers(0, 8))
-def test_a_block_from_the_middle_answers_as_the_whole_stream_or_asks_for_more(
-    front: bytes, block: bytes, lines: int
-) -> None:
-    start = last_lines_start(block, lines, final=False)
-    whole = last_lines_start(front + block, lines, final=True)
-    assert whole is not None
-    if start is None:
-        assert len(lines_of(block)) <= lines
-    else:
-        assert front + block[:start] == (front + block)[:whole]
+    start = len(stream)
+    backwards = Backwards(start, lines)
+    found = None
+    while found is None:
+        found = backwards.take(stream[max(start - step, 0) : start])
+        start -= step
+    wanted = lines_of(stream)[-lines:] if lines > 0 else []
+    assert stream[found:] == b"".join(wanted)
 
 
 # ---- the order of both streams

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 from quarterdeck.control.orders import Orderer
 from quarterdeck.core.model import STREAMS, Attempt, Phase
-from quarterdeck.core.stream import Mark, Segment, Taken, Timeline, last_lines_start, splice
+from quarterdeck.core.stream import Backwards, Mark, Segment, Taken, Timeline, splice
 from quarterdeck.errors import Broken, Invalid, Unavailable
 from quarterdeck.fabric.base import Fabric
 from quarterdeck.store import log as log_store
@@ -84,18 +84,15 @@ class Output:
 
     async def last_lines(self, attempt: Attempt, stream: str, lines: int) -> int:
         """The offset at which the last `lines` lines of a stream begin."""
-        size = await self.size(attempt, stream)
-        block = b""
-        start = size
-        while start > 0:
-            step = min(max(LINE_BLOCK, len(block)), start)
-            part = b"".join([p async for p in self.pieces(attempt, stream, start - step, start)])
-            block = part + block
-            start -= step
-            found = last_lines_start(block, lines, final=start == 0)
+        start = await self.size(attempt, stream)
+        backwards = Backwards(start, lines)
+        while True:
+            step = min(LINE_BLOCK, start)
+            pieces = self.pieces(attempt, stream, start - step, start)
+            found = backwards.take(b"".join([piece async for piece in pieces]))
             if found is not None:
-                return start + found
-        return 0
+                return found
+            start -= step
 
     async def in_order(self, attempt: Attempt, positions: dict[str, int]) -> AsyncIterator[Chunk]:
         """Both streams of an ended attempt from `positions`, in the order they were written."""

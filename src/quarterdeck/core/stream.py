@@ -33,22 +33,32 @@ def splice(wanted: int, offset: int, data: bytes) -> Taken | Gap | None:
     return Taken(wanted, data[wanted - offset :])
 
 
-def last_lines_start(block: bytes, lines: int, *, final: bool) -> int | None:
-    """The index in `block` (the end of a stream) at which its last `lines` lines begin.
+class Backwards:
+    """Finds where the last `lines` lines of a stream begin, from its blocks read backwards.
 
-    None when the block holds too few line ends and more must be read in front of it; `final` says
-    that the block begins at offset 0. A stream's last line counts with or without a line end.
+    Only the number of line ends still to be found is kept, so a line may be of any length. A
+    stream's last line counts with or without a line end.
     """
-    if lines <= 0:
-        return len(block)
-    position = len(block)
-    if block.endswith(b"\n"):
-        position -= 1
-    for _ in range(lines):
-        position = block.rfind(b"\n", 0, position)
-        if position < 0:
-            return 0 if final else None
-    return position + 1
+
+    def __init__(self, size: int, lines: int) -> None:
+        self._position = size
+        self._wanted = lines
+        self._at_end = True
+
+    def take(self, block: bytes) -> int | None:
+        """The offset of the first wanted line once it is known, after the block that lies in front
+        of what was taken before; None when the block before this one is needed."""
+        start = self._position - len(block)
+        if self._wanted <= 0:
+            return self._position
+        end = len(block) - (self._at_end and block.endswith(b"\n"))
+        self._at_end = self._at_end and not block
+        while (end := block.rfind(b"\n", 0, end)) >= 0:
+            self._wanted -= 1
+            if self._wanted == 0:
+                return start + end + 1
+        self._position = start
+        return 0 if start == 0 else None
 
 
 class Mark(msgspec.Struct, frozen=True):
