@@ -19,6 +19,7 @@ from litestar.openapi import OpenAPIConfig
 
 from quarterdeck.api import access, observe, run, status
 from quarterdeck.api.auth import require_api_token, require_stage
+from quarterdeck.api.describe import describe
 from quarterdeck.api.measure import measured
 from quarterdeck.api.patience import Patience, PatientProtocol
 from quarterdeck.api.schema import Problem
@@ -29,6 +30,7 @@ from quarterdeck.service import sentence
 from quarterdeck.telemetry import RequestFailed
 
 BODY_LIMIT = 2 * MAX_ORDER_BYTES
+HEAD_LIMIT = 64 << 10  # the id of an event may name hundreds of attempts
 DRAIN_S = 5.0
 RETRY_AFTER_S = "1"
 HttpRequest = Request[object, object, State]
@@ -58,7 +60,7 @@ def application(server: Server | None) -> Litestar:
 
 def openapi() -> dict[str, Any]:
     """The description of the API, as `/openapi.json` answers it."""
-    return application(None).openapi_schema.to_schema()
+    return describe(application(None))
 
 
 def _answer(error: QuarterdeckError, status: int | None = None) -> Response[Problem]:
@@ -145,6 +147,7 @@ class HttpServer:
                 lifespan="off",
                 timeout_graceful_shutdown=int(DRAIN_S),
                 ws="none",
+                h11_max_incomplete_event_size=HEAD_LIMIT,
                 server_header=False,
                 ssl_context_factory=None if tls is None else lambda *_: tls,
             )

@@ -10,6 +10,7 @@ from litestar.di import NamedDependency
 from litestar.params import JSONBody
 
 from quarterdeck.api.auth import NEEDS, PUBLIC
+from quarterdeck.api.describe import describe
 from quarterdeck.api.schema import Body, NodeBody, node_body
 from quarterdeck.control.main import Server
 from quarterdeck.control.ready import Stage
@@ -72,10 +73,10 @@ async def front() -> str:
 
 
 @get("/openapi.json", opt={PUBLIC: True}, include_in_schema=False)
-async def describe(request: Request[None, None, State]) -> dict[str, Any]:
+async def openapi(request: Request[None, None, State]) -> dict[str, Any]:
     """The description of this API."""
-    return request.app.openapi_schema.to_schema()
+    return describe(request.app)
 
 
 router = Router(path="/v1", route_handlers=[list_nodes, certificate, enrol])
-pages = Router(path="/", route_handlers=[front, describe])
+pages = Router(path="/", route_handlers=[front, openapi])

@@ -44,6 +44,11 @@ class PatientProtocol(H11Protocol):
         self._disarm()
         super().connection_lost(exc)
 
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP gets a problem document too."""
+        self.transport.write(_raw(400, b"Bad Request", "no_http", f"{msg} Speak HTTP/1.1."))
+        self.transport.close()
+
     def _watch(self) -> None:
         """Set the clock for what is awaited from the client now."""
         state, now = self.conn.their_state, self.loop.time()
@@ -82,16 +87,27 @@ class PatientProtocol(H11Protocol):
         return cycle is not None and cycle.response_started and not cycle.response_complete
 
 
-_PROBLEM = msgspec.json.encode(
-    {
-        "type": "urn:quarterdeck:too_slow",
-        "title": "Request timeout",
-        "status": 408,
-        "code": "too_slow",
-        "detail": "The request did not arrive in time: send it again, faster.",
-    }
+def _raw(status: int, phrase: bytes, code: str, detail: str) -> bytes:
+    """A whole answer, for a request that no application sees."""
+    problem = msgspec.json.encode(
+        {
+            "type": f"urn:quarterdeck:{code}",
+            "title": phrase.decode(),
+            "status": status,
+            "code": code,
+            "detail": detail,
+        }
+    )
+    head = (
+        b"HTTP/1.1 %d %s\r\ncontent-type: application/problem+json\r\n"
+        b"connection: close\r\ncontent-length: %d\r\n\r\n" % (status, phrase, len(problem))
+    )
+    return head + problem
+
+
+_SLOW = _raw(
+    408,
+    b"Request Timeout",
+    "too_slow",
+    "The request did not arrive in time: send it again, faster.",
 )
-_SLOW = (
-    b"HTTP/1.1 408 Request Timeout\r\ncontent-type: application/problem+json\r\n"
-    b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(_PROBLEM)
-) + _PROBLEM

@@ -17,6 +17,7 @@ from litestar.response import Stream
 from quarterdeck.api.auth import NEEDS
 from quarterdeck.api.live import frames
 from quarterdeck.api.schema import (
+    NOT_GIVEN,
     RunBody,
     RunDetail,
     RunPage,
@@ -37,6 +38,8 @@ from quarterdeck.store.access import Principal
 from quarterdeck.store.run import RunFilter
 
 MAX_WAIT_S = 60.0
+STATES = f"^({'|'.join(RunState)})$"
+SECONDS = r"^[0-9]{1,6}(\.[0-9]{1,3})?s?$"
 NO_BUFFERING = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 Api = HttpRequest[None, Principal, State]
@@ -70,13 +73,15 @@ async def start_run(
 @get("/runs")
 async def list_runs(
     server: NamedDependency[Server],
-    run_state: Annotated[RunState | None, QueryParameter(name="state")] = None,
+    run_state: Annotated[str, QueryParameter(name="state", pattern=STATES)] = "",
     origin: Annotated[str | None, QueryParameter(max_length=16)] = None,
     before: Annotated[str | None, QueryParameter(max_length=16)] = None,
     limit: Annotated[int, QueryParameter(ge=1, le=500)] = 50,
 ) -> RunPage:
     """Runs, newest first, a page at a time."""
-    which = RunFilter(state=run_state, origin=origin, before=before, limit=limit)
+    which = RunFilter(
+        state=RunState(run_state) if run_state else None, origin=origin, before=before, limit=limit
+    )
     runs = await server.runs.page(which)
     last = runs[-1].id if len(runs) == limit else None
     return RunPage(items=tuple(run_body(run) for run in runs), next=last)
@@ -86,7 +91,7 @@ async def list_runs(
 async def show_run(
     run_id: FromPath[str],
     server: NamedDependency[Server],
-    wait: Annotated[str | None, QueryParameter(max_length=16)] = None,
+    wait: Annotated[str | None, QueryParameter(max_length=16, pattern=SECONDS)] = None,
 ) -> RunDetail:
     """A run with its tasks and attempts. `?wait=30s` answers when it has ended, or after that."""
     if wait is not None:
@@ -98,13 +103,13 @@ async def show_run(
 async def cancel_run(
     run_id: FromPath[str],
     server: NamedDependency[Server],
-    nth: Annotated[int | None, QueryParameter(ge=1, le=1000)] = None,
+    nth: Annotated[int, QueryParameter(ge=1, le=1000)] = NOT_GIVEN,
 ) -> RunBody:
     """Ask the run to stop: TERM to every process tree, KILL after the grace or when asked again.
 
     `?nth=1` makes a repeat harmless: it asks only when the run was asked fewer times before.
     """
-    return run_body(await server.runs.cancel(run_id, nth=nth))
+    return run_body(await server.runs.cancel(run_id, nth=None if nth == NOT_GIVEN else nth))
 
 
 @get("/runs/{run_id:str}/events", opt={NEEDS: Stage.WHOLE}, media_type="text/event-stream")
@@ -140,15 +145,15 @@ async def read_output(
     node: Annotated[str | None, QueryParameter(max_length=255)] = None,
     stream: FromQuery[Literal["stdout", "stderr"]] = "stdout",
     offset: Annotated[int, QueryParameter(ge=0)] = 0,
-    length: Annotated[int | None, QueryParameter(ge=0)] = None,
-    lines: Annotated[int | None, QueryParameter(ge=0, le=10_000_000)] = None,
+    length: Annotated[int, QueryParameter(ge=0)] = NOT_GIVEN,
+    lines: Annotated[int, QueryParameter(ge=0, le=10_000_000)] = NOT_GIVEN,
 ) -> Stream:
     """The exact bytes of one stream of one task: a range of bytes, or the last `lines` lines."""
     attempt = await _attempt(server, run_id, node)
     size = await server.output.size(attempt, stream)
-    if lines is not None:
+    if lines != NOT_GIVEN:
         offset = await server.output.last_lines(attempt, stream, lines)
-    end = size if length is None else min(size, offset + length)
+    end = size if length == NOT_GIVEN else min(size, offset + length)
     headers = {**NO_BUFFERING, "Content-Length": str(max(0, end - offset))}
     pieces = server.output.pieces(attempt, stream, offset, end)
     return Stream(_content(pieces), media_type="application/octet-stream", headers=headers)

@@ -27,7 +27,10 @@ from quarterdeck.core.model import (
 from quarterdeck.errors import Invalid
 
 Seconds = Annotated[float, Meta(ge=0, le=366 * 86_400)]
+Base64 = Annotated[str, Meta(max_length=MAX_ORDER_BYTES // 3 * 4 + 4)]
 MAX_TEXTS = 10_000
+NOT_GIVEN = -1
+"""Default of numbers in a query: where None is possible, the word `null` would be taken for it."""
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,12 +46,12 @@ class RunRequest(Request, frozen=True, kw_only=True):
 
     target: Annotated[str, Meta(min_length=1, max_length=64_000)]
     argv: Annotated[tuple[str, ...], Meta(max_length=MAX_TEXTS)] = ()
-    script: str | None = None
-    script_b64: str | None = None
+    script: Annotated[str, Meta(max_length=MAX_ORDER_BYTES)] | None = None
+    script_b64: Base64 | None = None
     args: Annotated[tuple[str, ...], Meta(max_length=MAX_TEXTS)] = ()
     env: Annotated[dict[str, str], Meta(max_length=MAX_TEXTS)] = {}
-    cwd: str | None = None
-    stdin_b64: str = ""
+    cwd: Annotated[str, Meta(max_length=4096)] | None = None
+    stdin_b64: Base64 = ""
     timeout_s: Seconds = 0.0
     grace_s: Seconds = DEFAULT_GRACE_S
     max_output: Annotated[int, Meta(ge=0, le=1 << 50)] = DEFAULT_MAX_OUTPUT

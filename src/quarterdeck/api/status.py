@@ -9,6 +9,7 @@ from litestar import MediaType, Response, Router, get
 from litestar.di import NamedDependency
 
 from quarterdeck.api.auth import METRICS, PUBLIC
+from quarterdeck.api.describe import ALSO
 from quarterdeck.api.schema import Body
 from quarterdeck.control.main import Server
 from quarterdeck.control.metrics import CONTENT_TYPE
@@ -97,11 +98,19 @@ class UnwellNode(Body, frozen=True, kw_only=True):
     problem: str
 
 
+class ClockStatus(Body, frozen=True, kw_only=True):
+    """A node whose clock is ahead (or behind, below 0) of the server's."""
+
+    node: str
+    offset_s: float
+
+
 class NodesStatus(Body, frozen=True, kw_only=True):
-    """Counts by state, and at most 50 that are not well."""
+    """Counts by state, and at most 50 each that are not well or whose clock is off."""
 
     by_state: dict[str, int]
     unwell: tuple[UnwellNode, ...]
+    clocks: tuple[ClockStatus, ...]
 
 
 class LiveStatus(Body, frozen=True, kw_only=True):
@@ -138,7 +147,7 @@ async def healthz() -> Health:
     return Health(status="ok")
 
 
-@get("/readyz", opt={PUBLIC: True})
+@get("/readyz", opt={PUBLIC: True, ALSO: (503,)})
 async def readyz(server: NamedDependency[Server]) -> Response[Health]:
     """The server can do its work: 200, else 503 with the reason."""
     problem = server.ready()
@@ -194,6 +203,7 @@ async def status(server: NamedDependency[Server]) -> Status:
         nodes=NodesStatus(
             by_state=report.nodes,
             unwell=tuple(_unwell(node, report.at) for node in report.unwell),
+            clocks=tuple(ClockStatus(node=n, offset_s=round(s, 3)) for n, s in report.clocks),
         ),
         live=LiveStatus(streams=report.streams_open, waiting_bytes=report.streams_bytes),
     )

@@ -22,6 +22,7 @@ COMMANDS = {
     "show": ("quarterdeck.cli.look", "show", "Show one run with its tasks and attempts."),
     "cancel": ("quarterdeck.cli.look", "cancel", "Stop a run; twice means at once."),
     "nodes": ("quarterdeck.cli.look", "nodes", "List the nodes of the fleet."),
+    "doctor": ("quarterdeck.cli.doctor", "doctor", "Check everything and say what to do."),
     "node": ("quarterdeck.cli.access", "node", "Remove a node."),
     "token": ("quarterdeck.cli.access", "token", "Make, list and revoke tokens."),
 }

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from quarterdeck.client.http import Connection
+from quarterdeck.client.http import PATIENCE_S, Connection
 from quarterdeck.errors import Denied, Unavailable
 from quarterdeck.settings import ClientSettings, client_file, default_data, load
 
 
-def connect(*, url: str | None, token: str | None, data: str | None) -> Connection:
+def connect(
+    *, url: str | None, token: str | None, data: str | None, patience_s: float = PATIENCE_S
+) -> Connection:
     """A connection to the server that the flags or the surroundings name.
 
     Raises Unavailable when none can be found, Denied when a token is missing.
@@ -19,7 +21,12 @@ def connect(*, url: str | None, token: str | None, data: str | None) -> Connecti
     if settings.url:
         if not settings.token:
             raise Denied("no_token", "No token given: use --token or QD_TOKEN.")
-        return Connection(settings.url, settings.token.reveal(), fingerprint=settings.fingerprint)
+        return Connection(
+            settings.url,
+            settings.token.reveal(),
+            fingerprint=settings.fingerprint,
+            patience_s=patience_s,
+        )
     directory = Path(settings.data or default_data())
     ready = directory / "ready.json"
     try:
@@ -28,6 +35,7 @@ def connect(*, url: str | None, token: str | None, data: str | None) -> Connecti
             str(found["url"]),
             settings.token.reveal() or str(found["token"]),
             fingerprint=str(found.get("fingerprint", "")),
+            patience_s=patience_s,
         )
     except FileNotFoundError as error:
         raise Unavailable(

@@ -75,6 +75,7 @@ class Fleet:
         self._arrived = Poke()
         self._connected = Poke()
         self._dirty: dict[str, Node] = {}
+        self._clocks: dict[str, float] = {}
         self._strangers = Poke()
 
     async def load(self) -> None:
@@ -142,6 +143,10 @@ class Fleet:
             raise NotFound("node_not_found", f"There is no node {node_id!r}.")
         return node
 
+    def clock_offset(self, node_id: str) -> float:
+        """Seconds that a node's clock was ahead at its last beat, the way of the beat included."""
+        return self._clocks.get(node_id, 0.0)
+
     def every(self) -> list[Node]:
         """All nodes, by name."""
         return sorted(self._nodes.values(), key=lambda node: (node.name, node.id))
@@ -174,6 +179,7 @@ class Fleet:
             self._telemetry.emit(FactRejected(subject=message.subject, error=error.message))
             return
         self._beats[beat.node] = beat
+        self._clocks[beat.node] = beat.at - self._clock.now().timestamp()
         if message.reply.startswith(f"_INBOX_{beat.node}."):
             self._replies[beat.node] = message.reply
         self._arrived(beat.node)

@@ -31,11 +31,13 @@ T = TypeVar("T")
 ANSWER_S = 2.0
 TASKS_SHOWN = 200
 NODES_SHOWN = 50
+CLOCK_S = 2.0
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Everything at one moment. `tasks` are (name, where it is), `nodes` counts by state,
-    `unwell` the nodes that somebody should look at."""
+    `unwell` the nodes that somebody should look at, `clocks` names and seconds of those that are
+    off."""
 
     at: datetime
     up_s: float
@@ -51,6 +53,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     streams_bytes: int
     nodes: dict[str, int]
     unwell: tuple[Node, ...]
+    clocks: tuple[tuple[str, float], ...]
 
 
 class Survey:
@@ -100,7 +103,13 @@ class Survey:
             streams_bytes=self._crowd.waiting_bytes,
             nodes=node_states(nodes, now),
             unwell=tuple(unwell[:NODES_SHOWN]),
+            clocks=self._wrong_clocks(nodes, now),
         )
+
+    def _wrong_clocks(self, nodes: list[Node], now: datetime) -> tuple[tuple[str, float], ...]:
+        ready = [node for node in nodes if liveness.state(node, now) is NodeState.READY]
+        offsets = [(node.name, self._fleet.clock_offset(node.id)) for node in ready]
+        return tuple(pair for pair in offsets if abs(pair[1]) > CLOCK_S)[:NODES_SHOWN]
 
 
 def node_states(nodes: list[Node], now: datetime) -> dict[str, int]:

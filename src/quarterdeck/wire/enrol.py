@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
 
@@ -9,11 +11,11 @@ class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
     """`signature` (base64 in JSON) is the node's own over `signed_part`; `token` is empty on a
     renewal. `via` is the host that the node reached the server at."""
 
-    public_key: str
-    name: str
-    signature: bytes
-    token: str = ""
-    via: str = ""
+    public_key: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+    signature: Annotated[bytes, msgspec.Meta(max_length=256)]
+    token: Annotated[str, msgspec.Meta(max_length=512)] = ""
+    via: Annotated[str, msgspec.Meta(max_length=255)] = ""
 
 
 class Credentials(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,158 @@
+"""`qd doctor` names what is wrong and what to do, whatever is down, and never with a traceback."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from quarterdeck.fabric.identity import Identity
+from quarterdeck.telemetry import FabricTrouble, NodeCloned, NodeSession
+from quarterdeck.wire.enrol import Enrolment, signed_part
+from tests.contracts.fabric_server import Harbour, harbour
+from tests.http.http_host import API, HttpHost, answering, listening
+from tests.integration.server_host import JOIN, HandNode
+
+QD = str(Path(sys.executable).with_name("qd"))
+LIMIT_S = 30.0
+
+
+class Doctor:
+    """What one call found."""
+
+    def __init__(self, done: subprocess.CompletedProcess[bytes]) -> None:
+        self.code = done.returncode
+        self.text = done.stdout.decode() + done.stderr.decode()
+        self.findings: list[dict[str, str]] = []
+        if done.stdout.startswith(b"{"):
+            self.findings = json.loads(done.stdout)["findings"]
+        assert "Traceback" not in self.text
+
+    def of(self, what: str, level: str) -> str:
+        """The texts of one level about one thing."""
+        return " ".join(
+            f["text"] for f in self.findings if f["what"] == what and f["level"] == level
+        )
+
+
+def call(tmp: Path, *words: str, **env: str) -> Doctor:
+    given = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("QD_")},
+        "XDG_CONFIG_HOME": str(tmp / "config"),
+        **env,
+    }
+    return Doctor(
+        subprocess.run(
+            [QD, "doctor", "--json", *words],
+            env=given,
+            capture_output=True,
+            timeout=LIMIT_S,
+            check=False,
+        )
+    )
+
+
+async def ask(host: HttpHost, tmp: Path) -> Doctor:
+    url = f"http://127.0.0.1:{host.port}"
+    return await asyncio.to_thread(call, tmp, "--url", url, "--token", API)
+
+
+@pytest.fixture
+async def place(tmp_path: Path) -> AsyncIterator[Harbour]:
+    async with harbour(tmp_path) as running:
+        yield running
+
+
+async def test_a_healthy_server_is_ok_in_every_line(place: Harbour) -> None:
+    async with answering(place.root, place.server.url) as host:
+        found = await ask(host, place.root)
+    assert found.code == 0, found.text
+    assert {finding["level"] for finding in found.findings} == {"ok"}
+    asked = {"settings", "server", "clock", "fabric", "stream", "database", "backlog", "nodes"}
+    assert asked == {finding["what"] for finding in found.findings}
+
+
+async def test_nodes_that_are_not_well_are_named(place: Harbour) -> None:
+    async with answering(place.root, place.server.url) as host:
+        key = Identity.open(place.root / "away.nk")
+        part = signed_part(key.public_key, "away", JOIN)
+        await host.server.enrolments.enrol(
+            Enrolment(public_key=key.public_key, name="away", signature=key.sign(part), token=JOIN)
+        )
+        node = HandNode(place, host.server, "twin")
+        await node.join()
+        await host.ears.until(NodeSession)
+        for number, session in enumerate(("session-2", "session-1")):
+            node.session = session
+            await node.beat()
+            await host.ears.until(*((NodeSession, 2) if number == 0 else (NodeCloned, 1)))
+        found = await ask(host, place.root)
+        await node.fabric.stop()
+    assert found.code == 1
+    assert "away: gone" in found.of("nodes", "warn")
+    assert "twin: quarantined" in found.of("nodes", "fail")
+
+
+async def test_a_lost_fabric_and_a_low_disk_fail_with_advice(place: Harbour) -> None:
+    async with answering(place.root, place.server.url, min_free_mib=1 << 40) as host:
+        place.kill()
+        await host.ears.until(FabricTrouble)
+        found = await ask(host, place.root)
+    assert found.code == 1
+    assert "nats-server" in found.of("fabric", "fail")
+    assert "MiB free" in found.of("disk", "fail")
+    assert found.of("database", "ok")
+
+
+async def test_a_server_that_starts_is_told_from_one_that_is_down(tmp_path: Path) -> None:
+    async with listening(tmp_path, "nats://127.0.0.1:1") as (host, _):
+        await host.ears.until(FabricTrouble)
+        found = await ask(host, tmp_path)
+        assert "waits for the fabric" in found.of("server", "fail")
+    found = await asyncio.to_thread(
+        call, tmp_path, "--url", f"http://127.0.0.1:{host.port}", "--token", API
+    )
+    assert found.code == 1 and "Nothing answers" in found.of("server", "fail")
+
+
+async def test_without_a_server_the_data_directory_is_looked_at(place: Harbour) -> None:
+    async with answering(place.root, place.server.url):
+        pass
+    log = place.root / "log"
+    log.mkdir()
+    line = {"event": "LoopFailed", "level": "warning", "error": "It is broken."}
+    (log / "server.log").write_text(json.dumps(line) + "\n")
+    (place.root / "server" / "server.toml").write_text('dtaa = "x"\n')
+    place.root.chmod(0o755)
+    found = await asyncio.to_thread(call, place.root, "--data", str(place.root))
+    assert found.code == 1
+    assert "qd up" in found.of("server", "fail")
+    assert "Did you mean 'data'" in found.of("settings", "fail")
+    assert "chmod 700" in found.of("data", "warn")
+    assert "It is broken." in found.of("log", "warn")
+    assert "sound" in found.of("database", "ok")
+    (place.root / "server" / "quarterdeck.sqlite3").write_bytes(b"not a database" * 1000)
+    found = await asyncio.to_thread(call, place.root, "--data", str(place.root))
+    assert "backup" in found.of("database", "fail")
+
+
+@pytest.mark.parametrize("words", [("--data", "/nowhere/at/all"), ("--url", "x"), ("--url", "h:")])
+def test_odd_places_get_a_sentence(tmp_path: Path, words: tuple[str, ...]) -> None:
+    found = call(tmp_path, *words)
+    assert found.code == 1 and found.of("server", "fail")
+
+
+def test_words_for_people_are_one_line_each(tmp_path: Path) -> None:
+    done: Any = subprocess.run(
+        [QD, "doctor", "--data", str(tmp_path)], capture_output=True, timeout=LIMIT_S, check=False
+    )
+    lines = done.stdout.decode().splitlines()
+    assert done.returncode == 1 and not done.stderr
+    assert all(line.split()[0] in ("ok", "warn", "fail") for line in lines)

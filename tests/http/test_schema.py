@@ -1,0 +1,116 @@
+"""The API does what its description says: schemathesis asks a real server odd questions."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from quarterdeck.telemetry import NodeSession, RequestFailed, RunEnded
+from quarterdeck.wire.run import AttemptSnapshot
+from tests.contracts.fabric_server import Harbour, harbour
+from tests.http.http_host import API, HttpHost, answering
+from tests.integration.server_host import HandNode, order
+
+SCHEMATHESIS = str(Path(sys.executable).with_name("schemathesis"))
+LIMIT_S = 100.0  # about 12 s on a machine of its own
+EXAMPLES = "3"
+# what a schema can't say (one of three fields, a target that hits a node) may be refused
+UNCHECKED = "positive_data_acceptance,ignored_auth,unsupported_method,allow_header_conformance"
+
+
+@pytest.fixture
+async def place(tmp_path: Path) -> AsyncIterator[Harbour]:
+    async with harbour(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+async def host(place: Harbour) -> AsyncIterator[HttpHost]:
+    async with answering(place.root, place.server.url) as found:
+        yield found
+
+
+async def schemathesis(host: HttpHost, directory: Path, config: str, *words: str) -> str:
+    """Run it to its end; what it printed, when it found something."""
+    (directory / "schemathesis.toml").write_text(config)
+    process = await asyncio.create_subprocess_exec(
+        SCHEMATHESIS,
+        "--config-file",
+        "schemathesis.toml",
+        "run",
+        f"http://127.0.0.1:{host.port}/openapi.json",
+        "--header",
+        f"Authorization: Bearer {API}",
+        "--phases",
+        "examples,coverage,fuzzing",
+        "--max-examples",
+        EXAMPLES,
+        "--exclude-checks",
+        UNCHECKED,
+        "--request-timeout",
+        "10",
+        "--seed",
+        "7",
+        "--workers",
+        "2",
+        "--continue-on-failure",
+        "--no-color",
+        *words,
+        cwd=directory,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    try:
+        async with asyncio.timeout(LIMIT_S):
+            output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return output.decode() if process.returncode else ""
+
+
+async def test_no_question_finds_a_500_or_an_answer_that_breaks_its_schema(
+    host: HttpHost, tmp_path: Path
+) -> None:
+    found = await schemathesis(host, tmp_path, "")
+    assert not found, found
+    assert not host.ears.all(RequestFailed)
+
+
+async def test_questions_about_a_run_that_exists_are_answered_as_described(
+    place: Harbour, host: HttpHost, tmp_path: Path
+) -> None:
+    node = HandNode(place, host.server, "hand")
+    await node.join()
+    await host.ears.until(NodeSession)
+    node.answer = lambda orders: tuple(
+        AttemptSnapshot(attempt=item.attempt, revision=1, phase="accepted", accepted_at=1.0)
+        for item in orders.items
+    )
+    run = await order(host.server, "hand")
+    await node.orders.get()
+    end = AttemptSnapshot(attempt=f"{run}-0-1", revision=3, phase="ended", accepted_at=1.0)
+    await node.tell(msgspec.structs.replace(end, exit_code=0, ended_at=2.0, cached=True))
+    await host.ears.until(RunEnded)
+    config = f'[parameters]\nrun_id = "{run}"\n'
+    found = await schemathesis(host, tmp_path, config, "--include-path-regex", "run_id")
+    await node.fabric.stop()
+    assert not found, found
+    assert not host.ears.all(RequestFailed)
+
+
+async def test_the_description_names_security_errors_and_events(host: HttpHost) -> None:
+    document = json.loads((await host.ask("/openapi.json", token="")).body)
+    assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
+    assert document["components"]["schemas"]["LiveEvent"]["discriminator"]["propertyName"] == "type"
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            assert operation["responses"]["default"]["$ref"].endswith("/Problem"), (method, path)
+            assert operation["summary"] and "security" in operation
