@@ -21,7 +21,7 @@ faults, rights and load are test_fabric_faults.py and so on.
 | 9 | publishes vanish, pending bytes overflow | publishes_in_a_black_hole; |
 |   |  | test_fabric: a_request_is_told_when_the_link_goes_down |
 | - | slow readers | load: a_reader_that_is_cut_for_slowness, a_handler_that_is_slow |
-| - | foreign errors on the way | a_link_outlives_errors |
+| - | foreign errors on the way | a_link_outlives_errors, a_link_outlives_a_connection |
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ import pytest
 from quarterdeck.errors import Denied, Unavailable
 from quarterdeck.fabric.base import Limits, Refused, Stored
 from quarterdeck.fabric.connection import ROOM
+from quarterdeck.fabric.nats.client import Client
 from tests.contracts.fabric_place import (
     DEADLINE_S,
     QUICK,
@@ -205,6 +206,29 @@ async def test_publishes_in_a_black_hole_wait_then_raise_and_pending_bytes_are_b
         assert failure.value.code == "disconnected"
         # nats-py's own, and as much again handed to the transport.
         assert ROOM // 2 < most < 4 * ROOM
+        await node.stop()
+
+
+async def test_a_link_outlives_a_connection_that_was_closed_with_bytes_to_write(
+    nats: Harbour,
+) -> None:
+    async with Proxy(nats.port) as proxy:
+        node = await nats.join("node", "n9", url=proxy.url)
+        back = Connections(node)
+        client = node._link.client
+        assert isinstance(client, Client)
+        proxy.stop()
+        stores = [node.store("out.n9.r.1", b"x" * (1 << 20)) for _ in range(14)]
+        for _ in range(20):  # turns for the flusher
+            await asyncio.sleep(0)
+        assert client._transport is not None
+        transport = client._transport._io_writer.transport  # type: ignore[attr-defined]
+        assert transport.get_write_buffer_size() > 0
+        transport.close()
+        proxy.go()
+        await back.reach(1)
+        for store in stores:
+            store.cancel()
         await node.stop()
 
 

@@ -130,7 +130,10 @@ class Client(nats.aio.client.Client):
         for writer_name in ("_io_writer", "_bare_io_writer"):
             writer = getattr(self._transport, writer_name, None)
             if writer is not None:
-                writer.transport.abort()
+                # asyncio lets go of the loop of a transport that was closed with bytes to write
+                # and has written them; abort then stumbles over what is over.
+                with contextlib.suppress(AttributeError):
+                    writer.transport.abort()
         tasks = [self._ping_interval_task, self._flusher_task, self._reading_task]
         await asyncio.gather(*(task for task in tasks if task), return_exceptions=True)
         if self._transport:
