@@ -22,7 +22,7 @@ from quarterdeck.store.archive import (
     StreamLayout,
     object_key,
 )
-from quarterdeck.store.sqlite import SqliteDatabase
+from quarterdeck.store.base import Database
 from tests.contracts.test_store import new_run
 
 pytestmark = pytest.mark.anyio
@@ -157,22 +157,17 @@ def test_an_archive_opened_again_keeps_its_logs_and_clears_its_work(tmp_path: Pa
     assert list(again.work.iterdir()) == [] and log.exists()
 
 
-async def test_a_sealed_log_is_recorded_and_a_repeat_replaces_it(tmp_path: Path) -> None:
-    database = SqliteDatabase(tmp_path / "x.db")
-    await database.start()
+async def test_a_sealed_log_is_recorded_and_a_repeat_replaces_it(database: Database) -> None:
     rows: tuple[Run, list[Task], list[Attempt]] = new_run(0, 2, order=Order(argv=("a",)))
     one, two = (attempt.id for attempt in rows[2])
     layout = {"stdout": StreamLayout(bytes=3, sha256="ab", frames=(1, 2))}
     first = SealedLog(attempt=one, inline={"stdout": b"\0\xff"}, layout=layout)
     again = SealedLog(attempt=one, object="r/x", layout=layout)
     other = SealedLog(attempt=two)
-    try:
-        await database.write(lambda tx: run_store.create(tx, *rows, None))
-        await database.write(lambda tx: log_store.save(tx, first))
-        await database.write(lambda tx: log_store.save(tx, other))
-        found = await database.read(lambda tx: log_store.load(tx, [one, two, "none"]))
-        assert found == {one: first, two: other}
-        await database.write(lambda tx: log_store.save(tx, again))
-        assert await database.read(lambda tx: log_store.load(tx, [one])) == {one: again}
-    finally:
-        await database.stop()
+    await database.write(lambda tx: run_store.create(tx, *rows, None))
+    await database.write(lambda tx: log_store.save(tx, first))
+    await database.write(lambda tx: log_store.save(tx, other))
+    found = await database.read(lambda tx: log_store.load(tx, [one, two, "none"]))
+    assert found == {one: first, two: other}
+    await database.write(lambda tx: log_store.save(tx, again))
+    assert await database.read(lambda tx: log_store.load(tx, [one])) == {one: again}

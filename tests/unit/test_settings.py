@@ -237,3 +237,16 @@ def test_root_keeps_its_data_in_var_lib(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_host_name_is_fit_for_a_node_name() -> None:
     assert host_name() and set(host_name()) & set(" /*?()!&|,") == set()
+
+
+@pytest.mark.parametrize("kind", [ServerSettings, UpSettings])
+def test_a_database_is_sqlite_or_the_address_of_a_postgresql(kind: type[Settings]) -> None:
+    assert not load(kind, environ={"QD_DATABASE": ""}).database  # type: ignore[attr-defined]
+    url = "postgresql://u:hunter2@h/x"
+    settings = load(kind, environ={"QD_DATABASE": url})
+    assert settings.database.reveal() == url  # type: ignore[attr-defined]
+    assert "hunter2" not in repr(settings)
+    for wrong in ("mysql://u:hunter2@h/x", "/var/lib/x.db", "postgres://u:hunter2@h/x"):
+        with pytest.raises(Invalid, match="postgresql://USER:PASSWORD@HOST:PORT/NAME") as caught:
+            load(kind, environ={}, flags={"database": wrong})
+        assert "hunter2" not in caught.value.message
