@@ -13,7 +13,9 @@ import os
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -53,14 +55,28 @@ class SystemClock:
         return time.monotonic()
 
 
+_machine_chance = random.SystemRandom()
+_seeded_chance: ContextVar[random.Random] = ContextVar("seeded chance")
+
+
 def entropy(length: int) -> bytes:
     """Random bytes fit for secrets."""
-    return os.urandom(length)
+    return _seeded_chance.get(_machine_chance).randbytes(length)
 
 
 def jitter() -> float:
     """A number in [0, 1) for spreading work."""
-    return random.random()
+    return _seeded_chance.get(_machine_chance).random()
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """For simulations: all chance of what is started inside comes from `seed`."""
+    token = _seeded_chance.set(random.Random(seed))
+    try:
+        yield
+    finally:
+        _seeded_chance.reset(token)
 
 
 class Poke:

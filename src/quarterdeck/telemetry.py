@@ -180,6 +180,13 @@ class LogMismatch(Warned, frozen=True, kw_only=True):
     attempt: str
 
 
+class LogReread(Warned, frozen=True, kw_only=True):
+    """The cache held other bytes than the node's files: the whole stream is read from there."""
+
+    attempt: str
+    stream: str
+
+
 class LogPulled(Event, frozen=True, kw_only=True):
     """Bytes that the cache lacked were read from the node's files."""
 

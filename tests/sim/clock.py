@@ -81,6 +81,16 @@ class SimClock:
         return asyncio.get_running_loop().time()
 
 
+async def pause(seconds: float) -> None:
+    """Let virtual time pass."""
+    over = asyncio.Event()
+    handle = asyncio.get_running_loop().call_later(seconds, over.set)
+    try:
+        await over.wait()
+    finally:
+        handle.cancel()
+
+
 def run(main: Callable[[], Coroutine[Any, Any, T]], *, seed: int) -> T:
     """Run to the end in virtual time. Fails when tasks are left.
 

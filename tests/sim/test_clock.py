@@ -17,18 +17,11 @@ from quarterdeck.fabric.base import Limits, Message, Stored
 from quarterdeck.fabric.memory import Chance, Faults, MemoryCore, MemoryFabric
 from quarterdeck.fabric.topology import FULL
 from quarterdeck.service import Services
-from tests.sim.clock import EPOCH, Deadlock, SimClock, run
+from tests.sim.clock import EPOCH, Deadlock, SimClock, pause, run
 
 Trace = list[tuple[float, str]]
 NODES = ("n1", "n2", "n3")
 FACTS = 60
-
-
-async def pause(seconds: float) -> None:
-    """Lets virtual time pass."""
-    over = asyncio.get_running_loop().create_future()
-    asyncio.get_running_loop().call_later(seconds, over.set_result, None)
-    await over
 
 
 def test_ten_minutes_pass_in_milliseconds() -> None:

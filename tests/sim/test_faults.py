@@ -13,8 +13,7 @@ from quarterdeck.errors import Denied, Unavailable
 from quarterdeck.fabric.base import Kept, Limits, Message, Refused, Stored
 from quarterdeck.fabric.memory import Chance, MemoryCore, MemoryFabric
 from quarterdeck.service import Services
-from tests.sim.clock import SimClock, run
-from tests.sim.test_clock import pause
+from tests.sim.clock import SimClock, pause, run
 
 NOTICED_S = 20.0 * 4
 """Silence is noticed within so many looks of the default options."""

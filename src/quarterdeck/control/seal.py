@@ -35,7 +35,14 @@ from quarterdeck.store.archive import (
     object_key,
 )
 from quarterdeck.store.base import Database, Tx
-from quarterdeck.telemetry import LogMismatch, LogPulled, LogSealed, LoopFailed, Telemetry
+from quarterdeck.telemetry import (
+    LogMismatch,
+    LogPulled,
+    LogReread,
+    LogSealed,
+    LoopFailed,
+    Telemetry,
+)
 from quarterdeck.wire import subjects
 from quarterdeck.wire.codec import Chunk
 from quarterdeck.wire.marks import encode_marks
@@ -273,6 +280,7 @@ class _Assembly:
 
     async def _again(self, stream: str) -> StreamLayout:
         """The cache held other bytes than the node's files: take the whole stream from there."""
+        self._telemetry.emit(LogReread(attempt=self._attempt.id, stream=stream))
         self._writers[stream].discard()
         self._writers[stream] = FrameWriter(self.paths[stream])
         await self._pull(stream, self._ends[stream].bytes)

@@ -35,6 +35,7 @@ class Truth:
         self.code: int | None = None
         self.signal: int | None = None
         self.exited = False
+        self.shim_killed = False
         self.written = {stream: bytearray() for stream in STREAMS}
 
 
@@ -109,6 +110,8 @@ class SimulatedMachine:
         self.full = False
         self.no_forks = False
         self.contact_at = clock.monotonic()
+        self.on_exec: Callable[[str], None] = lambda _attempt: None
+        self.on_remove: Callable[[str], None] = lambda _attempt: None
         self._pids = FIRST_PID
         self._unsynced_tombstones: set[str] = set()
         self._unsynced_removals: dict[str, Directory] = {}
@@ -174,6 +177,7 @@ class SimulatedMachine:
         """Delete a directory; a power cut soon after may bring it back."""
         directory = self.directories.pop(attempt, None)
         if directory is not None:
+            self.on_remove(attempt)
             self._unsynced_removals[attempt] = directory
             directory.freed()
 
@@ -191,13 +195,14 @@ class SimulatedMachine:
         shim = self.shims.get(attempt)
         if shim is None:
             return False
+        self.truth_of(attempt).shim_killed = True
         shim.killed()
         return True
 
     def reboot(self) -> None:
         """A power cut: every process is gone, and so is what was not synced."""
-        for shim in list(self.shims.values()):
-            shim.killed()
+        for attempt in list(self.shims):
+            self.kill_shim(attempt)
         for attempt in self._unsynced_tombstones:
             self.tombstones.pop(attempt, None)
         for attempt, directory in self._unsynced_removals.items():

@@ -107,6 +107,7 @@ class SimulatedShim:
 
     def _open_gate(self) -> None:
         self._truth.execs += 1
+        self._machine.on_exec(self.directory.attempt)
         self._feed(life.Opened())
         if self._does.broken:
             self._command_ends(CAN_NOT_EXECUTE, None)

@@ -1,0 +1,148 @@
+"""What the simulated servers share: one database and one archive, in memory.
+
+Units of work run in line, each in a transaction of its own, so three servers take turns in an order
+that the seed decides. A unit takes a moment before and after its commit: a server that is killed in
+between has committed or not, and does not learn which.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy.pool import StaticPool
+
+from quarterdeck.errors import Broken, Unavailable
+from quarterdeck.service import jitter
+from quarterdeck.store.archive import Archive, SealedLog, object_key
+from quarterdeck.store.base import Tx
+from quarterdeck.store.tables import metadata
+from tests.sim.clock import pause
+
+T = TypeVar("T")
+UNIT_S = 0.004
+
+
+class SharedStore:
+    """The one database. `on_commit` is told which attempts a committed unit has changed."""
+
+    def __init__(self) -> None:
+        self.engine = create_engine(
+            "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
+        )
+        event.listen(self.engine, "connect", _prepare)
+        event.listen(self.engine, "begin", _begin)
+        metadata.create_all(self.engine)
+        with self.engine.begin() as connection:
+            for verb in ("INSERT", "UPDATE"):
+                connection.execute(
+                    text(
+                        f"CREATE TRIGGER told_{verb} AFTER {verb} ON attempts "
+                        "BEGIN INSERT OR IGNORE INTO told VALUES (new.id); END"
+                    )
+                )
+        self.on_commit: Callable[[list[str]], None] = lambda _: None
+        self.objects: dict[str, bytes] = {}
+
+    def run(self, unit: Callable[[Tx], T]) -> T:
+        """A unit, committed, and checked by whoever listens."""
+        with self.engine.begin() as connection:
+            result = unit(connection)
+            changed = [row.id for row in connection.execute(text("SELECT id FROM told"))]
+            if changed:
+                connection.execute(text("DELETE FROM told"))
+        if changed:
+            self.on_commit(changed)
+        return result
+
+    def look(self, unit: Callable[[Tx], T]) -> T:
+        """A unit that only reads."""
+        with self.engine.begin() as connection:
+            return unit(connection)
+
+
+def _prepare(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute("CREATE TABLE told (id TEXT PRIMARY KEY)")
+
+
+def _begin(connection: Connection) -> None:
+    connection.exec_driver_sql("BEGIN")
+
+
+class SimDatabase:
+    """One server's way to the shared store. `dead`: it was killed; `away`: it is cut off;
+    `stalled`: everything waits, as for a process that was stopped."""
+
+    def __init__(self, store: SharedStore) -> None:
+        self._store = store
+        self.dead = False
+        self.away = False
+        self._going = asyncio.Event()
+        self._going.set()
+
+    def stall(self) -> None:
+        self._going.clear()
+
+    def go_on(self) -> None:
+        self._going.set()
+
+    async def start(self) -> None:
+        """It is open."""
+
+    async def stop(self) -> None:
+        """Nothing is open."""
+
+    async def write(self, unit: Callable[[Tx], T], *, bulk: bool = False) -> T:
+        await self._reach()
+        result = self._store.run(unit)
+        await self._moment()
+        return result
+
+    async def read(self, unit: Callable[[Tx], T]) -> T:
+        await self._reach()
+        return self._store.look(unit)
+
+    async def _reach(self) -> None:
+        await self._moment()
+        await self._going.wait()
+        if self.dead:
+            await asyncio.Event().wait()
+        if self.away:
+            raise Unavailable("database", "The database can't be reached.")
+
+    async def _moment(self) -> None:
+        await pause(UNIT_S * jitter())
+
+
+class SimArchive(Archive):
+    """Objects in the shared store; unfinished files in a directory of the server's own."""
+
+    def __init__(self, store: SharedStore, work: Path) -> None:
+        work.mkdir(parents=True, exist_ok=True)
+        for leftover in work.iterdir():
+            leftover.unlink()
+        self.work = work
+        self._shared = store
+
+    async def put(self, key: str, path: Path) -> None:
+        await pause(UNIT_S)
+        self._shared.objects[key] = path.read_bytes()
+
+    async def delete(self, key: str) -> None:
+        with contextlib.suppress(KeyError):
+            del self._shared.objects[key]
+
+    async def _packed(self, log: SealedLog, stream: str, start: int, length: int) -> bytes:
+        if log.object is None:
+            return log.inline[stream][start : start + length]
+        key = object_key(log.object, stream)
+        if key not in self._shared.objects:
+            raise Broken("archive", f"The archived object {key} is missing.")
+        return self._shared.objects[key][start : start + length]
