@@ -103,6 +103,8 @@ class UpSettings(Settings, frozen=True, kw_only=True):
     log_level: str = "info"
     min_free_mib: int = 64
     out_max_mib: int = 2048
+    max_streams: int = 1000
+    metrics: Literal["auto", "open", "token"] = "auto"
     heartbeat_s: float = 5.0
     fabric_listen: str = ""
     tls_cert: str = ""
@@ -119,6 +121,43 @@ class ClientSettings(Settings, frozen=True, kw_only=True):
     token: Secret = Secret("")
     data: str = ""
     fingerprint: str = ""
+
+
+MEANINGS = {
+    "archive": "Directory of the archived output; several servers share one. Default: in `data`.",
+    "data": "The directory of this process.",
+    "up.data": "Where everything is kept. Default: `/var/lib/quarterdeck` for root, else "
+    "`$XDG_DATA_HOME/quarterdeck`.",
+    "client.data": "Data directory of a `qd up` on this machine.",
+    "database": "Address of a PostgreSQL; without it SQLite in `data`.",
+    "fabric_ca": "PEM file the fabric is verified with, or `system`.",
+    "fabric_listen": "HOST:PORT of the fabric. Default: the host of `listen`, a port that is kept.",
+    "fabric_public_url": "Where nodes reach the fabric. Default: the host they reach the API at.",
+    "fabric_url": "Where this server reaches the fabric.",
+    "fingerprint": "SHA-256 of the server's certificate, to pin it.",
+    "heartbeat_s": "Seconds between two beats of a node, 0.1 to 3600.",
+    "join": "URL of a server to enrol with.",
+    "keys": "Directory of the installation's keys; several servers share one.",
+    "labels": "key = value pairs of this node, for targets. In the file only.",
+    "listen": "HOST:PORT of the API.",
+    "log_level": "What is logged at least: debug, info, warning or error.",
+    "max_streams": "How many live streams (SSE) may be open at once.",
+    "metrics": "Who reads `/metrics` without a token: auto (anybody when listening on loopback), "
+    "open (anybody), token (nobody).",
+    "min_free_mib": "Below this much free disk new work is refused.",
+    "name": "Display name of this node. Default: the host's name.",
+    "nodes": "How many agents run here, 0 to 1000.",
+    "out_max_mib": "How much recent output the fabric may keep.",
+    "plain_http": "HTTP without TLS although others than this machine reach it.",
+    "public_url": "Where others reach the API.",
+    "state": "The node's own directory.",
+    "tls_cert": "PEM file of the API's certificate. Default beyond loopback: made in `data`.",
+    "tls_key": "PEM file of its key.",
+    "token": "The join token, needed once.",
+    "client.token": "The API token.",
+    "url": "Address of a server.",
+}
+"""What each setting is for; `kind.name` where a kind differs. docs/reference shows it."""
 
 
 def load(

@@ -180,6 +180,8 @@ class Supervisor:
             log_level=settings.log_level,
             min_free_mib=settings.min_free_mib,
             out_max_mib=settings.out_max_mib,
+            max_streams=settings.max_streams,
+            metrics=settings.metrics,
             tls_cert=settings.tls_cert,
             tls_key=settings.tls_key,
             plain_http=settings.plain_http,
