@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from quarterdeck.agent.shim import cgroup, files, linux, tree
+from quarterdeck.agent.shim import cgroup, disk, files, linux, tree
 
 T = TypeVar("T")
 DEADLINE_S = 20.0
@@ -128,7 +128,7 @@ class Attempt:
     def stop(self, count: int = 1, number: int = signal.SIGTERM, grace_s: float = 10.0) -> None:
         """What the agent does to stop an attempt."""
         stop = files.Stop(count, number, "cancelled", grace_s)
-        files.write_json(self.folder / "stop", files.stop_json(stop))
+        disk.write_json(self.folder / "stop", files.stop_json(stop))
         tree.signal_process(*self.shim, signal.SIGUSR1)
 
     def shim_alive(self) -> bool:
@@ -190,7 +190,7 @@ class Host:
             "stdin": None,
         }
         order = files.Order(**{**values, **fields, "environ": environ})
-        files.write_json(folder / "order", files.order_json(order))
+        disk.write_json(folder / "order", files.order_json(order))
         return name, folder
 
     def ask(self, message: Any, *fds: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from quarterdeck.agent.shim import files, tree
+from quarterdeck.agent.shim import disk, files, tree
 from quarterdeck.agent.sweep import sweep
 from tests.integration.shim_host import (
     ESCAPISTS,
@@ -223,7 +223,7 @@ def test_nothing_runs_before_started_is_on_disk(
     for _, folder in prepared:
         (folder / "lock").touch()
     stop = files.Stop(1, signal.SIGTERM, "cancelled", 10)
-    files.write_json(prepared[1][1] / "stop", files.stop_json(stop))
+    disk.write_json(prepared[1][1] / "stop", files.stop_json(stop))
     ballast = fill(small_disk)
     for name, folder in prepared:
         host.fork(name, folder)

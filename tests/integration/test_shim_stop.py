@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from quarterdeck.agent.shim import files, tree
+from quarterdeck.agent.shim import disk, files, tree
 from tests.integration.shim_host import (
     ESCAPISTS,
     Host,
@@ -94,7 +94,7 @@ def test_a_stop_that_is_there_before_the_start_keeps_the_order_from_running(
 ) -> None:
     name, folder = host.prepare(argv=("touch", str(tmp_path / "ran")))
     stop = files.Stop(1, signal.SIGTERM, "cancelled", 10)
-    files.write_json(folder / "stop", files.stop_json(stop))
+    disk.write_json(folder / "stop", files.stop_json(stop))
     host.fork(name, folder)
     assert host.attempts[-1].exit().reason == "cancelled"
     assert not (tmp_path / "ran").exists()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from quarterdeck.agent.shim import child, files, pump, tree
+from quarterdeck.agent.shim import child, disk, files, pump, tree
 from quarterdeck.agent.shim.life import Pipes
 from quarterdeck.agent.spawner import BadRequest, parse
 
@@ -52,7 +52,7 @@ def test_what_is_written_is_read_again(
     tmp_path: Path, name: str, record: Any, to_json: Any, read: Any
 ) -> None:
     assert read(tmp_path) is None
-    files.write_json(tmp_path / name, to_json(record))
+    disk.write_json(tmp_path / name, to_json(record))
     assert read(tmp_path) == record
     assert os.listdir(tmp_path) == [name]
     assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
@@ -97,10 +97,10 @@ def test_an_order_that_makes_no_sense_is_refused(tmp_path: Path, change: dict[st
 
 def test_a_failed_write_leaves_the_old_file_and_no_draft(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
-        files.write_json(tmp_path / "no" / "x", {})
+        disk.write_json(tmp_path / "no" / "x", {})
     (tmp_path / "x").mkdir()
     with pytest.raises(OSError, match="directory"):
-        files.write_json(tmp_path / "x", {})
+        disk.write_json(tmp_path / "x", {})
     assert os.listdir(tmp_path) == ["x"]
 
 
@@ -196,3 +196,15 @@ def test_what_the_disk_does_not_take_stays_in_hand(tmp_path: Path) -> None:
     assert sink.flush()
     assert sink.size == 6
     assert (tmp_path / "no" / "file").read_bytes() == b"onetwo"
+
+
+def test_a_sync_of_several_files_tells_of_the_one_that_failed(tmp_path: Path) -> None:
+    good = os.open(tmp_path / "good", os.O_WRONLY | os.O_CREAT)
+    read_end, write_end = os.pipe()
+    try:
+        disk.sync([good])
+        with pytest.raises(OSError, match="Invalid argument"):
+            disk.sync([good, write_end])
+    finally:
+        for fd in (good, read_end, write_end):
+            os.close(fd)

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from quarterdeck.agent.host import Held
-from quarterdeck.agent.shim import files
+from quarterdeck.agent.shim import disk, files
 from quarterdeck.core.ids import split_attempt
 from quarterdeck.errors import Invalid
 from quarterdeck.wire.run import OrderMessage
@@ -67,10 +67,11 @@ class Journal:
         directory = self.directory(attempt)
         directory.mkdir(mode=0o700, exist_ok=True)
         try:
-            files.write_json(
-                directory / "order", files.order_json(_shim_order(attempt, run, order, environ))
+            disk.write_json(
+                directory / "order",
+                files.order_json(_shim_order(attempt, run, order, environ)),
+                also=[self._attempts],
             )
-            files.sync_folder(os.fspath(self._attempts))
         except OSError:
             shutil.rmtree(directory, ignore_errors=True)
             raise
@@ -120,11 +121,11 @@ class Journal:
 
     def ask_stop(self, attempt: str, stop: files.Stop) -> None:
         """Record a stop; the shim acts on it when it is told, or when it starts."""
-        files.write_json(self.directory(attempt) / "stop", files.stop_json(stop))
+        disk.write_json(self.directory(attempt) / "stop", files.stop_json(stop))
 
     def end(self, attempt: str, end: files.Exit) -> None:
         """Record an end that no shim could: lost, or cancelled before the start."""
-        files.write_json(self.directory(attempt) / "exit.json", files.exit_json(end))
+        disk.write_json(self.directory(attempt) / "exit.json", files.exit_json(end))
 
     def release(self, attempt: str) -> None:
         """Delete an ended attempt; its tombstone keeps a stray order from starting it again."""
@@ -140,7 +141,7 @@ class Journal:
         files_flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
         os.close(os.open(self._tombstones / attempt, files_flags, 0o600))
         if durable:
-            files.sync_folder(os.fspath(self._tombstones))
+            disk.sync_folder(self._tombstones)
 
     def buried(self, attempt: str) -> bool:
         return (self._tombstones / attempt).exists()

@@ -185,6 +185,7 @@ def run(arguments: list[str] | None = None) -> int:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     cgroup_parent = None if options.no_cgroup else cgroup.probe()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # shims are reaped by the kernel
+    tree.boot_id()  # known to every shim from its birth
     gc.collect()
     gc.freeze()  # what is there now is never walked again, so its pages stay shared
     serve(link, cgroup_parent)

@@ -13,7 +13,8 @@ Invariants:
   that has a `started` is never started again;
 - no byte is lost: what was read is held until the disk takes it, and the child blocks meanwhile;
 - a foreign process is never signalled: identity is (boot id, pid, start ticks), see tree.py;
-- one thread, one poll loop (main.py), every decision in a pure `step` (life.py).
+- one thread but for the moment of an fsync (disk.py), one poll loop (main.py), every decision in a
+  pure `step` (life.py).
 
 Standard library only, and nothing of ours: a shim lives for as long as its process does, across
 upgrades of everything else.

@@ -13,6 +13,7 @@ import time
 
 _ROOTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
 _PREFIX = "qd-attempt-"
+_NOT_PLAIN = re.compile(r"[^A-Za-z0-9._-]")
 _REMOVE_TRIES = 20
 _REMOVE_PAUSE_S = 0.002
 
@@ -36,7 +37,7 @@ def probe() -> str | None:
 
 def make(parent: str, attempt: str) -> str | None:
     """A new group for an attempt, None when it cannot be made."""
-    name = re.sub(r"[^A-Za-z0-9._-]", "_", attempt)[:100]
+    name = _NOT_PLAIN.sub("_", attempt)[:100]
     # The pid keeps two state directories with one attempt id apart.
     group = os.path.join(parent, f"{_PREFIX}{name}-{os.getpid()}")
     try:

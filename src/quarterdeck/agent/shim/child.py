@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from quarterdeck.agent.shim.files import Order
-from quarterdeck.agent.shim.linux import close_all_but, output_pipe
+from quarterdeck.agent.shim.linux import close_all_but, fork_into, output_pipe
 
 _OPEN = b"\x01"
 NOT_FOUND = 127
@@ -35,6 +35,7 @@ class Child:
     fault: int
     stdout: int
     stderr: int
+    grouped: bool
 
     def open_gate(self) -> None:
         """Let it exec; at most once."""
@@ -73,13 +74,13 @@ def interpreter(script: bytes) -> tuple[bytes, ...]:
     return tuple(word.rstrip(b" \t") for word in words if word) or (_DEFAULT_INTERPRETER,)
 
 
-def fork_child(order: Order, folder: str) -> Child:
-    """Fork the child of an order; it waits at its gate."""
+def fork_child(order: Order, folder: str, group: str | None) -> Child:
+    """Fork the child of an order, into a cgroup where the kernel can; it waits at its gate."""
     gate_read, gate_write = os.pipe()
     fault_read, fault_write = os.pipe()
     out_read, out_write = output_pipe()
     err_read, err_write = output_pipe()
-    pid = os.fork()
+    pid, grouped = _fork(group)
     if pid == 0:
         try:
             _prepare(gate_read, fault_write, out_write, err_write)
@@ -89,7 +90,17 @@ def fork_child(order: Order, folder: str) -> Child:
     for fd in (gate_read, fault_write, out_write, err_write):
         os.close(fd)
     os.set_blocking(fault_read, False)
-    return Child(pid, gate_write, fault_read, out_read, err_read)
+    return Child(pid, gate_write, fault_read, out_read, err_read, grouped)
+
+
+def _fork(group: str | None) -> tuple[int, bool]:
+    """(what a fork gives, whether the child is in the group)."""
+    if group is not None:
+        try:
+            return fork_into(group), True
+        except OSError:
+            pass  # an old kernel, or one that forbids it: fork, and move the child
+    return os.fork(), False
 
 
 def _prepare(gate: int, fault: int, stdout: int, stderr: int) -> None:

@@ -1,4 +1,4 @@
-"""The files of an attempt's directory: records, atomic writes, and readers that trust nothing.
+"""The files of an attempt's directory: records, and readers that trust nothing.
 
 A reader answers None for a file that is not there and raises ValueError, naming the file, for one
 that is corrupt, half-written or of an unknown version; the caller never has to guess which.
@@ -105,49 +105,6 @@ class Mark:
     stream: int
     offset: int
     at_us: int
-
-
-def write_json(path: _Path, value: Mapping[str, Any]) -> None:
-    """Write a file so that a reader sees all of it or the old one, also after a power cut.
-
-    OSError: nothing has changed at `path`.
-    """
-    path = os.fspath(path)
-    folder, name = os.path.split(path)
-    draft = os.path.join(folder, f".{name}.tmp")
-    try:
-        write_file(draft, json.dumps(value, separators=(",", ":")).encode(), 0o600)
-        os.rename(draft, path)
-    except OSError:
-        try:
-            os.unlink(draft)  # a half-written draft would hold space on a full disk
-        except OSError:
-            pass
-        raise
-    sync_folder(folder)
-
-
-def write_file(path: _Path, data: bytes, mode: int) -> None:
-    """Create or replace a file's content and fsync it (not atomic)."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    fd = os.open(path, flags, mode)
-    try:
-        os.fchmod(fd, mode)
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(fd, rest) :]
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def sync_folder(folder: str) -> None:
-    """Make the names in a folder durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def order_json(order: Order) -> dict[str, Any]:

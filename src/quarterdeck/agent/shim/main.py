@@ -15,7 +15,7 @@ import time
 import traceback
 from typing import assert_never
 
-from quarterdeck.agent.shim import cgroup, files, life, linux, tree
+from quarterdeck.agent.shim import cgroup, disk, files, life, linux, tree
 from quarterdeck.agent.shim.child import FAULT_BYTES, NEVER_OPENED, fork_child
 from quarterdeck.agent.shim.pump import Output
 
@@ -94,9 +94,10 @@ class Shim:
         self._fault: str | None = None
         self._started_at = self._ended_at = time.time()
         self._wakeup = self._hear_signals()
-        self._child = fork_child(order, folder)
+        group = None if cgroup_parent is None else cgroup.make(cgroup_parent, order.attempt)
+        self._child = fork_child(order, folder, group)
         os.chdir("/")  # the child has the agent's working directory; we must not pin it
-        self._group = self._make_group(cgroup_parent)
+        self._group = self._with_child(group)
         self._output = Output(folder, self._child.stdout, self._child.stderr, order.max_output)
         self._polled = {self._wakeup, self._child.fault}
 
@@ -131,9 +132,11 @@ class Shim:
     def _on_stop(self, _number: int, _frame: object) -> None:
         self._asked = True
 
-    def _make_group(self, parent: str | None) -> str | None:
-        group = None if parent is None else cgroup.make(parent, self._order.attempt)
-        if group is not None and not cgroup.move(group, self._child.pid):
+    def _with_child(self, group: str | None) -> str | None:
+        """The child's group, None when it could not be put there."""
+        if group is None or self._child.grouped:
+            return group
+        if not cgroup.move(group, self._child.pid):
             cgroup.remove(group)
             return None
         return group
@@ -159,8 +162,8 @@ class Shim:
                 ("stdin", self._order.stdin, 0o600),
             ):
                 if data is not None:
-                    files.write_file(self._path(name), data, mode)
-            files.write_json(self._path("started"), files.started_json(started))
+                    disk.write_file(self._path(name), data, mode)
+            disk.write_json(self._path("started"), files.started_json(started))
         except OSError:
             self._retry_later()
             return os.path.isdir(self._folder)
@@ -307,7 +310,7 @@ class Shim:
     def _note_overdue(self) -> None:
         if self._overdue_at is not None:
             try:
-                files.write_json(self._path("overdue"), {"at": self._overdue_at})
+                disk.write_json(self._path("overdue"), {"at": self._overdue_at})
                 self._overdue_at = None
             except OSError:
                 self._retry_later()
@@ -336,7 +339,7 @@ class Shim:
         try:
             self._output.open()
             self._output.sync()
-            files.write_json(self._path("exit.json"), files.exit_json(end))
+            disk.write_json(self._path("exit.json"), files.exit_json(end))
         except OSError:
             return not os.path.isdir(self._folder)  # without a directory there is nobody to tell
         return True
@@ -366,8 +369,8 @@ def _refuse(folder: str, sentence: str) -> None:
     while os.path.isdir(folder):
         try:
             for name, data in (*contents.items(), ("times", b"")):
-                files.write_file(os.path.join(folder, name), data, 0o600)
-            files.write_json(os.path.join(folder, "exit.json"), files.exit_json(end))
+                disk.write_file(os.path.join(folder, name), data, 0o600, durable=True)
+            disk.write_json(os.path.join(folder, "exit.json"), files.exit_json(end))
             return
         except OSError:
             linux.set_name(linux.BLOCKED_NAME)
@@ -377,6 +380,6 @@ def _refuse(folder: str, sentence: str) -> None:
 def _note_crash(folder: str, trace: str) -> None:
     """The shim has no screen: leave the trace of a defect where `qd doctor` finds it."""
     try:
-        files.write_file(os.path.join(folder, "crash"), trace.encode(), 0o600)
+        disk.write_file(os.path.join(folder, "crash"), trace.encode(), 0o600)
     except OSError:
         pass

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 
+from quarterdeck.agent.shim import disk
 from quarterdeck.agent.shim.files import MARK, STREAMS, StreamEnd
 from quarterdeck.agent.shim.life import Pipes
 from quarterdeck.agent.shim.linux import readable_bytes
@@ -54,9 +55,10 @@ class Sink:
             self.hand = self.hand[count:]
         return True
 
-    def sync(self) -> None:
-        """fsync; OSError when the disk refuses."""
-        os.fsync(self._fd)
+    @property
+    def unsynced(self) -> int | None:
+        """The descriptor to be fsynced; None for an empty file, whose name is all there is."""
+        return self._fd if self.size else None
 
     def sha256(self) -> str:
         """Digest of the bytes written."""
@@ -150,9 +152,8 @@ class Output:
 
     def sync(self) -> None:
         """Make the output durable; OSError: call again later."""
-        self._times.sync()
-        for stream in self._streams.values():
-            stream.sink.sync()
+        sinks = (self._times, *(stream.sink for stream in self._streams.values()))
+        disk.sync([fd for sink in sinks if (fd := sink.unsynced) is not None])
 
     def ends(self) -> dict[str, StreamEnd]:
         """Size, digest and dropped bytes per stream."""

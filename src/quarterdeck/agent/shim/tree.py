@@ -11,6 +11,7 @@ child was read, and killing repeats (stop all, then kill all) until nothing is l
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import signal
 from collections.abc import Iterable, Iterator
@@ -36,10 +37,11 @@ class Process:
         return self.state not in "ZX" or self.threads > 1
 
 
+@functools.cache
 def boot_id() -> str:
     """The kernel's name of this boot: pids and ticks mean nothing outside it."""
-    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-        return file.read().strip()
+    with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+        return file.read().decode().strip()
 
 
 def identity(pid: int) -> tuple[int, int] | None:
