@@ -51,8 +51,7 @@ def _ours(up: rigs.Up) -> Callable[[], object]:
     node = up.node
 
     def call() -> None:
-        run = server.post("/v1/runs", {"target": node, "argv": ["true"]})
-        ended = server.get(f"/v1/runs/{run['id']}", wait="30s")
+        ended = server.post("/v1/runs", {"target": node, "argv": ["true"]}, wait="30s")
         if ended["outcome"] != "succeeded":
             raise SystemExit(f"The run ended {ended['outcome']}.")
 

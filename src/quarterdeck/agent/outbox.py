@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
+from quarterdeck.core.model import Phase
 from quarterdeck.fabric.base import Fabric, Stored
 from quarterdeck.service import Poke, Services, jitter
 from quarterdeck.wire import subjects
@@ -16,6 +17,7 @@ from quarterdeck.wire.codec import encode
 from quarterdeck.wire.run import AttemptSnapshot
 
 AT_ONCE = 64
+HOLD_S = 0.02
 FIRST_PAUSE_S = 0.5
 MAX_PAUSE_S = 30.0
 
@@ -29,17 +31,34 @@ class Outbox:
         self._services = services
         self._newest: dict[str, AttemptSnapshot] = {}
         self._sending: dict[str, asyncio.Task[None]] = {}
+        self._held: set[str] = set()
         self._poke = Poke()
         self._pause_s = 0.0
 
     def put(self, snapshot: AttemptSnapshot) -> None:
-        """Send this instead of any older one of the attempt."""
-        self._newest[snapshot.attempt] = snapshot
-        self._poke(snapshot.attempt)
+        """Send this instead of any older one of the attempt.
+
+        An end goes at once; what else there is to say waits a moment, because most commands are
+        short and their end says it all: one commit of the server instead of three.
+        """
+        attempt = snapshot.attempt
+        self._newest[attempt] = snapshot
+        if snapshot.phase == Phase.ENDED.value:
+            self._held.discard(attempt)
+            self._poke(attempt)
+        elif attempt not in self._held:
+            self._held.add(attempt)
+            self._services.spawn(self._hold(attempt), f"moment of {attempt}")
 
     def forget(self, attempt: str) -> None:
         """Its end is known and archived: nothing more is to be sent."""
         self._newest.pop(attempt, None)
+
+    async def _hold(self, attempt: str) -> None:
+        await asyncio.sleep(HOLD_S)
+        if attempt in self._held:
+            self._held.discard(attempt)
+            self._poke(attempt)
 
     async def send_facts(self) -> None:
         """Loop: send what waits, a few at once."""
@@ -50,7 +69,7 @@ class Outbox:
             for attempt in list(self._newest):
                 if len(self._sending) >= AT_ONCE:
                     break
-                if attempt not in self._sending:
+                if attempt not in self._sending and attempt not in self._held:
                     task = self._services.spawn(self._send(attempt), f"fact {attempt}")
                     self._sending[attempt] = task
                     task.add_done_callback(partial(self._sent, attempt))

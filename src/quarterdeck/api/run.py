@@ -26,7 +26,7 @@ from quarterdeck.api.schema import (
     run_body,
     run_detail,
 )
-from quarterdeck.control.changes import run_topic
+from quarterdeck.control.changes import end_topic
 from quarterdeck.control.main import Server
 from quarterdeck.control.ready import Stage
 from quarterdeck.control.run import NewRun
@@ -40,6 +40,7 @@ from quarterdeck.store.run import RunFilter
 MAX_WAIT_S = 60.0
 STATES = f"^({'|'.join(RunState)})$"
 SECONDS = r"^[0-9]{1,6}(\.[0-9]{1,3})?s?$"
+LOOK_AGAIN_S = 1.0
 NO_BUFFERING = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 Api = HttpRequest[None, Principal, State]
@@ -53,8 +54,14 @@ async def start_run(
     idempotency_key: Annotated[
         str | None, HeaderParameter(name="Idempotency-Key", min_length=1, max_length=128)
     ] = None,
-) -> RunBody:
-    """Start a run; it is recorded before the answer is sent."""
+    wait: Annotated[str | None, QueryParameter(max_length=16, pattern=SECONDS)] = None,
+) -> RunBody | RunDetail:
+    """Start a run; it is recorded before the answer is sent.
+
+    `?wait=30s` answers with its tasks when it has ended, or after that: give an idempotency key,
+    so that a broken connection can be tried again.
+    """
+    patience_s = None if wait is None else _seconds(wait)
     run = await server.runs.create(
         NewRun(
             target=data.target,
@@ -67,7 +74,10 @@ async def start_run(
             allow_empty=data.allow_empty,
         )
     )
-    return run_body(run)
+    if patience_s is None:
+        return run_body(run)
+    await _wait_for_end(server, run, patience_s, new=True)
+    return run_detail(*await server.runs.detail(run.id))
 
 
 @get("/runs")
@@ -95,7 +105,8 @@ async def show_run(
 ) -> RunDetail:
     """A run with its tasks and attempts. `?wait=30s` answers when it has ended, or after that."""
     if wait is not None:
-        await _wait_for_end(server, run_id, _seconds(wait))
+        run = await server.runs.get(run_id)
+        await _wait_for_end(server, run, _seconds(wait), new=False)
     return run_detail(*await server.runs.detail(run_id))
 
 
@@ -164,19 +175,17 @@ async def _content(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         yield piece
 
 
-async def _wait_for_end(server: Server, run_id: str, seconds: float) -> None:
-    run = await server.runs.get(run_id)
+async def _wait_for_end(server: Server, run: Run, seconds: float, *, new: bool) -> None:
+    """Wait for the end of a run; one that is not `new` may have ended while it was read."""
     try:
         async with asyncio.timeout(seconds):
-            with server.changes.watch(run_topic(run.id)) as poke:
-                while not await _ended(server, run):
-                    await poke.wait(1.0)
+            with server.changes.watch(end_topic(run.id)) as poke:
+                while run.state is not RunState.ENDED and not server.draining.is_set():
+                    if new and await poke.wait(LOOK_AGAIN_S):
+                        return
+                    run, new = await server.runs.get(run.id), True
     except TimeoutError:
         return
-
-
-async def _ended(server: Server, run: Run) -> bool:
-    return (await server.runs.get(run.id)).state is RunState.ENDED or server.draining.is_set()
 
 
 async def _attempt(server: Server, run_id: str, node: str | None) -> Attempt:

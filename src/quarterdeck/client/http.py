@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import select
 import ssl
 import time
 import urllib.parse
@@ -28,7 +29,7 @@ PIECE = 1 << 20
 
 
 class Connection:
-    """One address and token. Every call opens a connection of its own.
+    """One address and token. A call leaves its connection to the next one; a stream closes its own.
 
     `fingerprint` (or that of the token) is of the certificate that the server must show; without
     one it is verified as everywhere. `patience_s`: how long a server that is starting is asked
@@ -59,16 +60,30 @@ class Connection:
             )
         self._context: ssl.SSLContext | None = None
         self._patience_s = patience_s
+        self._idle: list[http.client.HTTPConnection] = []
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection that waits for the next call; a later call opens one again."""
+        idle = getattr(self, "_idle", [])
+        while idle:
+            idle.pop().close()
 
     def get(self, path: str, **query: str | int | None) -> Any:
         """The decoded answer."""
         return self._call("GET", path, None, query, {})
 
     def post(
-        self, path: str, body: object | None = None, headers: Mapping[str, str] | None = None
+        self,
+        path: str,
+        body: object | None = None,
+        headers: Mapping[str, str] | None = None,
+        **query: str | int | None,
     ) -> Any:
         """The decoded answer."""
-        return self._call("POST", path, body, {}, headers or {})
+        return self._call("POST", path, body, query, headers or {})
 
     def delete(self, path: str) -> Any:
         """The decoded answer."""
@@ -120,11 +135,13 @@ class Connection:
     ) -> Any:
         connection, answer = self._open(method, path, body, query, headers, TIMEOUT_S)
         try:
-            return json.loads(answer.read())
+            found = json.loads(answer.read())
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise self._gone(error) from error
-        finally:
             connection.close()
+            raise self._gone(error) from error
+        if connection.sock is not None:  # else the server will have no further call on it
+            self._idle.append(connection)
+        return found
 
     def _open(
         self,
@@ -170,6 +187,14 @@ class Connection:
         return connection, answer
 
     def _connection(self, timeout_s: float) -> http.client.HTTPConnection:
+        while self._idle:
+            kept = self._idle.pop()
+            look = select.poll()
+            look.register(kept.sock, select.POLLIN)
+            if not look.poll(0):  # what can be read without a question is the connection's end
+                kept.sock.settimeout(timeout_s)
+                return kept
+            kept.close()
         host = self._parts.hostname or ""
         if self._parts.scheme == "http":
             return http.client.HTTPConnection(host, self._parts.port, timeout=timeout_s)

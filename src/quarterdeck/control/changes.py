@@ -25,6 +25,11 @@ def run_topic(run: str) -> str:
     return f"run:{run}"
 
 
+def end_topic(run: str) -> str:
+    """The topic of the end of one run: for those whom nothing before it concerns."""
+    return f"end:{run}"
+
+
 def node_topic(node: str) -> str:
     """The topic of one node: what people decide about it, not its beats."""
     return f"node:{node}"

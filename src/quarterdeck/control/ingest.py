@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from quarterdeck.control.changes import Changes, run_topic
+from quarterdeck.control.changes import Changes, end_topic, run_topic
 from quarterdeck.control.run import step_run, write_guarded
 from quarterdeck.core import attempt as machine
 from quarterdeck.core.ids import split_attempt
-from quarterdeck.core.model import Attempt
+from quarterdeck.core.model import Attempt, Phase
+from quarterdeck.core.reconcile import orders_for
 from quarterdeck.errors import Invalid
 from quarterdeck.fabric.base import Delivery, Fabric
 from quarterdeck.service import Clock, Poke
@@ -101,9 +102,13 @@ class Ingest:
         for run in {after.run for _, after in moved}:
             self._changes.tell(run_topic(run))
         for run, outcome in ended:
+            self._changes.tell(end_topic(run))
             self._telemetry.emit(RunEnded(run=run, outcome=outcome))
-        self._dispatch(*{after.node for _, after in moved if not after.released})
-        self._seal()
+        now = self._clock.now()
+        if wanting := {after.node for _, after in moved if orders_for([after], now)}:
+            self._dispatch(*wanting)
+        if any(_is_to_be_sealed(after) for _, after in moved):
+            self._seal()
         return bool(moved)
 
     def _write(
@@ -128,6 +133,11 @@ class Ingest:
         await self._database.write(
             lambda tx: node_store.reject(tx, delivery.subject, delivery.data, error, now)
         )
+
+
+def _is_to_be_sealed(attempt: Attempt) -> bool:
+    ended = attempt.snapshot is not None and attempt.snapshot.phase is Phase.ENDED
+    return ended and not attempt.sealed
 
 
 def _fact(delivery: Delivery) -> AttemptEvent:

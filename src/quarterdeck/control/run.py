@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import msgspec
 
-from quarterdeck.control.changes import Changes, run_topic
+from quarterdeck.control.changes import Changes, end_topic, run_topic
 from quarterdeck.control.lease import DUE, Leases
 from quarterdeck.control.observe import Fleet
 from quarterdeck.core import attempt as attempt_machine
@@ -161,6 +161,7 @@ class Runs:
 
         run, attempts = await write_guarded(self._database, write)
         if run.outcome is not None:
+            self._changes.tell(end_topic(run.id))
             self._telemetry.emit(RunEnded(run=run.id, outcome=run.outcome.value))
         self._changes.tell(run_topic(run.id))
         self._dispatch(*{attempt.node for attempt in attempts})

@@ -48,6 +48,7 @@ from quarterdeck.wire.codec import Chunk
 from quarterdeck.wire.marks import encode_marks
 
 TICK_S = 2.0
+GATHER_S = 0.02
 AT_ONCE = 4
 AT_ONCE_PER_NODE = 2
 CANDIDATES = 64
@@ -92,6 +93,7 @@ class Seal:
         """Loop: keep up to `AT_ONCE` sealings under way."""
         while True:
             await self._poke.wait(TICK_S)
+            await asyncio.sleep(GATHER_S)  # who waits for the end is served before its archive
             now = self._clock.monotonic()
             resting = {id for id, (at, _) in self._later.items() if at > now}
             after = ""
