@@ -106,6 +106,19 @@ async def test_questions_about_a_run_that_exists_are_answered_as_described(
     assert not host.ears.all(RequestFailed)
 
 
+async def test_what_may_be_left_out_may_be_left_out_and_null_is_no_value(host: HttpHost) -> None:
+    for path in ("/v1/runs", "/v1/runs?limit=5", "/v1/runs?state=ended"):
+        assert (await host.ask(path)).status == 200
+    assert (await host.ask("/v1/runs/06gz/output")).status == 404
+    assert (await host.ask("/v1/runs/06gz/cancel", method="POST")).status == 404
+    for query in ("state=null", "state=", "state=dancing", "limit=null"):
+        assert (await host.ask(f"/v1/runs?{query}")).status == 400
+    for query in ("length=null", "lines=null", "length=-1", "offset=null"):
+        assert (await host.ask(f"/v1/runs/06gz/output?{query}")).status == 400
+    answer = await host.ask("/v1/runs/06gz/cancel?nth=null", method="POST")
+    assert answer.status == 400
+
+
 async def test_the_description_names_security_errors_and_events(host: HttpHost) -> None:
     document = json.loads((await host.ask("/openapi.json", token="")).body)
     assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"

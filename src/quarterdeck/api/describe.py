@@ -15,7 +15,8 @@ from litestar.routes import HTTPRoute
 
 from quarterdeck.api.auth import METRICS, PUBLIC
 from quarterdeck.api.live import LiveEvent
-from quarterdeck.api.schema import NOT_GIVEN, Problem
+from quarterdeck.api.schema import Problem
+from quarterdeck.core.states import RunState
 
 ALSO = "also"
 """Key of a route's `opt`: statuses that have the same body as its success."""
@@ -166,8 +167,8 @@ def _bounded(parameter: dict[str, Any], handler: HTTPRouteHandler) -> None:
             value = getattr(rules, rule, None)
             if value is not None:
                 schema[keyword] = int(value) if isinstance(value, float) else value
-    if schema.get("default") in ("", NOT_GIVEN):  # stands for what was left out
-        del schema["default"]
+    if schema.get("$ref", "").endswith("/RunState"):
+        parameter["schema"] = {"type": "string", "enum": [state.value for state in RunState]}
 
 
 def _problem(refs: dict[Any, dict[str, Any]]) -> dict[str, Any]:

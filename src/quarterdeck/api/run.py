@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from litestar import Request as HttpRequest
 from litestar import Router, get, post
+from litestar.connection import ASGIConnection
 from litestar.datastructures import State
 from litestar.di import NamedDependency
+from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, QueryParameter
 from litestar.response import Stream
 
 from quarterdeck.api.auth import NEEDS
 from quarterdeck.api.live import frames
 from quarterdeck.api.schema import (
-    NOT_GIVEN,
     RunBody,
     RunDetail,
     RunPage,
@@ -38,12 +39,20 @@ from quarterdeck.store.access import Principal
 from quarterdeck.store.run import RunFilter
 
 MAX_WAIT_S = 60.0
-STATES = f"^({'|'.join(RunState)})$"
 SECONDS = r"^[0-9]{1,6}(\.[0-9]{1,3})?s?$"
 LOOK_AGAIN_S = 1.0
 NO_BUFFERING = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 Api = HttpRequest[None, Principal, State]
+
+
+async def no_null(
+    connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler
+) -> None:
+    """Litestar guard: what may be left out is left out; the word `null` would be taken for that."""
+    for name in ("state", "nth", "length", "lines"):
+        if "null" in connection.query_params.getall(name, []):
+            raise Invalid("invalid_request", f"{name}: `null` is no value of it; leave it out.")
 
 
 @post("/runs")
@@ -83,15 +92,13 @@ async def start_run(
 @get("/runs")
 async def list_runs(
     server: NamedDependency[Server],
-    run_state: Annotated[str, QueryParameter(name="state", pattern=STATES)] = "",
+    run_state: Annotated[RunState | None, QueryParameter(name="state")] = None,
     origin: Annotated[str | None, QueryParameter(max_length=16)] = None,
     before: Annotated[str | None, QueryParameter(max_length=16)] = None,
     limit: Annotated[int, QueryParameter(ge=1, le=500)] = 50,
 ) -> RunPage:
     """Runs, newest first, a page at a time."""
-    which = RunFilter(
-        state=RunState(run_state) if run_state else None, origin=origin, before=before, limit=limit
-    )
+    which = RunFilter(state=run_state, origin=origin, before=before, limit=limit)
     runs = await server.runs.page(which)
     last = runs[-1].id if len(runs) == limit else None
     return RunPage(items=tuple(run_body(run) for run in runs), next=last)
@@ -114,13 +121,13 @@ async def show_run(
 async def cancel_run(
     run_id: FromPath[str],
     server: NamedDependency[Server],
-    nth: Annotated[int, QueryParameter(ge=1, le=1000)] = NOT_GIVEN,
+    nth: Annotated[int | None, QueryParameter(ge=1, le=1000)] = None,
 ) -> RunBody:
     """Ask the run to stop: TERM to every process tree, KILL after the grace or when asked again.
 
     `?nth=1` makes a repeat harmless: it asks only when the run was asked fewer times before.
     """
-    return run_body(await server.runs.cancel(run_id, nth=None if nth == NOT_GIVEN else nth))
+    return run_body(await server.runs.cancel(run_id, nth=nth))
 
 
 @get("/runs/{run_id:str}/events", opt={NEEDS: Stage.WHOLE}, media_type="text/event-stream")
@@ -156,15 +163,15 @@ async def read_output(
     node: Annotated[str | None, QueryParameter(max_length=255)] = None,
     stream: FromQuery[Literal["stdout", "stderr"]] = "stdout",
     offset: Annotated[int, QueryParameter(ge=0)] = 0,
-    length: Annotated[int, QueryParameter(ge=0)] = NOT_GIVEN,
-    lines: Annotated[int, QueryParameter(ge=0, le=10_000_000)] = NOT_GIVEN,
+    length: Annotated[int | None, QueryParameter(ge=0)] = None,
+    lines: Annotated[int | None, QueryParameter(ge=0, le=10_000_000)] = None,
 ) -> Stream:
     """The exact bytes of one stream of one task: a range of bytes, or the last `lines` lines."""
     attempt = await _attempt(server, run_id, node)
     size = await server.output.size(attempt, stream)
-    if lines != NOT_GIVEN:
+    if lines is not None:
         offset = await server.output.last_lines(attempt, stream, lines)
-    end = size if length == NOT_GIVEN else min(size, offset + length)
+    end = size if length is None else min(size, offset + length)
     headers = {**NO_BUFFERING, "Content-Length": str(max(0, end - offset))}
     pieces = server.output.pieces(attempt, stream, offset, end)
     return Stream(_content(pieces), media_type="application/octet-stream", headers=headers)
@@ -218,5 +225,7 @@ def _title(data: RunRequest) -> str:
 
 
 router = Router(
-    path="/v1", route_handlers=[start_run, list_runs, show_run, cancel_run, follow_run, read_output]
+    path="/v1",
+    guards=[no_null],
+    route_handlers=[start_run, list_runs, show_run, cancel_run, follow_run, read_output],
 )

@@ -29,8 +29,6 @@ from quarterdeck.errors import Invalid
 Seconds = Annotated[float, Meta(ge=0, le=366 * 86_400)]
 Base64 = Annotated[str, Meta(max_length=MAX_ORDER_BYTES // 3 * 4 + 4)]
 MAX_TEXTS = 10_000
-NOT_GIVEN = -1
-"""Default of numbers in a query: where None is possible, the word `null` would be taken for it."""
 
 
 class Body(msgspec.Struct, frozen=True, kw_only=True):
