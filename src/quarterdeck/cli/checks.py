@@ -127,7 +127,7 @@ def logs(data: Path, now: datetime) -> Iterator[Finding]:
     """The last complaint of each child of `qd up`, when it is recent."""
     with contextlib.suppress(OSError):
         for path in sorted((data / "log").glob("*.log")):
-            found = _last_complaint(path)
+            found = last_complaint(path)
             if found and (now.timestamp() - path.stat().st_mtime) < RECENT_S:
                 text = f"{path.stem} said last: {found} ({path})"
                 yield Finding("warn", "log", text)
@@ -240,7 +240,7 @@ def _names(names: list[str]) -> str:
     return ", ".join(names[:NAMED]) + more
 
 
-def _last_complaint(path: Path) -> str:
+def last_complaint(path: Path) -> str:
     """The last line that is a warning, an error, or no event at all."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - LOG_END))

@@ -19,6 +19,7 @@ import msgspec
 
 from quarterdeck.agent.process import until_gone
 from quarterdeck.agent.shim.tree import boot_id, identity, signal_process
+from quarterdeck.cli.checks import last_complaint
 from quarterdeck.core.access import SECRET_BYTES, parse, spell
 from quarterdeck.core.ids import RANDOM_BYTES, run_id
 from quarterdeck.errors import Conflict, Unavailable
@@ -255,8 +256,20 @@ class Keeper:
         self._processes[child.name] = process
         return process
 
+    def _say_end(self, name: str) -> None:
+        """Tell people why a child keeps ending: the last complaint in its log."""
+        said = ""
+        with contextlib.suppress(OSError):
+            said = last_complaint(self._log_path(name))
+        told = f"qd: {name} ended at once and is started again: {said or 'it said nothing'}"
+        with contextlib.suppress(OSError):
+            print(told, file=sys.stderr, flush=True)
+
+    def _log_path(self, name: str) -> Path:
+        return self._files.logs / (name.replace(" ", "-") + ".log")
+
     def _log(self, name: str) -> IO[bytes]:
-        path = self._files.logs / (name.replace(" ", "-") + ".log")
+        path = self._log_path(name)
         with contextlib.suppress(OSError):
             if path.stat().st_size > LOG_LIMIT:
                 shutil.move(path, path.with_suffix(".log.1"))
@@ -275,6 +288,8 @@ class Keeper:
                 self._reap(child.name)
             if self._clock.monotonic() - began > CALM_S:
                 pause_s = FIRST_PAUSE_S
+            elif pause_s > FIRST_PAUSE_S:
+                self._say_end(child.name)
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, MAX_PAUSE_S)
             self._respawn(child)
