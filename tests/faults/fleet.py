@@ -127,8 +127,14 @@ class Fleet:
         """Output, from whichever server gives all of it."""
         for url in self.urls.values():
             request = urllib.request.Request(url + path, headers={"Authorization": f"Bearer {API}"})
-            with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=ASK_S) as a:
-                return bytes(a.read())
+            try:
+                with urllib.request.urlopen(request, timeout=ASK_S) as answer:
+                    return bytes(answer.read())
+            except urllib.error.HTTPError as error:
+                with error:
+                    self._refused(error.code, error.read())
+            except OSError:
+                continue
         return None
 
     def anybody(

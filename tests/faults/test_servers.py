@@ -152,7 +152,8 @@ def check(fleet: Fleet, wanted: list[Wanted], shown: list[dict[str, Any]], count
             attempt = task["attempts"][0]["id"]
             for stream, word in (("stdout", "out"), ("stderr", "err")):
                 path = f"/v1/runs/{one.run}/output?node={task['node_id']}&stream={stream}"
-                assert fleet.bytes_of(path) == f"{word} {attempt}\n".encode()
+                found = wait_for(f"the {stream} of {attempt}", partial(fleet.bytes_of, path))
+                assert found == f"{word} {attempt}\n".encode()
 
 
 def sealed(fleet: Fleet, run: str) -> bool:
