@@ -97,3 +97,19 @@ def test_memory_is_bounded_and_never_holds_the_present_session(story: list[str])
         assert sessions.cloned or not before.cloned
     if len(set(story)) == len(story):
         assert not sessions.cloned
+
+
+def test_a_session_on_a_copy_of_the_state_is_found_at_its_first_beat() -> None:
+    first = beat(beat(Sessions(), "a" * 16), "b" * 16, "a" * 8)
+    assert (first.current, first.cloned) == ("b" * 16, False)
+    copied = beat(first, "c" * 16, "a" * 8)
+    assert (copied.current, copied.cloned) == ("b" * 16, True)
+    again = beat(copied, "b" * 16, "a" * 8)
+    assert again.cloned
+
+
+def test_a_later_start_on_its_own_state_ends_the_quarantine_until_the_copy_beats() -> None:
+    copied = beat(Sessions(current="b" * 16), "c" * 16, "a" * 8)
+    later = beat(copied, "d" * 16, "a" * 8 + "b" * 8)
+    assert (later.current, later.cloned) == ("d" * 16, False)
+    assert beat(later, "c" * 16, "a" * 8).cloned

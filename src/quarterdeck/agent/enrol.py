@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 from quarterdeck.core.access import split
+from quarterdeck.core.liveness import SHORT
 from quarterdeck.errors import (
     Denied,
     Invalid,
@@ -33,6 +34,7 @@ from quarterdeck.wire.enrol import Credentials, Enrolment, signed_part
 
 TIMEOUT_S = 15.0
 ANSWER_LIMIT = 1 << 20
+SESSIONS = 32
 HALF_LIFE_S = 7 * 86_400
 MIN_RENEWAL_S = 60.0
 
@@ -102,6 +104,25 @@ class Member:
             trusted = await asyncio.to_thread(fetch, url, fingerprint, timeout_s=TIMEOUT_S)
         await self._fetch(url, sent, name, trusted)
         return self.kept
+
+    def begin(self, session: str) -> str:
+        """Note durably that this session uses the state; who used it before, as beats tell it.
+
+        To be called before the first beat. The file has its full size from the start and is
+        written in place, so that a full disk stops nobody. Raises OSError.
+        """
+        path = self._path.with_name("sessions")
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            kept = os.pread(fd, SESSIONS * SHORT, 0).decode(errors="replace")
+            known = [kept[at : at + SHORT].strip() for at in range(0, len(kept), SHORT)]
+            before = [short for short in known if short]
+            after = "".join([*before, session[:SHORT]][-SESSIONS:])
+            os.pwrite(fd, after.ljust(SESSIONS * SHORT).encode(), 0)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        return "".join(before)
 
     async def jwt(self) -> str:
         """The pass, renewed when half of its life is over; the old one while no server answers."""

@@ -115,6 +115,16 @@ class Agent:
             await asyncio.sleep(wait_s * (0.5 + jitter() / 2))
             wait_s = min(wait_s * 2, MAX_WAIT_S)
 
+    def _begun(self, link: Link) -> str:
+        try:
+            return link.begin(self._session)
+        except OSError as error:
+            raise Unavailable(
+                "state_directory",
+                f"The state directory {self._settings.state} can't be written: "
+                f"{error.strerror or error}.",
+            ) from error
+
     async def _serve(self, link: Link, attempts: Attempts) -> None:
         def full() -> str:
             free = self._host.free_bytes()
@@ -136,6 +146,7 @@ class Agent:
             node=link.node,
             name=self._settings.name,
             session=self._session,
+            before=self._begun(link),
             labels=self._settings.labels,
             every_s=self._settings.heartbeat_s,
             fabric=link.fabric,

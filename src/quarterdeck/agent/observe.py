@@ -46,6 +46,7 @@ class Beats:
         node: str,
         name: str,
         session: str,
+        before: str,
         labels: Mapping[str, str],
         every_s: float,
         fabric: Fabric,
@@ -58,6 +59,7 @@ class Beats:
         self._node = node
         self._name = name
         self._session = session
+        self._before = before
         self._labels = dict(labels)
         self._every_s = every_s
         self._fabric = fabric
@@ -100,6 +102,7 @@ class Beats:
         beat = Heartbeat(
             node=self._node,
             session=self._session,
+            before=self._before,
             number=self._number,
             name=self._name,
             at=self._clock.now().timestamp(),

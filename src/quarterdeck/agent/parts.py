@@ -25,8 +25,9 @@ MAX_WAIT_S = 5.0
 class Link(msgspec.Struct, frozen=True, kw_only=True):
     """This node in its fleet: its id, its fabric (not yet started), whose orders it obeys.
 
-    `refresh` fetches a new pass and the present addresses of the fabric, or says why it could not;
-    `renew` is the loop that does so in time.
+    `begin` notes a session in the state and names those before it. `refresh` fetches a new pass
+    and the present addresses of the fabric, or says why it could not; `renew` is the loop that
+    does so in time.
     """
 
     node: str
@@ -34,6 +35,7 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
     order_keys: Callable[[], tuple[str, ...]]
     refresh: Callable[[], Awaitable[None]]
     renew: Callable[[], Awaitable[None]]
+    begin: Callable[[str], str] = lambda _session: ""
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,4 +111,5 @@ def _link(member: Member, services: Services, telemetry: Telemetry) -> Link:
         order_keys=lambda: member.kept.credentials.order_keys,
         refresh=refresh,
         renew=renew,
+        begin=member.begin,
     )

@@ -20,7 +20,7 @@ import msgspec
 from quarterdeck.control.changes import Changes, node_of, node_topic
 from quarterdeck.control.lease import Leases
 from quarterdeck.core import liveness
-from quarterdeck.core.ids import check_labels, check_name
+from quarterdeck.core.ids import TOKEN, check_labels, check_name
 from quarterdeck.core.model import Attempt, Node
 from quarterdeck.core.reconcile import Beat, Watch, compare
 from quarterdeck.errors import Invalid, NotFound
@@ -37,6 +37,7 @@ from quarterdeck.wire.run import BeatNow, Heartbeat, facts_record, load_record
 FLUSH_S = 1.0
 STRANGERS_S = 0.2
 BEATS_PER_S = 2000
+BEAT_BYTES = 128 << 10
 
 
 class Fleet:
@@ -122,7 +123,7 @@ class Fleet:
 
     def _admit(self, node: Node) -> None:
         self._nodes[node.id] = node
-        self._sessions[node.id] = liveness.Sessions(current=node.session)
+        self._sessions[node.id] = liveness.Sessions(current=node.session, cloned=node.quarantined)
 
     def forget(self, node_id: str) -> None:
         """A node was removed: its beats are those of a stranger from now on."""
@@ -170,9 +171,13 @@ class Fleet:
 
     def _heard(self, message: Message) -> None:
         try:
+            if len(message.data) > BEAT_BYTES:
+                raise Invalid("too_large", f"A beat of {len(message.data)} bytes.")
             beat: Heartbeat = decode(message.data, Heartbeat)
             if beat.node != subjects.node_of(message.subject):
                 raise Invalid("wrong_node", f"A beat of {beat.node!r} came on {message.subject}.")
+            if TOKEN.fullmatch(beat.session) is None:
+                raise Invalid("session", f"{beat.session[:80]!r} names no session.")
             check_name(beat.name)
             check_labels(beat.labels)
         except Invalid as error:
@@ -209,7 +214,7 @@ class Fleet:
         """Note a beat; True when it should be written at once."""
         node = self._nodes[beat.node]
         before = self._sessions[beat.node]
-        after = liveness.beat(before, beat.session)
+        after = liveness.beat(before, beat.session, beat.before)
         self._sessions[beat.node] = after
         if after.cloned and not node.quarantined:
             self._telemetry.emit(NodeCloned(node=node.id, name=node.name))

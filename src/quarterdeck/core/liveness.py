@@ -1,7 +1,11 @@
 """What heartbeats say about a node: ready, silent, gone, or cloned.
 
-A session is one start of one agent. Beats of a session that was already replaced mean that two
-machines share one identity (a copied state directory): the node is quarantined.
+A session is one start of one agent. A state directory remembers the sessions that used it, and
+each beat tells them: a session whose directory never knew the present one runs on a copy (or on an
+old backup) of it. So two machines with one identity are told apart at the first beat of the
+second, before any order could reach both. The node is quarantined and the first of the two stays
+the present session; a later start on its own directory ends the quarantine, unless the other beats
+again.
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ from quarterdeck.core.states import NodeState
 SILENT_AFTER_S = 15.0
 GONE_AFTER_S = 60.0
 REMEMBERED_SESSIONS = 8
+SHORT = 8
 
 
 class Sessions(Record, frozen=True, kw_only=True):
@@ -26,16 +31,30 @@ class Sessions(Record, frozen=True, kw_only=True):
     cloned: bool = False
 
 
-def beat(sessions: Sessions, session: str) -> Sessions:
-    """The sessions after a heartbeat of `session`."""
+def beat(sessions: Sessions, session: str, before: str = "") -> Sessions:
+    """The sessions after a heartbeat of `session`.
+
+    `before` names the sessions that used its state directory earlier: the first `SHORT` characters
+    of each, one after the other; empty when the agent can't tell.
+    """
     if session == sessions.current:
         return sessions
-    if session in sessions.replaced:
+    if session in sessions.replaced or not _follows(sessions.current, before):
         return msgspec.structs.replace(sessions, cloned=True)
     replaced = (*sessions.replaced, sessions.current) if sessions.current else ()
     return msgspec.structs.replace(
-        sessions, current=session, replaced=replaced[-REMEMBERED_SESSIONS:]
+        sessions,
+        current=session,
+        replaced=replaced[-REMEMBERED_SESSIONS:],
+        cloned=sessions.cloned and not before,
     )
+
+
+def _follows(current: str, before: str) -> bool:
+    if not current or not before:
+        return True
+    earlier = {before[at : at + SHORT] for at in range(0, len(before), SHORT)}
+    return current[:SHORT] in earlier
 
 
 def state(node: Node, now: datetime) -> NodeState:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
-from sqlalchemy import bindparam, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 
 from quarterdeck.core.model import Node
 from quarterdeck.store.base import Tx
@@ -18,6 +18,9 @@ from quarterdeck.store.rows import (
     to_us,
 )
 from quarterdeck.store.tables import nodes, rejected
+
+REJECTED = 1000
+REJECTED_BYTES = 64 << 10
 
 
 def enrol(tx: Tx, node: Node) -> Node:
@@ -85,9 +88,16 @@ def save(tx: Tx, changed: Iterable[Node]) -> None:
 
 
 def reject(tx: Tx, subject: str, data: bytes, error: str, now: datetime) -> None:
-    """Keep a message that could not be taken, so that its ack loses nothing."""
-    tx.execute(
+    """Keep a message that could not be taken, so that its ack loses nothing. The newest
+    `REJECTED` are kept, cut to `REJECTED_BYTES`: a node that sends nothing else fills no disk."""
+    result = tx.execute(
         insert(rejected).values(
-            subject=plain(subject, 255), data=data[: 1 << 20], error=plain(error), at=to_us(now)
+            subject=plain(subject, 255),
+            data=data[:REJECTED_BYTES],
+            error=plain(error, 1000),
+            at=to_us(now),
         )
     )
+    newest = result.inserted_primary_key
+    if newest is not None:
+        tx.execute(delete(rejected).where(rejected.c.id <= newest[0] - REJECTED))

@@ -199,7 +199,8 @@ class LoadMessage(WireMessage, frozen=True, kw_only=True):
 
 class Heartbeat(WireMessage, frozen=True, kw_only=True):
     """Sent on every connect and then every 5 s. `attempts` lists id and revision of up to
-    `BEAT_LIMIT` unreleased attempts; `attempt_count` is how many there are."""
+    `BEAT_LIMIT` unreleased attempts; `attempt_count` is how many there are. `before` names the
+    sessions that used the state directory earlier (core/liveness.py)."""
 
     node: str
     session: str
@@ -212,6 +213,7 @@ class Heartbeat(WireMessage, frozen=True, kw_only=True):
     full: str = ""
     attempts: tuple[tuple[str, int], ...] = ()
     attempt_count: int = 0
+    before: str = ""
 
 
 class BeatNow(WireMessage, frozen=True, kw_only=True):

@@ -1,0 +1,56 @@
+"""X29: a state directory was copied and both machines run: no work for either, nothing twice."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+from tests.e2e.up import Up, running, wait_for
+
+
+def state(up: Up) -> str:
+    (node,) = up.api("/v1/nodes")["items"]
+    return str(node["state"])
+
+
+def start_copy(up: Up, copy: Path) -> subprocess.Popen[bytes]:
+    (name,) = up.node_names()
+    shutil.copytree(up.data / "agents" / name, copy)
+    config = copy / "agent.toml"
+    config.write_text(config.read_text().replace(str(up.data / "agents" / name), str(copy)))
+    return up.popen("agent", "--config", str(config))
+
+
+def test_two_machines_with_one_identity_are_quarantined_and_nothing_runs_twice(
+    tmp_path: Path,
+) -> None:
+    ran = tmp_path / "ran"
+    ran.touch()
+    with running(tmp_path / "up", nodes=1) as up:
+        (name,) = up.node_names()
+        first = up.ended(up.detach(name, "--", "true"))
+        assert first["outcome"] == "succeeded"
+        copy = start_copy(up, tmp_path / "copy")
+        try:
+            runs = [
+                up.detach(name, "--offline", "5m", "--", f"echo $QD_RUN_ID >> {ran}")
+                for _ in range(8)
+            ]
+            wait_for("the quarantine", lambda: state(up) == "quarantined")
+            assert "NodeCloned" in up.logs()
+            late = up.detach(name, "--offline", "1s", "--", f"echo $QD_RUN_ID >> {ran}")
+            assert up.ended(late)["outcome"] == "failed"
+            assert late not in ran.read_text()
+            up.kill(up.ready["pids"]["server"])
+            wait_for("the server to be back", lambda: state(up) == "quarantined")
+        finally:
+            copy.kill()
+            copy.communicate()
+        up.kill(up.ready["pids"]["agents"][name])  # started again on the directory that is its own
+        for run in runs:
+            assert up.ended(run)["outcome"] == "succeeded"
+        assert state(up) == "ready"
+        counts = Counter(ran.read_text().split())
+        assert counts == Counter(runs)
