@@ -1,11 +1,11 @@
 """What heartbeats say about a node: ready, silent, gone, or cloned.
 
-A session is one start of one agent. A state directory remembers the sessions that used it, and
-each beat tells them: a session whose directory never knew the present one runs on a copy (or on an
-old backup) of it. So two machines with one identity are told apart at the first beat of the
-second, before any order could reach both. The node is quarantined and the first of the two stays
-the present session; a later start on its own directory ends the quarantine, unless the other beats
-again.
+A session is one start of one agent. Two machines share one identity (a copied state directory) when
+a session beats that was already replaced, or one whose directory never knew the present session: a
+state directory remembers the sessions that used it, and beats name them. The node is quarantined. A
+copy that was made while its original ran looks like a restart until the original beats again; one
+that is older, or a backup, is known at its first beat. A start on the directory that knows the
+present session ends the quarantine, until the other beats again.
 """
 
 from __future__ import annotations
