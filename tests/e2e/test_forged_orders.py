@@ -69,7 +69,8 @@ async def test_orders_that_are_forged_or_sent_again_change_nothing(tmp_path: Pat
             run = await asyncio.to_thread(up.detach, name, "--", f"echo ran >> {once}")
             assert (await asyncio.to_thread(up.ended, run))["outcome"] == "succeeded"
             recorded = heard.messages[0].data
-            session = decode(decode(recorded, Envelope).sealed, Sealed).session
+            known: Sealed = decode(decode(recorded, Envelope).sealed, Sealed)
+            session = known.session
 
             async def send(data: bytes) -> Answers | None:
                 try:

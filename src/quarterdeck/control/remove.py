@@ -18,7 +18,7 @@ from quarterdeck.control.parts import Revoke
 from quarterdeck.core import attempt as machine
 from quarterdeck.core.model import Attempt, Node
 from quarterdeck.errors import Conflict, NotFound
-from quarterdeck.service import Clock, Poke
+from quarterdeck.service import Clock, Poke, still_wanted
 from quarterdeck.store import node as node_store
 from quarterdeck.store import run as run_store
 from quarterdeck.store.base import Database, Tx
@@ -71,6 +71,7 @@ class Removals:
             if keys != self._revoked:
                 await self._revoke(keys)
                 self._revoked = keys
+                still_wanted()  # a dial may have swallowed the end of the loop
             await self._asked.wait(TICK_S)
 
     async def _end_attempts(self, nodes: set[str]) -> None:
