@@ -10,12 +10,16 @@ from typing import Any
 
 from quarterdeck.control.dispatch import Dispatch
 from quarterdeck.control.run import NewRun
-from quarterdeck.core.model import Order
+from quarterdeck.core.model import Attempt, Order
 from quarterdeck.fabric.memory import Chance
+from quarterdeck.store import run as run_store
 from quarterdeck.wire import subjects
 from quarterdeck.wire.run import ReportAttempt
 from tests.sim.clock import pause
 from tests.sim.world import World
+
+MOMENT_S = 60.0
+LOOK_S = 0.001
 
 Script = Callable[[World], Coroutine[Any, Any, None]]
 
@@ -31,6 +35,16 @@ async def create(world: World, argv: str, *, grace_s: float = 1.0) -> str:
 async def cancel(world: World, run: str) -> None:
     (server, *_) = world.live_servers()
     await server.runs.cancel(run)
+
+
+async def until(world: World, condition: Callable[[], bool]) -> None:
+    """Wait for a moment of a plan; one that never comes is a fault of the plan."""
+    end = world.clock.monotonic() + MOMENT_S
+    while not condition():
+        if world.clock.monotonic() > end:
+            world.violated("The moment of this plan never came.")
+            return
+        await pause(LOOK_S)
 
 
 async def calm(world: World) -> None:
@@ -142,28 +156,105 @@ async def facts_are_overtaken(world: World) -> None:
     await pause(20)
 
 
-async def servers_offer_at_the_same_time(world: World) -> None:
-    """One server's request found nobody, another's was answered by nobody but heard."""
-    for _ in range(4):
-        for node in list(world.nodes)[::2]:
-            world.core.cut(node)
-        run = await create(world, "sim ticks=40 every=0.5")
-        world.core.faults.core = Chance(lost=0.5)
-        for _ in range(6):
-            for name in world.servers:
-                live = world.servers[name].server
-                if live is not None:
-                    live.fleet._dispatch(*world.nodes)
-            await pause(0.3)
+async def cancelled_twice(world: World) -> None:
+    """S12: the second cancel kills at once what has a long grace."""
+    run = await create(world, "sim ticks=100000 every=1 stubborn", grace_s=1000.0)
+    await pause(4)
+    for _ in range(2):
         await cancel(world, run)
-        world.core.faults.core = Chance()
-        await pause(6)
+        await pause(8)
+    truths = [truth for machine in world.machines.values() for truth in machine.truth.values()]
+    alive = sum(not truth.exited for truth in truths)
+    world.check(not alive, f"S12: {alive} processes live on after the second cancel.")
+
+
+async def the_fabric_forgets(world: World) -> None:
+    """Facts that were taken are gone before any server has read them."""
+    await create(world, "sim ticks=2 every=2 size=40")
+    await pause(1)
+    for server in world.servers.values():
+        await server.stop()
+    await pause(10)
+    stream = world.core._router.jetstream.streams[subjects.EV]
+    stream.entries.clear()
+    stream._by_subject.clear()
+    for server in world.servers.values():
+        server.start()
+    await pause(30)
+
+
+async def facts_come_all_at_once(world: World) -> None:
+    """All tasks of a run end while no server listens."""
+    await create(world, "sim ticks=2 every=1 size=40")
+    await pause(1)
+    for server in world.servers.values():
+        await server.stop()
+    await pause(10)
+    for server in world.servers.values():
+        server.start()
+    await pause(10)
+
+
+async def live_chunks_are_lost(world: World) -> None:
+    """Viewers hear some chunks never, some twice, and some late."""
+    world.core.faults.core = Chance(lost=0.2, doubled=0.4, delayed=0.2, delay_s=1.0)
+    for _ in range(2):
+        await create(world, "sim ticks=10 every=0.3 size=200")
+        await pause(5)
+    await pause(10)
+
+
+async def a_withdrawal_comes_late(world: World) -> None:
+    """One server's offer found nobody; before it takes that back, another's was heard."""
+    first, *others = world.servers.values()
+    for node in world.nodes.values():
+        await node.crash()
+    world.core.fill(subjects.EV)
+    run = await create(world, "sim ticks=40 every=0.5")
+    await until(world, lambda: any(a.offered for a in _attempts(world, run)))
+    assert first.database is not None
+    first.database.stall()
+    for node in world.nodes.values():
+        node.start()
+    await until(world, lambda: any(m.directories for m in world.machines.values()))
+    for other in others:
+        world.core.partition(other.name)
+    first.database.go_on()
+    await pause(0.5)
+    await cancel(world, run)
+    await pause(3)
+    for other in others:
+        world.core.heal(other.name)
+    world.core.empty(subjects.EV)
+    await pause(15)
+
+
+def _attempts(world: World, run: str) -> list[Attempt]:
+    return world.store.look(lambda tx: run_store.attempts_of(tx, run))
+
+
+async def the_power_fails_after_the_release(world: World) -> None:
+    """Directories and tombstones as they were before the last write-back."""
+    await create(world, "sim ticks=2 every=0.2 size=40")
+    await pause(0.5)
+    await until(world, lambda: not any(m.directories for m in world.machines.values()))
+    for node in world.nodes.values():
+        await node.crash()
+        node.machine.reboot()
+    back = [attempt for m in world.machines.values() for attempt in m.directories]
+    world.note(f"back are {back}")
+    for node in world.nodes.values():
+        node.start()
+    await pause(30)
 
 
 DIRECTED: dict[str, Script] = {
     script.__name__: script
     for script in (
         calm,
+        cancelled_twice,
+        the_power_fails_after_the_release,
+        the_fabric_forgets,
         orders_come_twice_and_late,
         orders_come_after_they_were_called_off,
         orders_outlive_the_agent_they_were_for,
@@ -172,6 +263,8 @@ DIRECTED: dict[str, Script] = {
         the_cache_refuses_for_a_while,
         chunks_come_twice,
         facts_are_overtaken,
-        servers_offer_at_the_same_time,
+        facts_come_all_at_once,
+        live_chunks_are_lost,
+        a_withdrawal_comes_late,
     )
 }

@@ -17,7 +17,7 @@ from quarterdeck.agent.orders import OrderDesk
 from quarterdeck.agent.run import Attempts, Move
 from quarterdeck.agent.shim import files
 from quarterdeck.agent.snapshot import snapshot
-from quarterdeck.control import observe, seal, watch
+from quarterdeck.control import dispatch, observe, seal, watch
 from quarterdeck.control import run as control_run
 from quarterdeck.control.dispatch import Dispatch
 from quarterdeck.control.ingest import Ingest, _fact
@@ -36,7 +36,9 @@ from quarterdeck.wire.run import (
     AnswerItem,
     AttemptRefused,
     AttemptSnapshot,
+    OrderItem,
     OrderMessage,
+    ReportAttempt,
     StartAttempt,
 )
 
@@ -319,8 +321,16 @@ def one_beat_is_enough(put: Set) -> None:
 
 
 @mutation
-def lost_facts_are_not_missed(put: Set) -> None:
+def beats_are_not_compared(put: Set) -> None:
     put(reconcile, "_differs", lambda _attempt, _beat: False)
+
+
+@mutation
+def what_comes_back_is_only_shown(put: Set) -> None:
+    def question(attempt: Attempt) -> OrderItem | None:
+        return None if attempt.released else ReportAttempt(attempt=attempt.id)
+
+    put(dispatch, "_question", question)
 
 
 # ---- output

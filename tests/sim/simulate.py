@@ -30,6 +30,7 @@ SERVERS = 3
 NODES = 50
 FEW_NODES = 12
 QUIET_WITHIN_S = 400.0
+FEW_QUIET_WITHIN_S = 120.0
 LOOK_S = 2.0
 TRACE_TOLD = 60
 
@@ -76,7 +77,7 @@ async def _live(seed: int, work: Path, result: Result, script: str) -> None:
         else:
             await _random(world, plan)
         await _mend(world)
-        await _until_quiet(world, checks, plan)
+        await _until_quiet(world, checks, plan, FEW_QUIET_WITHIN_S if script else QUIET_WITHIN_S)
         checks.at_end()
     finally:
         result.virtual_s = world.clock.monotonic()
@@ -119,8 +120,8 @@ async def _mend(world: World) -> None:
         await pause(LOOK_S)
 
 
-async def _until_quiet(world: World, checks: Checks, plan: Plan) -> None:
-    end = world.clock.monotonic() + QUIET_WITHIN_S
+async def _until_quiet(world: World, checks: Checks, plan: Plan, within_s: float) -> None:
+    end = world.clock.monotonic() + within_s
     left: list[str] = []
     while world.violation is None:
         left = checks.left_over()
@@ -128,7 +129,7 @@ async def _until_quiet(world: World, checks: Checks, plan: Plan) -> None:
         if not left:
             return
         if world.clock.monotonic() > end:
-            world.violated(f"L1: {len(left)} not quiet after {QUIET_WITHIN_S:g} s: {left[:5]}")
+            world.violated(f"L1: {len(left)} not quiet after {within_s:g} s: {left[:5]}")
         await pause(LOOK_S)
 
 

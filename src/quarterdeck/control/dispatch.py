@@ -93,13 +93,17 @@ class Dispatch:
                     self._talk(node, commands, {a.id: a for a in attempts})
 
     async def ask_journals(self) -> None:
-        """Loop: ask nodes about attempts that two beats showed differently."""
+        """Loop: ask nodes about attempts that two beats showed differently.
+
+        What a power cut brought back after its release is released once more.
+        """
         while True:
             ids = await self._ask.wait()
             attempts = await self._database.read(partial(run_store.attempts_by_id, ids=ids))
             by_node: dict[str, list[OrderItem]] = {}
             for attempt in attempts.values():
-                by_node.setdefault(attempt.node, []).append(ReportAttempt(attempt=attempt.id))
+                if (item := _question(attempt)) is not None:
+                    by_node.setdefault(attempt.node, []).append(item)
             for node, items in by_node.items():
                 question = self._ask_and_apply(node, tuple(items), {})
                 self._services.spawn(question, f"journal of {node}")
@@ -190,6 +194,15 @@ class Dispatch:
                 events.append((item.attempt, node, event))
         if events:
             await self._ingest.apply(events)
+
+
+def _question(attempt: Attempt) -> OrderItem | None:
+    """What to send about an attempt that its node lists otherwise than it is recorded."""
+    if not attempt.released:
+        return ReportAttempt(attempt=attempt.id)
+    # one that was ended without the node's word holds output that nobody has archived
+    reported = attempt.snapshot is not None and attempt.snapshot.accepted_at is not None
+    return ReleaseAttempt(attempt=attempt.id) if reported and not attempt.log_gone else None
 
 
 def _item(command: Command, order: Order) -> OrderItem:

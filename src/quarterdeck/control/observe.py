@@ -44,7 +44,7 @@ class Fleet:
     """Nodes by id, kept current by their beats.
 
     `dispatch` is poked with node ids that beat, `ask` with attempts whose node's journal is to be
-    asked.
+    asked, or told again to release.
     """
 
     def __init__(
@@ -255,5 +255,5 @@ class Fleet:
         if node.unknown != verdict.unknown:
             self._nodes[node.id] = msgspec.structs.replace(node, unknown=verdict.unknown)
             self._dirty[node.id] = self._nodes[node.id]
-        if verdict.ask:
-            self._ask(*verdict.ask)
+        if verdict.ask or verdict.unknown:
+            self._ask(*verdict.ask, *verdict.unknown)
