@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from quarterdeck.cli.options import Duration, with_server
-from quarterdeck.cli.render import ago, print_json, say, table
+from quarterdeck.cli.render import ago, print_json, say, table, until
 from quarterdeck.client.http import Connection, quote
 
 
@@ -48,7 +48,7 @@ def list_(server: Connection, as_json: bool) -> None:
             kept["kind"],
             kept["namespace"],
             ago(kept["created_at"]),
-            kept["expires_at"] or "never",
+            until(kept["expires_at"]),
             f"revoked {ago(kept['revoked_at'])}" if kept["revoked_at"] else "",
         )
         for kept in found["items"]

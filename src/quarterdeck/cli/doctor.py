@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator, Iterator
-from pathlib import Path
 
 import click
 
 from quarterdeck.cli import checks
 from quarterdeck.cli.checks import Finding
 from quarterdeck.cli.render import coloured, print_json, safe_text
-from quarterdeck.client.find import connect
+from quarterdeck.client.find import connect, directory_of, nearest
 from quarterdeck.client.http import Connection
 from quarterdeck.errors import QuarterdeckError
 from quarterdeck.service import SystemClock
-from quarterdeck.settings import default_data
 
 COLOURS = {"ok": 32, "warn": 33, "fail": 31}
 
@@ -42,8 +40,13 @@ def doctor(url: str | None, token: str | None, data: str | None, as_json: bool) 
 
 
 def _all(url: str | None, token: str | None, data: str | None) -> Iterator[Finding]:
-    home = Path(data or default_data())
-    local = url is None
+    try:
+        found = nearest(url=url, token=token, data=data)
+    except QuarterdeckError as error:
+        yield Finding("fail", "settings", error.message)
+        return
+    home = directory_of(found)
+    local = not found.url
     yield from checks.settings(home)
     if local:
         yield from checks.directory(home)

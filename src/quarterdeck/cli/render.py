@@ -153,11 +153,22 @@ def ago(text: str | None, now: float | None = None) -> str:
     """An RFC 3339 time as `12 s ago`."""
     if not text:
         return "never"
-    seconds = (time.time() if now is None else now) - _time(text)
+    return f"{_span((time.time() if now is None else now) - _time(text))} ago"
+
+
+def until(text: str | None, now: float | None = None) -> str:
+    """An RFC 3339 time to come as `in 12 s`; one that is over as `12 s ago`."""
+    if not text:
+        return "never"
+    left_s = _time(text) - (time.time() if now is None else now)
+    return f"in {_span(left_s)}" if left_s > 0 else ago(text, now)
+
+
+def _span(seconds: float) -> str:
     for unit, length in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
-            return f"{int(seconds // length)} {unit} ago"
-    return f"{max(0, int(seconds))} s ago"
+            return f"{int(seconds // length)} {unit}"
+    return f"{max(0, int(seconds))} s"
 
 
 def took(start: str | None, end: str | None) -> str:

@@ -17,7 +17,7 @@ def connect(
 
     Raises Unavailable when none can be found, Denied when a token is missing.
     """
-    settings = _nearest({"url": url, "token": token, "data": data})
+    settings = nearest(url=url, token=token, data=data)
     if settings.url:
         if not settings.token:
             raise Denied("no_token", "No token given: use --token or QD_TOKEN.")
@@ -27,7 +27,7 @@ def connect(
             fingerprint=settings.fingerprint,
             patience_s=patience_s,
         )
-    directory = Path(settings.data or default_data())
+    directory = directory_of(settings)
     ready = directory / "ready.json"
     try:
         found = json.loads(ready.read_bytes())
@@ -55,19 +55,25 @@ def connect(
         raise Unavailable("no_server", f"{ready} can't be understood; restart `qd up`.") from error
 
 
-def _nearest(flags: dict[str, str | None]) -> ClientSettings:
-    """The first place that names a server: flags, environment, settings file.
+def directory_of(settings: ClientSettings) -> Path:
+    """The data directory in which a server is looked for when no URL is known."""
+    return Path(settings.data or default_data())
+
+
+def nearest(*, url: str | None, token: str | None, data: str | None) -> ClientSettings:
+    """The first place that names a server: flags, environment, settings file. Raises Invalid.
 
     A place that names a data directory hides URLs and tokens of places further away: a token is
     only ever sent to the server it was given for.
     """
-    token = {"token": flags["token"]}
-    if flags["url"]:
+    flags = {"url": url, "token": token, "data": data}
+    given = {"token": token}
+    if url:
         return load(ClientSettings, flags={**flags, "data": ""})
-    if flags["data"]:
+    if data:
         return load(ClientSettings, environ={}, flags=flags)
-    near = load(ClientSettings, flags=token)
+    near = load(ClientSettings, flags=given)
     file = client_file()
     if near.url or near.data or not file.exists():
         return near
-    return load(ClientSettings, file=str(file), flags=token)
+    return load(ClientSettings, file=str(file), flags=given)
