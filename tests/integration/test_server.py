@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from sqlalchemy import func, select
 
 from quarterdeck.control.main import Server
+from quarterdeck.control.observe import SETTLE_S
 from quarterdeck.core.states import RunState
 from quarterdeck.store.base import Tx
 from quarterdeck.store.tables import rejected
@@ -17,7 +19,7 @@ from quarterdeck.telemetry import FactRejected, NodeCloned, NodeSession, RunEnde
 from quarterdeck.wire import subjects
 from quarterdeck.wire.run import AttemptSnapshot, Orders, ReleaseAttempt, StartAttempt
 from tests.contracts.fabric_server import Harbour, harbour
-from tests.integration.server_host import Ears, HandNode, order, serving
+from tests.integration.server_host import DEADLINE_S, Ears, HandNode, order, serving
 
 SENDS = 1000
 
@@ -173,3 +175,42 @@ async def test_two_agents_with_one_identity_are_quarantined(
     assert server.fleet.get(node.id).quarantined
     await order(server, "hand")
     assert node.orders.empty()
+
+
+async def offered_without_an_answer(
+    fleet: tuple[Server, Ears, HandNode],
+) -> tuple[Ears, HandNode, str]:
+    """A start that was sent and never answered; then another session of the node is announced."""
+    server, ears, node = fleet
+    run = await order(server, "hand")
+    await node.orders.get()
+    node.session = "session-2"
+    return ears, node, f"{run}-0-1"
+
+
+async def test_a_start_that_a_living_original_may_have_taken_is_never_sent_to_its_copy(
+    fleet: tuple[Server, Ears, HandNode],
+) -> None:
+    """X29: the answer of the original was lost when its copy came up."""
+    ears, node, _ = await offered_without_an_answer(fleet)
+    wished = asyncio.Event()
+    await node.fabric.subscribe(subjects.beat_now(node.id), lambda _: wished.set())
+    await node.beat()
+    async with asyncio.timeout(DEADLINE_S):
+        await wished.wait()
+    original = node.beat_bytes(session="session-1")
+    await node.fabric.publish(subjects.beat(node.id), original)
+    await ears.until(NodeCloned)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(2 * SETTLE_S):
+            await node.orders.get()
+
+
+async def test_a_start_that_nobody_answered_goes_to_the_next_session_after_a_moment(
+    fleet: tuple[Server, Ears, HandNode],
+) -> None:
+    _, node, attempt = await offered_without_an_answer(fleet)
+    await node.beat()
+    async with asyncio.timeout(DEADLINE_S):
+        (again,) = (await node.orders.get()).items
+    assert isinstance(again, StartAttempt) and again.attempt == attempt

@@ -75,6 +75,7 @@ class Dispatch:
         self._ask = ask
         self._talking: set[str] = set()
         self._again: set[str] = set()
+        self._waiting: set[str] = set()
 
     async def send_orders(self) -> None:
         """Loop: send each poked node what differs."""
@@ -88,9 +89,28 @@ class Dispatch:
                 continue
             wanted = await self._database.read(partial(run_store.open_attempts, node_ids=nodes))
             for node, attempts in wanted.items():
-                commands = orders_for(attempts, self._clock.now())
+                commands = self._settled(node, attempts)
                 if commands:
                     self._talk(node, commands, {a.id: a for a in attempts})
+
+    def _settled(self, node: str, attempts: list[Attempt]) -> list[Command]:
+        """What is to be sent now. Right after a new session of a node nothing is that an earlier
+        one may have begun: it may live on in a copy of the node's directory."""
+        commands = orders_for(attempts, self._clock.now())
+        wait_s = self._fleet.unsettled_s(node)
+        if not wait_s:
+            return commands
+        offered = {attempt.id for attempt in attempts if attempt.offered}
+        now = [c for c in commands if not (isinstance(c, Start) and c.attempt in offered)]
+        if len(now) < len(commands) and node not in self._waiting:
+            self._waiting.add(node)
+            self._services.spawn(self._later(node, wait_s), f"orders {node} later")
+        return now
+
+    async def _later(self, node: str, wait_s: float) -> None:
+        await asyncio.sleep(wait_s)
+        self._waiting.discard(node)
+        self._poke(node)
 
     async def ask_journals(self) -> None:
         """Loop: ask nodes about attempts that two beats showed differently.

@@ -36,6 +36,9 @@ from quarterdeck.wire.run import BeatNow, Heartbeat, facts_record, load_record
 
 FLUSH_S = 1.0
 STRANGERS_S = 0.2
+SETTLE_S = 1.0
+SESSIONS_AT_ONCE = 4
+EVERY = "*"
 BEATS_PER_S = 2000
 BEAT_BYTES = 128 << 10
 
@@ -70,11 +73,12 @@ class Fleet:
         self._nodes: dict[str, Node] = {}
         self._sessions: dict[str, liveness.Sessions] = {}
         self._watches: dict[str, Watch] = {}
-        self._beats: dict[str, Heartbeat] = {}
+        self._beats: dict[str, dict[str, Heartbeat]] = {}
         self._replies: dict[str, str] = {}
         self._on_session: list[Callable[[str], None]] = []
         self._arrived = Poke()
-        self._connected = Poke()
+        self._wish = Poke()
+        self._since: dict[str, float] = {}
         self._dirty: dict[str, Node] = {}
         self._clocks: dict[str, float] = {}
         self._strangers = Poke()
@@ -88,16 +92,18 @@ class Fleet:
         """Hear beats from now on."""
         self._changes.on_foreign(self._changed_elsewhere)
         await self._fabric.subscribe(subjects.ALL_BEATS, self._heard)
-        self._fabric.on_connect(lambda: self._connected("connected"))
-        self._connected("start")
+        self._fabric.on_connect(lambda: self._wish(EVERY))
+        self._wish(EVERY)
 
     async def ask_for_beats(self) -> None:
-        """Loop: after each connection ask every node for a beat, spread over a moment."""
+        """Loop: ask for beats: every node after each connection, spread over a moment; a node
+        with a new session at once, so that the old one shows itself if it lives."""
         while True:
-            await self._connected.wait()
-            wish = encode(BeatNow(within_s=len(self._nodes) / BEATS_PER_S))
-            for node in self.every():
-                await self._fabric.publish(subjects.beat_now(node.id), wish)
+            asked = await self._wish.wait()
+            ids = self._nodes.keys() if EVERY in asked else asked
+            wish = encode(BeatNow(within_s=len(ids) / BEATS_PER_S))
+            for id in list(ids):
+                await self._fabric.publish(subjects.beat_now(id), wish)
 
     def on_session(self, callback: Callable[[str], None]) -> None:
         """Call back with the id of a node that has started anew."""
@@ -111,7 +117,7 @@ class Fleet:
                 known = self._nodes.get(node.id)
                 if known is None and not node.removed:
                     self._admit(node)
-                    await self._fabric.publish(subjects.beat_now(node.id), encode(BeatNow()))
+                    self._wish(node.id)
                 elif known is not None and node.removed:
                     self.forget(node.id)
             await asyncio.sleep(STRANGERS_S)
@@ -131,6 +137,8 @@ class Fleet:
             self._sessions.pop(node_id, None)
             self._watches.pop(node_id, None)
             self._dirty.pop(node_id, None)
+            self._since.pop(node_id, None)
+            self._clocks.pop(node_id, None)
 
     def _changed_elsewhere(self, topics: tuple[str, ...]) -> None:
         ids = [id for topic in topics if (id := node_of(topic)) is not None]
@@ -143,6 +151,12 @@ class Fleet:
         if node is None:
             raise NotFound("node_not_found", f"There is no node {node_id!r}.")
         return node
+
+    def unsettled_s(self, node_id: str) -> float:
+        """How long, in seconds, an order that another session of the node may have taken must not
+        be sent to the present one: until it is clear that the other does not live on a copy."""
+        since = self._since.get(node_id)
+        return 0.0 if since is None else max(0.0, since + SETTLE_S - self._clock.monotonic())
 
     def clock_offset(self, node_id: str) -> float:
         """Seconds that a node's clock was ahead at its last beat, the way of the beat included."""
@@ -157,7 +171,8 @@ class Fleet:
         flushed = self._clock.monotonic()
         while True:
             await self._arrived.wait(FLUSH_S if self._dirty else None)
-            beats, self._beats = list(self._beats.values()), {}
+            beats = [beat for some in self._beats.values() for beat in some.values()]
+            self._beats = {}
             replies, self._replies = self._replies, {}
             urgent = await self._take(beats)
             for reply in replies.values():
@@ -183,7 +198,9 @@ class Fleet:
         except Invalid as error:
             self._telemetry.emit(FactRejected(subject=message.subject, error=error.message))
             return
-        self._beats[beat.node] = beat
+        by_session = self._beats.setdefault(beat.node, {})
+        if beat.session in by_session or len(by_session) < SESSIONS_AT_ONCE:
+            by_session[beat.session] = beat
         self._clocks[beat.node] = beat.at - self._clock.now().timestamp()
         if message.reply.startswith(f"_INBOX_{beat.node}."):
             self._replies[beat.node] = message.reply
@@ -235,6 +252,9 @@ class Fleet:
             self._dirty[node.id] = fresh
         if same:
             return False
+        if before.current and after.current != before.current:
+            self._since[node.id] = self._clock.monotonic()
+            self._wish(node.id)
         self._telemetry.emit(NodeSession(node=node.id, name=fresh.name, session=beat.session))
         for callback in self._on_session:
             callback(node.id)
