@@ -21,7 +21,7 @@ from quarterdeck.wire import subjects
 from quarterdeck.wire.codec import Chunk, encode_chunk
 from quarterdeck.wire.marks import decode_marks
 
-CHUNK_BYTES = 128 << 10
+CHUNK_BYTES = 256 << 10
 WINDOW_BYTES = 8 << 20
 SAVE_S = 1.0
 MARKS_BYTES = 256 << 10

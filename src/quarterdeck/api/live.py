@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
 import msgspec
@@ -125,6 +125,25 @@ def frame(event: LiveEvent, cursor: str | None) -> bytes:
     return head.encode() + b"data: " + _encode(event) + b"\n\n"
 
 
+class Spelling(msgspec.Struct, frozen=True, kw_only=True):
+    """How events are put on the wire: one by itself, and what a watcher saw."""
+
+    media_type: str
+    opening: bytes
+    still_here: bytes
+    event: Callable[[LiveEvent, str | None], bytes]
+    seen: Callable[[Seen, str | None], bytes]
+
+
+SERVER_SENT = Spelling(
+    media_type="text/event-stream",
+    opening=f"retry: {RETRY_MS}\n".encode(),
+    still_here=b": still here\n\n",
+    event=frame,
+    seen=lambda seen, cursor: frame(live_event(seen), cursor),
+)
+
+
 async def frames(
     run: Run,
     seen: AsyncGenerator[Seen],
@@ -133,15 +152,16 @@ async def frames(
     services: Services,
     drain: asyncio.Event,
     crowd: Crowd,
+    spelling: Spelling = SERVER_SENT,
 ) -> AsyncGenerator[bytes]:
     """The stream of a run's events until its end or until the server drains."""
     try:
         crowd.enter()
     except Unavailable as error:
-        yield frame(_error_event(error), None)
+        yield spelling.event(_error_event(error), None)
         return
     try:
-        async with aclosing(_frames(run, seen, cursor, services, drain)) as stream:
+        async with aclosing(_frames(run, seen, cursor, spelling, services, drain)) as stream:
             async for piece in stream:
                 yield piece
     finally:
@@ -149,25 +169,33 @@ async def frames(
 
 
 async def _frames(
-    run: Run, seen: AsyncGenerator[Seen], cursor: Cursor, services: Services, drain: asyncio.Event
+    run: Run,
+    seen: AsyncGenerator[Seen],
+    cursor: Cursor,
+    spelling: Spelling,
+    services: Services,
+    drain: asyncio.Event,
 ) -> AsyncGenerator[bytes]:
     queue: asyncio.Queue[bytes] = asyncio.Queue(QUEUE)
 
     async def read() -> None:
         async with aclosing(seen):
             async for item in seen:
-                await queue.put(frame(live_event(item), cursor.text()))
+                await queue.put(spelling.seen(item, cursor.text()))
 
     async def pump() -> None:
         failed = await guarded(_nothing(read()), _error_event)
         if failed is not None:
-            await queue.put(frame(failed, None))
+            await queue.put(spelling.event(failed, None))
 
     pumping = services.spawn(pump(), f"watch {run.id}")
     draining = services.spawn(drain.wait(), f"drain of watch {run.id}")
     try:
-        yield f"retry: {RETRY_MS}\n".encode() + frame(run_event(run), None)
+        yield spelling.opening + spelling.event(run_event(run), None)
         while not draining.done() and not (pumping.done() and queue.empty()):
+            if not queue.empty():
+                yield queue.get_nowait()
+                continue
             waiting = services.spawn(queue.get(), f"frame of {run.id}")
             await asyncio.wait(
                 [waiting, pumping, draining],
@@ -179,7 +207,7 @@ async def _frames(
                 continue
             waiting.cancel()
             if not pumping.done() and not draining.done():
-                yield b": still here\n\n"
+                yield spelling.still_here
     finally:
         pumping.cancel()
         draining.cancel()

@@ -17,7 +17,8 @@ from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, Quer
 from litestar.response import Stream
 
 from quarterdeck.api.auth import NEEDS
-from quarterdeck.api.live import frames
+from quarterdeck.api.live import SERVER_SENT, frames
+from quarterdeck.api.packed import MEDIA_TYPE, PACKED
 from quarterdeck.api.schema import (
     RunBody,
     RunDetail,
@@ -133,14 +134,18 @@ async def cancel_run(
 @get("/runs/{run_id:str}/events", opt={NEEDS: Stage.WHOLE}, media_type="text/event-stream")
 async def follow_run(
     run_id: FromPath[str],
+    request: Api,
     server: NamedDependency[Server],
     follow: FromQuery[bool] = True,
     last_event_id: Annotated[str | None, HeaderParameter(name="Last-Event-ID")] = None,
 ) -> Stream:
     """Everything about a run as server-sent events: past first, then live, until its end.
 
-    `?follow=false` ends the stream once everything there is now was sent.
+    `?follow=false` ends the stream once everything there is now was sent. Clients of ours ask for
+    `application/vnd.quarterdeck.events`, which carries output as it is.
     """
+    packed = MEDIA_TYPE in request.headers.get("accept", "")
+    spelling = PACKED if packed else SERVER_SENT
     server.watching.crowd.check()
     run = await server.runs.get(run_id)
     cursor = Cursor.parse(run.id, last_event_id) if last_event_id else Cursor()
@@ -152,8 +157,10 @@ async def follow_run(
         services=server.services,
         drain=server.draining,
         crowd=server.watching.crowd,
+        spelling=spelling,
     )
-    return Stream(stream, media_type="text/event-stream", headers=NO_BUFFERING)
+    # what a handler says of its media type wins over the answer's own, but not over a header
+    return Stream(stream, headers={**NO_BUFFERING, "content-type": spelling.media_type})
 
 
 @get("/runs/{run_id:str}/output", opt={NEEDS: Stage.WHOLE}, media_type="application/octet-stream")

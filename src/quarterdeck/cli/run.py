@@ -92,7 +92,7 @@ def follow(server: Connection, run_id: str, *, as_json: bool, may_cancel: bool) 
     Ctrl-C asks to cancel (when allowed) and goes on watching; the second one leaves.
     """
     view = _JsonView() if as_json else _TextView()
-    events = _Stream(server, run_id)
+    events = _Stream(server, run_id, raw=not as_json)
     asked = not may_cancel
     while True:
         try:
@@ -111,8 +111,9 @@ def follow(server: Connection, run_id: str, *, as_json: bool, may_cancel: bool) 
 class _Stream:
     """The events of a run across broken connections: goes on after the last one seen."""
 
-    def __init__(self, server: Connection, run_id: str) -> None:
+    def __init__(self, server: Connection, run_id: str, *, raw: bool) -> None:
         self._server = server
+        self._raw = raw
         self.run_id = run_id
         self._last: str | None = None
         self._seen_run = False
@@ -123,7 +124,7 @@ class _Stream:
         told = False
         while not self._over:
             try:
-                for event in self._server.events(self._path(), self._last):
+                for event in self._server.events(self._path(), self._last, raw=self._raw):
                     if event.data["type"] != "run":
                         away_since = None
                         if told:
@@ -273,6 +274,8 @@ def raise_error_event(data: dict[str, Any]) -> None:
 
 def output_bytes(event: dict[str, Any]) -> bytes:
     """The bytes of an output event."""
+    if (raw := event.get("raw")) is not None:
+        return bytes(raw)
     if (text := event.get("data")) is not None:
         return str(text).encode()
     return base64.b64decode(event.get("data_b64") or "")

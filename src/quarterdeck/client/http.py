@@ -11,6 +11,7 @@ import http.client
 import json
 import select
 import ssl
+import struct
 import time
 import urllib.parse
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,9 @@ PATIENCE_S = 15.0
 TRUST_TIMEOUT_S = 10.0
 LOOK_AGAIN_S = 0.25
 PIECE = 1 << 20
+SERVER_SENT = "text/event-stream"
+PACKED = "application/vnd.quarterdeck.events"
+LENGTHS = struct.Struct(">II")
 
 
 class Connection:
@@ -109,17 +113,22 @@ class Connection:
                 "does not answer now. Try again later.",
             )
 
-    def events(self, path: str, last_id: str | None, **query: str | None) -> Iterator[Event]:
+    def events(
+        self, path: str, last_id: str | None, *, raw: bool = False, **query: str | None
+    ) -> Iterator[Event]:
         """Server-sent events until the server ends the stream or the connection breaks.
+
+        `raw`: output comes as bytes under `raw`, which is cheaper than text in JSON.
 
         Raises Unavailable when it breaks; reconnect with the id of the last event.
         """
-        headers = {"Accept": "text/event-stream"}
+        headers = {"Accept": f"{PACKED}, {SERVER_SENT};q=0.5" if raw else SERVER_SENT}
         if last_id is not None:
             headers["Last-Event-ID"] = last_id
         connection, answer = self._open("GET", path, None, query, headers, STREAM_TIMEOUT_S)
         try:
-            yield from _parse(answer)
+            packed = answer.headers.get_content_type() == PACKED
+            yield from (_unpack(answer) if packed else _parse(answer))
         except (OSError, http.client.HTTPException) as error:
             raise self._gone(error) from error
         finally:
@@ -241,6 +250,25 @@ def quote(word: str) -> str:
     if not word:
         raise Invalid("empty", "An empty word names nothing: give an id, or `last`.")
     return urllib.parse.quote(word, safe="", errors="replace")
+
+
+def _unpack(answer: http.client.HTTPResponse) -> Iterator[Event]:
+    while lengths := answer.read(LENGTHS.size):
+        head_length, output_length = LENGTHS.unpack(lengths)
+        if not head_length:
+            continue
+        packet = json.loads(_whole(answer, head_length))
+        event: dict[str, Any] = packet["event"]
+        if event["type"] == "output":
+            event["raw"] = _whole(answer, output_length)
+        yield Event(packet["id"], event)
+
+
+def _whole(answer: http.client.HTTPResponse, length: int) -> bytes:
+    data = answer.read(length)
+    if len(data) < length:
+        raise http.client.IncompleteRead(data, length - len(data))
+    return data
 
 
 def _parse(answer: http.client.HTTPResponse) -> Iterator[Event]:
