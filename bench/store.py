@@ -21,6 +21,7 @@ from sqlalchemy import insert
 from bench import rigs
 from quarterdeck.control.changes import Changes
 from quarterdeck.control.ingest import AttemptEvent, Ingest
+from quarterdeck.control.moves import Moves
 from quarterdeck.core.attempt import Reported
 from quarterdeck.core.ids import RANDOM_BYTES, attempt_id, run_id, task_id
 from quarterdeck.core.model import Attempt, Counts, Order, Phase, Run, Snapshot, Task
@@ -51,9 +52,13 @@ class Contestant:
             fabric=UNASKED,
             clock=self._clock,
             telemetry=Telemetry(),
-            changes=Changes("bench", lambda: True),
-            dispatch=Poke(),
-            seal=Poke(),
+            moves=Moves(
+                changes=Changes("bench", lambda: True),
+                telemetry=Telemetry(),
+                clock=self._clock,
+                dispatch=Poke(),
+                seal=Poke(),
+            ),
         )
 
     async def created(self, tasks: int) -> list[Attempt]:

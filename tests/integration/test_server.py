@@ -10,12 +10,13 @@ import msgspec
 import pytest
 from sqlalchemy import func, select
 
+from quarterdeck.control.changes import end_topic
 from quarterdeck.control.main import Server
 from quarterdeck.control.observe import SETTLE_S
 from quarterdeck.core.states import RunState
 from quarterdeck.store.base import Tx
 from quarterdeck.store.tables import rejected
-from quarterdeck.telemetry import FactRejected, NodeCloned, NodeSession, RunEnded
+from quarterdeck.telemetry import AttemptsMoved, FactRejected, NodeCloned, NodeSession, RunEnded
 from quarterdeck.wire import subjects
 from quarterdeck.wire.run import AttemptSnapshot, Orders, ReleaseAttempt, StartAttempt
 from tests.contracts.fabric_server import Harbour, harbour
@@ -214,3 +215,20 @@ async def test_a_start_that_nobody_answered_goes_to_the_next_session_after_a_mom
     async with asyncio.timeout(DEADLINE_S):
         (again,) = (await node.orders.get()).items
     assert isinstance(again, StartAttempt) and again.attempt == attempt
+
+
+async def test_a_run_that_is_cancelled_before_it_was_sent_is_told_as_any_other_end(
+    fleet: tuple[Server, Ears, HandNode],
+) -> None:
+    server, ears, node = fleet
+    node.session = "session-2"
+    await node.fabric.stop()
+    run = await order(server, "hand")
+    with server.changes.watch(end_topic(run)) as poke:
+        await server.runs.cancel(run)
+        async with asyncio.timeout(DEADLINE_S):
+            while (await server.runs.get(run)).state is not RunState.ENDED:
+                await poke.wait()
+    assert [e.run for e in ears.all(RunEnded)] == [run]
+    states = [state for e in ears.all(AttemptsMoved) for state in e.states]
+    assert states == ["cancelled"]

@@ -8,22 +8,20 @@ nothing. What can't be decoded goes to the table `rejected` and is acked.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 
-from quarterdeck.control.changes import Changes, end_topic, run_topic
+from quarterdeck.control.moves import Moves
 from quarterdeck.control.run import step_run, write_guarded
 from quarterdeck.core import attempt as machine
 from quarterdeck.core.ids import split_attempt
-from quarterdeck.core.model import Attempt, Phase
-from quarterdeck.core.reconcile import orders_for
+from quarterdeck.core.model import Attempt, Run
 from quarterdeck.errors import Invalid
 from quarterdeck.fabric.base import Delivery, Fabric
-from quarterdeck.service import Clock, Poke
+from quarterdeck.service import Clock
 from quarterdeck.store import node as node_store
 from quarterdeck.store import run as run_store
 from quarterdeck.store.base import Database, Tx
-from quarterdeck.telemetry import AttemptsMoved, FactRejected, FactsTaken, RunEnded, Telemetry
+from quarterdeck.telemetry import FactRejected, FactsTaken, Telemetry
 from quarterdeck.wire import subjects
 from quarterdeck.wire.codec import decode
 from quarterdeck.wire.run import AttemptSnapshot, snapshot_record
@@ -35,7 +33,7 @@ AttemptEvent = tuple[str, str, machine.Event]
 
 
 class Ingest:
-    """The only writer of attempt states on the server."""
+    """Applies what nodes say, and what other loops decide, to attempts."""
 
     def __init__(
         self,
@@ -44,17 +42,13 @@ class Ingest:
         fabric: Fabric,
         clock: Clock,
         telemetry: Telemetry,
-        changes: Changes,
-        dispatch: Poke,
-        seal: Poke,
+        moves: Moves,
     ) -> None:
         self._database = database
         self._fabric = fabric
         self._clock = clock
         self._telemetry = telemetry
-        self._changes = changes
-        self._dispatch = dispatch
-        self._seal = seal
+        self._moves = moves
 
     async def take_facts(self) -> None:
         """Loop: batches of EV, committed, then acked."""
@@ -90,38 +84,17 @@ class Ingest:
     async def change(self, unit: Callable[[Tx], list[tuple[Attempt, Attempt]]]) -> bool:
         """Write the attempts that a unit changed, and step the runs they belong to; whether it
         changed any."""
-        pairs, ended = await write_guarded(self._database, lambda tx: self._write(tx, unit))
-        moved = [(before, after) for before, after in pairs if after is not before]
-        states = Counter(
-            str(after.outcome or after.state)
-            for before, after in moved
-            if (before.state, before.outcome) != (after.state, after.outcome)
-        )
-        if states:
-            self._telemetry.emit(AttemptsMoved(states=dict(states)))
-        for run in {after.run for _, after in moved}:
-            self._changes.tell(run_topic(run))
-        for run, outcome in ended:
-            self._changes.tell(end_topic(run))
-            self._telemetry.emit(RunEnded(run=run, outcome=outcome))
-        now = self._clock.now()
-        if wanting := {after.node for _, after in moved if orders_for([after], now)}:
-            self._dispatch(*wanting)
-        if any(_is_to_be_sealed(after) for _, after in moved):
-            self._seal()
-        return bool(moved)
+        pairs, stepped = await write_guarded(self._database, lambda tx: self._write(tx, unit))
+        self._moves.runs(stepped)
+        return self._moves.attempts(pairs)
 
     def _write(
         self, tx: Tx, unit: Callable[[Tx], list[tuple[Attempt, Attempt]]]
-    ) -> tuple[list[tuple[Attempt, Attempt]], list[tuple[str, str]]]:
+    ) -> tuple[list[tuple[Attempt, Attempt]], list[Run]]:
         now = self._clock.now()
         pairs = unit(tx)
-        ended = []
-        for run in run_store.save_attempts(tx, pairs, now):
-            after = step_run(tx, run, now)
-            if after.outcome is not None:
-                ended.append((run, after.outcome.value))
-        return pairs, ended
+        due = run_store.save_attempts(tx, pairs, now)
+        return pairs, [step_run(tx, run, now) for run in sorted(due)]
 
     def rejected(self, what: str, error: str) -> None:
         """Say that something of a node could not be taken."""
@@ -133,11 +106,6 @@ class Ingest:
         await self._database.write(
             lambda tx: node_store.reject(tx, delivery.subject, delivery.data, error, now)
         )
-
-
-def _is_to_be_sealed(attempt: Attempt) -> bool:
-    ended = attempt.snapshot is not None and attempt.snapshot.phase is Phase.ENDED
-    return ended and not attempt.sealed
 
 
 def _fact(delivery: Delivery) -> AttemptEvent:

@@ -16,6 +16,7 @@ from quarterdeck.control.enrol import Enrolments
 from quarterdeck.control.ingest import Ingest
 from quarterdeck.control.lease import Leases
 from quarterdeck.control.metrics import Metrics
+from quarterdeck.control.moves import Moves
 from quarterdeck.control.observe import Fleet
 from quarterdeck.control.orders import Orderer
 from quarterdeck.control.output import Output
@@ -104,21 +105,26 @@ class Server:
             dispatch=dispatch,
             ask=ask,
         )
+        moves = Moves(
+            changes=self.changes,
+            telemetry=self.telemetry,
+            clock=self.clock,
+            dispatch=dispatch,
+            seal=seal,
+        )
         self._ingest = Ingest(
             database=self.database,
             fabric=self.fabric,
             clock=self.clock,
             telemetry=self.telemetry,
-            changes=self.changes,
-            dispatch=dispatch,
-            seal=seal,
+            moves=moves,
         )
         self.runs = Runs(
             database=self.database,
             fleet=self.fleet,
             clock=self.clock,
             telemetry=self.telemetry,
-            changes=self.changes,
+            moves=moves,
             leases=self.leases,
             dispatch=dispatch,
             new_id=self.new_id,

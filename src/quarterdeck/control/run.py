@@ -15,8 +15,8 @@ from typing import TypeVar
 
 import msgspec
 
-from quarterdeck.control.changes import Changes, end_topic, run_topic
 from quarterdeck.control.lease import DUE, Leases
+from quarterdeck.control.moves import Moves
 from quarterdeck.control.observe import Fleet
 from quarterdeck.core import attempt as attempt_machine
 from quarterdeck.core import liveness
@@ -29,7 +29,7 @@ from quarterdeck.errors import Conflict, Invalid, Unavailable
 from quarterdeck.service import Clock, Poke, jitter
 from quarterdeck.store import run as run_store
 from quarterdeck.store.base import Database, StaleWrite, Tx
-from quarterdeck.telemetry import RunCreated, RunEnded, Telemetry
+from quarterdeck.telemetry import RunCreated, Telemetry
 
 T = TypeVar("T")
 
@@ -63,7 +63,7 @@ class Runs:
         fleet: Fleet,
         clock: Clock,
         telemetry: Telemetry,
-        changes: Changes,
+        moves: Moves,
         leases: Leases,
         dispatch: Poke,
         new_id: Callable[[], str],
@@ -74,7 +74,7 @@ class Runs:
         self._fleet = fleet
         self._clock = clock
         self._telemetry = telemetry
-        self._changes = changes
+        self._moves = moves
         self._dispatch = dispatch
         self._new_id = new_id
         self._room = room
@@ -142,7 +142,7 @@ class Runs:
         Raises NotFound, and Conflict for a run that has ended.
         """
 
-        def write(tx: Tx) -> tuple[Run, list[Attempt]]:
+        def write(tx: Tx) -> tuple[Run, list[tuple[Attempt, Attempt]]]:
             now = self._clock.now()
             run = run_store.get(tx, run_store.find(tx, run_id))
             if run.state is RunState.ENDED:
@@ -151,20 +151,18 @@ class Runs:
                 return run, []
             after, commands = machine.step(run, machine.CancelAsked(), now)
             run_store.stepped(tx, after, (), (), more=True)
-            attempts = run_store.attempts_of(tx, run.id)
+            pairs = []
             for command in commands:
                 stop = attempt_machine.StopAsked(signal=command.signal)
-                run_store.save_attempts(
-                    tx, [(a, attempt_machine.step(a, stop, now)) for a in attempts], now
-                )
-            return step_run(tx, run.id, now), attempts
+                attempts = run_store.attempts_of(tx, run.id)
+                asked = [(a, attempt_machine.step(a, stop, now)) for a in attempts]
+                run_store.save_attempts(tx, asked, now)
+                pairs += asked
+            return step_run(tx, run.id, now), pairs
 
-        run, attempts = await write_guarded(self._database, write)
-        if run.outcome is not None:
-            self._changes.tell(end_topic(run.id))
-            self._telemetry.emit(RunEnded(run=run.id, outcome=run.outcome.value))
-        self._changes.tell(run_topic(run.id))
-        self._dispatch(*{attempt.node for attempt in attempts})
+        run, pairs = await write_guarded(self._database, write)
+        self._moves.runs([run])
+        self._moves.attempts(pairs)
         return run
 
     async def step_due(self) -> None:
@@ -175,8 +173,7 @@ class Runs:
                 continue
             for run in await self._database.read(lambda tx: run_store.due_runs(tx, 100)):
                 step = partial(step_run, run_id=run, now=self._clock.now())
-                await write_guarded(self._database, step)
-                self._changes.tell(run_topic(run))
+                self._moves.runs([await write_guarded(self._database, step)])
 
     def _rows(self, new: NewRun, nodes: list[Node]) -> tuple[Run, list[Task], list[Attempt]]:
         now = self._clock.now()

@@ -1,0 +1,63 @@
+"""What follows a commit that moved attempts or ended runs: events, screens, orders, sealing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from quarterdeck.control.changes import Changes, end_topic, run_topic
+from quarterdeck.core.model import Attempt, Phase, Run
+from quarterdeck.core.reconcile import orders_for
+from quarterdeck.service import Clock, Poke
+from quarterdeck.telemetry import AttemptsMoved, RunEnded, Telemetry
+
+
+class Moves:
+    """Told by whoever has committed; wakes who acts on it or shows it."""
+
+    def __init__(
+        self,
+        *,
+        changes: Changes,
+        telemetry: Telemetry,
+        clock: Clock,
+        dispatch: Poke,
+        seal: Poke,
+    ) -> None:
+        self._changes = changes
+        self._telemetry = telemetry
+        self._clock = clock
+        self._dispatch = dispatch
+        self._seal = seal
+
+    def attempts(self, pairs: Iterable[tuple[Attempt, Attempt]]) -> bool:
+        """Attempts before and after the commit; whether any differs."""
+        moved = [(before, after) for before, after in pairs if after is not before]
+        states = Counter(
+            str(after.outcome or after.state)
+            for before, after in moved
+            if (before.state, before.outcome) != (after.state, after.outcome)
+        )
+        if states:
+            self._telemetry.emit(AttemptsMoved(states=dict(states)))
+        for run in {after.run for _, after in moved}:
+            self._changes.tell(run_topic(run))
+        now = self._clock.now()
+        if wanting := {after.node for _, after in moved if orders_for([after], now)}:
+            self._dispatch(*wanting)
+        if any(_is_to_be_sealed(after) for _, after in moved):
+            self._seal()
+        return bool(moved)
+
+    def runs(self, stepped: Sequence[Run]) -> None:
+        """Runs as the commit left them; a run that had ended before is never stepped."""
+        for run in stepped:
+            self._changes.tell(run_topic(run.id))
+            if run.outcome is not None:
+                self._changes.tell(end_topic(run.id))
+                self._telemetry.emit(RunEnded(run=run.id, outcome=run.outcome.value))
+
+
+def _is_to_be_sealed(attempt: Attempt) -> bool:
+    ended = attempt.snapshot is not None and attempt.snapshot.phase is Phase.ENDED
+    return ended and not attempt.sealed
