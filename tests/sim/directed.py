@@ -11,6 +11,7 @@ from typing import Any
 from quarterdeck.control.dispatch import Dispatch
 from quarterdeck.control.run import NewRun
 from quarterdeck.core.model import Attempt, Order
+from quarterdeck.core.states import Outcome
 from quarterdeck.fabric.memory import Chance
 from quarterdeck.store import run as run_store
 from quarterdeck.wire import subjects
@@ -229,6 +230,25 @@ async def a_withdrawal_comes_late(world: World) -> None:
     await pause(15)
 
 
+async def beats_come_late(world: World) -> None:
+    """S13: a beat of an agent that was restarted arrives after the first of its next session."""
+    world.core.faults.core = Chance(doubled=1.0, delay_s=20.0)
+    await pause(11)
+    for node in world.nodes.values():
+        await node.crash()
+        node.start()
+    await pause(20)
+    world.core.faults.core = Chance()
+    await pause(80)
+    run = await create(world, "sim ticks=2 every=0.2 size=40")
+    await pause(5)
+    for attempt in _attempts(world, run):
+        world.check(
+            attempt.outcome is Outcome.SUCCEEDED,
+            f"S13: {attempt.node} takes no orders, long after a late beat of its last session.",
+        )
+
+
 def _attempts(world: World, run: str) -> list[Attempt]:
     return world.store.look(lambda tx: run_store.attempts_of(tx, run))
 
@@ -266,5 +286,6 @@ DIRECTED: dict[str, Script] = {
         facts_come_all_at_once,
         live_chunks_are_lost,
         a_withdrawal_comes_late,
+        beats_come_late,
     )
 }

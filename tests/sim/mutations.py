@@ -22,7 +22,7 @@ from quarterdeck.control import run as control_run
 from quarterdeck.control.dispatch import Dispatch
 from quarterdeck.control.ingest import Ingest, _fact
 from quarterdeck.core import attempt as machine
-from quarterdeck.core import reconcile
+from quarterdeck.core import liveness, reconcile
 from quarterdeck.core.model import Attempt, Phase, Reason, Snapshot, StreamEnd
 from quarterdeck.core.reconcile import Release
 from quarterdeck.core.stream import Gap, Taken, splice
@@ -331,6 +331,11 @@ def what_comes_back_is_only_shown(put: Set) -> None:
         return None if attempt.released else ReportAttempt(attempt=attempt.id)
 
     put(dispatch, "_question", question)
+
+
+@mutation
+def a_quarantine_is_for_ever(put: Set) -> None:
+    put(liveness, "COPY_GONE_S", 1e9)
 
 
 # ---- output

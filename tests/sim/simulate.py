@@ -28,7 +28,7 @@ from tests.sim.world import World
 
 SERVERS = 3
 NODES = 50
-FEW_NODES = 12
+FEW_NODES = 8
 QUIET_WITHIN_S = 400.0
 FEW_QUIET_WITHIN_S = 120.0
 LOOK_S = 2.0

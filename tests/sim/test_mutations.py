@@ -52,6 +52,8 @@ at which the rule matters. The real code is quiet under every plan.
           beats_are_not_compared (the_fabric_forgets)
       what a power cut brings back is released
           what_comes_back_is_only_shown (the_power_fails_after_the_release)
+      one late beat is not two agents
+          a_quarantine_is_for_ever (beats_come_late)
     Output
       chunks are known by offset (viewers)
           offsets_do_not_dedupe_for_viewers (live_chunks_are_lost)

@@ -31,7 +31,7 @@ from quarterdeck.fabric.memory import Faults, MemoryCore, MemoryFabric
 from quarterdeck.service import Clock, Services
 from quarterdeck.settings import AgentSettings, ServerSettings
 from quarterdeck.store import node as node_store
-from quarterdeck.telemetry import Event, Telemetry
+from quarterdeck.telemetry import Event, Telemetry, UnitDone
 from tests.sim.clock import SimClock
 from tests.sim.store import SharedStore, SimArchive, SimDatabase
 
@@ -95,6 +95,8 @@ class World:
         """Events of one process become lines of the trace, and are counted."""
 
         def heard(event: Event) -> None:
+            if isinstance(event, UnitDone):
+                return
             name = type(event).__name__
             self.events[name] = self.events.get(name, 0) + 1
             self.note(f"{who} {name} {msgspec.to_builtins(event)}")

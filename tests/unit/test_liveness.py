@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quarterdeck.core.liveness import (
+    COPY_GONE_S,
     GONE_AFTER_S,
     REMEMBERED_SESSIONS,
     SILENT_AFTER_S,
@@ -113,3 +114,19 @@ def test_a_later_start_on_its_own_state_ends_the_quarantine_until_the_copy_beats
     later = beat(copied, "d" * 16, "a" * 8 + "b" * 8)
     assert (later.current, later.cloned) == ("d" * 16, False)
     assert beat(later, "c" * 16, "a" * 8).cloned
+
+
+def test_a_quarantine_ends_when_the_other_was_only_a_late_beat() -> None:
+    late = beat(after("a", "b"), "a", now=100.0)
+    assert late.cloned
+    assert beat(late, "b", now=100.0 + COPY_GONE_S - 1).cloned
+    alone = beat(late, "b", now=100.0 + COPY_GONE_S)
+    assert (alone.current, alone.cloned) == ("b", False)
+
+
+def test_a_quarantine_stays_while_both_are_heard() -> None:
+    sessions = after("a", "b", "a")
+    for round_ in range(1, 40):
+        sessions = beat(sessions, "b", now=round_ * 5.0)
+        sessions = beat(sessions, "a", now=round_ * 5.0 + 1)
+        assert sessions.cloned

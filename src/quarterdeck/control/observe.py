@@ -129,7 +129,11 @@ class Fleet:
 
     def _admit(self, node: Node) -> None:
         self._nodes[node.id] = node
-        self._sessions[node.id] = liveness.Sessions(current=node.session, cloned=node.quarantined)
+        self._sessions[node.id] = liveness.Sessions(
+            current=node.session,
+            cloned=node.quarantined,
+            other_at=self._clock.monotonic(),
+        )
 
     def forget(self, node_id: str) -> None:
         """A node was removed: its beats are those of a stranger from now on."""
@@ -231,7 +235,8 @@ class Fleet:
         """Note a beat; True when it should be written at once."""
         node = self._nodes[beat.node]
         before = self._sessions[beat.node]
-        after = liveness.beat(before, beat.session, beat.before)
+        now = self._clock.monotonic()
+        after = liveness.beat(before, beat.session, beat.before, now=now)
         self._sessions[beat.node] = after
         if after.cloned and not node.quarantined:
             self._telemetry.emit(NodeCloned(node=node.id, name=node.name))

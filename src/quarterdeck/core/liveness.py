@@ -6,6 +6,10 @@ state directory remembers the sessions that used it, and beats name them. The no
 copy that was made while its original ran looks like a restart until the original beats again; one
 that is older, or a backup, is known at its first beat. A start on the directory that knows the
 present session ends the quarantine, until the other beats again.
+
+A beat of an ended session may come late, through a fabric that was cut off meanwhile; it looks the
+same. So a quarantine also ends when the other was silent for `COPY_GONE_S` while the present
+session beat on: two agents are two only as long as both are heard.
 """
 
 from __future__ import annotations
@@ -20,27 +24,34 @@ from quarterdeck.core.states import NodeState
 SILENT_AFTER_S = 15.0
 GONE_AFTER_S = 60.0
 REMEMBERED_SESSIONS = 8
+COPY_GONE_S = 60.0
 SHORT = 8
 
 
 class Sessions(Record, frozen=True, kw_only=True):
-    """The sessions seen of one node: the present one, and those it replaced (newest last)."""
+    """The sessions seen of one node: the present one, and those it replaced (newest last).
+
+    `other_at` is when a session that is not the present one was last heard (monotonic seconds).
+    """
 
     current: str = ""
     replaced: tuple[str, ...] = ()
     cloned: bool = False
+    other_at: float = 0.0
 
 
-def beat(sessions: Sessions, session: str, before: str = "") -> Sessions:
-    """The sessions after a heartbeat of `session`.
+def beat(sessions: Sessions, session: str, before: str = "", *, now: float = 0.0) -> Sessions:
+    """The sessions after a heartbeat of `session` at `now` (monotonic).
 
     `before` names the sessions that used its state directory earlier: the first `SHORT` characters
     of each, one after the other; empty when the agent can't tell.
     """
     if session == sessions.current:
+        if sessions.cloned and now - sessions.other_at >= COPY_GONE_S:
+            return msgspec.structs.replace(sessions, cloned=False)
         return sessions
     if session in sessions.replaced or not _follows(sessions.current, before):
-        return msgspec.structs.replace(sessions, cloned=True)
+        return msgspec.structs.replace(sessions, cloned=True, other_at=now)
     replaced = (*sessions.replaced, sessions.current) if sessions.current else ()
     return msgspec.structs.replace(
         sessions,
