@@ -8,7 +8,7 @@ from bench import rigs
 from bench.ssh import Ssh
 
 CLAIM = "P2"
-ROUNDS = 60
+ROUNDS = 30
 
 
 def measure(up: rigs.Up, ssh: Ssh, rounds: int) -> rigs.Report:

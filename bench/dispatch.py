@@ -12,7 +12,7 @@ from bench.ssh import Ssh
 from quarterdeck.client.http import Connection
 
 CLAIM = "P1"
-ROUNDS = 300
+ROUNDS = 100
 
 
 def measure(up: rigs.Up, ssh: Ssh, rounds: int) -> rigs.Report:

@@ -9,7 +9,7 @@ from pathlib import Path
 from bench import rigs
 
 CLAIM = "P10"
-TURNS = 7
+TURNS = 5
 
 
 def measure(folder: Path, turns: int) -> rigs.Report:

@@ -133,6 +133,7 @@ def machine() -> str:
     return (
         f"{os.cpu_count()} x {model}, Linux {platform.release().split('-')[0]}, "
         f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}"
+        + (", real-time priority" if os.sched_getscheduler(0) != os.SCHED_OTHER else "")
     )
 
 

@@ -29,8 +29,10 @@ def both() -> Iterator[tuple[rigs.Up, Ssh]]:
 )
 def test_each_script_says_which_claim_it_measures(name: str) -> None:
     script = importlib.import_module(f"bench.{name}")
-    assert script.CLAIM.startswith("P")
-    assert (script.__doc__ or "").startswith(f"{script.CLAIM}: ")
+    text = script.__doc__ or ""
+    assert text
+    if script.CLAIM.startswith("P"):  # a goal of docs/performance.md; others measure a part
+        assert text.startswith(f"{script.CLAIM}: ")
     assert callable(script.main)
 
 

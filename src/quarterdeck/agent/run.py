@@ -235,9 +235,8 @@ class Attempts:
         gone.add_done_callback(lambda _: poke(attempt))
         try:
             while not gone.done():
-                held = self._say(attempt)
-                await sender.advance()
-                if held is None:
+                await sender.advance()  # first: a line does not wait for a look at the facts
+                if self._say(attempt) is None:
                     return
                 await poke.wait(watch.patience_s)
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import socket
 
 from quarterdeck.api.app import HttpServer
@@ -12,6 +13,9 @@ from quarterdeck.control.main import Server
 from quarterdeck.service import Clock, SystemClock, first_of, until_told
 from quarterdeck.settings import ServerSettings, split_listen
 from quarterdeck.telemetry import Telemetry, log_to
+
+_M_ARENA_MAX = -8
+_ARENAS = 2
 
 
 async def serve(
@@ -23,6 +27,7 @@ async def serve(
 ) -> None:
     """Run until a signal or the end of the supervisor. `names` are names and addresses of this
     machine. Raises Conflict when the port is taken."""
+    _share_arenas()
     telemetry = Telemetry()
     telemetry.subscribe(log_to(level=settings.log_level))
     listener = listener or bind(settings.listen)
@@ -56,3 +61,11 @@ async def _start(server: Server, http: HttpServer) -> None:
     """HTTP first: while the fabric or the database is away, callers are told so."""
     await http.start()
     await server.start()
+
+
+def _share_arenas() -> None:
+    """glibc gives threads heaps of their own, and each keeps what a burst of output once took:
+    after 1.6 GB of it 290 MiB stayed instead of 130. Other C libraries have no such setting."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, _ARENAS)
