@@ -22,6 +22,7 @@ from quarterdeck.settings import (
     MEANINGS,
     AgentSettings,
     ClientSettings,
+    FabricSettings,
     Secret,
     ServerSettings,
     Settings,
@@ -48,6 +49,7 @@ KINDS: dict[str, tuple[str, type[Settings]]] = {
     "up": ("qd up", UpSettings),
     "server": ("qd server", ServerSettings),
     "agent": ("qd agent", AgentSettings),
+    "fabric": ("qd fabric", FabricSettings),
     "client": ("The command line", ClientSettings),
 }
 

@@ -25,6 +25,7 @@ S = TypeVar("S", bound="Settings")
 PREFIX = "QD_"
 POSTGRES = "postgresql://"
 DEFAULT_LISTEN = "127.0.0.1:7333"
+DEFAULT_FABRIC_LISTEN = "127.0.0.1:4222"
 ATTEMPT_MARK = "QD_ATTEMPT"
 
 
@@ -114,6 +115,20 @@ class UpSettings(Settings, frozen=True, kw_only=True):
     fabric_public_url: str = ""
 
 
+class FabricSettings(Settings, frozen=True, kw_only=True):
+    """`qd fabric`. `data` holds what is on its way, in `fabric`, and unless told otherwise `keys`,
+    which are made at the first start. `public_url` (`tls://HOST:PORT`) is where others reach it:
+    its name goes into the certificate. `min_free_mib` must be free before a fabric whose disk was
+    full is started anew.
+    """
+
+    data: str = ""
+    keys: str = ""
+    listen: str = DEFAULT_FABRIC_LISTEN
+    public_url: str = ""
+    min_free_mib: int = 64
+
+
 class ClientSettings(Settings, frozen=True, kw_only=True):
     """Where the command line finds its server. `fingerprint` pins its certificate."""
 
@@ -130,6 +145,10 @@ MEANINGS = {
     "`$XDG_DATA_HOME/quarterdeck`.",
     "client.data": "Data directory of a `qd up` on this machine.",
     "database": "Address of a PostgreSQL; without it SQLite in `data`.",
+    "fabric.keys": "Directory of the installation's keys. Default: `keys` in `data`.",
+    "fabric.listen": "HOST:PORT of the fabric (port 0: a free one that is kept).",
+    "fabric.min_free_mib": "So much must be free before it is started anew after a full disk.",
+    "fabric.public_url": "Where servers and nodes reach the fabric.",
     "fabric_ca": "PEM file the fabric is verified with, or `system`.",
     "fabric_listen": "HOST:PORT of the fabric. Default: the host of `listen`, a port that is kept.",
     "fabric_public_url": "Where nodes reach the fabric. Default: the host they reach the API at.",

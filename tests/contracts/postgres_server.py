@@ -67,7 +67,7 @@ class PostgresServer:
             owner = _other_user()
             os.chown(self._root, owner.pw_uid, owner.pw_gid)
             self._as |= {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
-        self.port = _free_port()
+        self.port = free_port()
         self._numbers: dict[str, str] = {}
         self._init()
 
@@ -198,7 +198,7 @@ def _home(settings: Mapping[str, str]) -> str | None:
     return None
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port

@@ -8,7 +8,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -20,7 +19,7 @@ from typing import Any
 from quarterdeck.core.access import spell
 from quarterdeck.fabric.embedded import EmbeddedFabric
 from quarterdeck.fabric.identity import Authority
-from tests.contracts.postgres_server import serving
+from tests.contracts.postgres_server import free_port, serving
 from tests.e2e.up import QD, wait_for
 
 API = spell("api", "0" * 16, b"a" * 20)
@@ -77,7 +76,7 @@ class Fleet:
 
     def __init__(self, root: Path, database: str, fabric_url: str, *, servers: int, agents: int):
         self.root = root
-        ports = [_free_port() for _ in range(servers)]
+        ports = [free_port() for _ in range(servers)]
         self.urls = {f"s{n}": f"http://127.0.0.1:{port}" for n, port in enumerate(ports)}
         self.servers = {
             f"s{n}": self._server(f"s{n}", port, database, fabric_url)
@@ -206,8 +205,3 @@ def fleet(root: Path, *, servers: int = 3, agents: int = 3) -> Iterator[Fleet]:
             process.terminate()
             process.wait(STOP_S)
             fabric.close()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])

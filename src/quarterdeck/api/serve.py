@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import socket
+from pathlib import Path
 
 from quarterdeck.api.app import HttpServer
+from quarterdeck.api.first import first_tokens
 from quarterdeck.api.listen import bind, url_for_others
 from quarterdeck.api.tls import RENEW_EVERY_S, Certificate
 from quarterdeck.control.main import Server
@@ -37,6 +39,9 @@ async def serve(
     certificate = Certificate(settings, names, clock.now())
     shown = certificate.shown
     server.certificate, server.fingerprint = shown.pem, shown.fingerprint
+    tokens = Path(settings.data) / "tokens"
+    if not tokens.exists():  # what an operator laid down there stays
+        first_tokens(tokens, fingerprint=shown.fingerprint)
     host, _ = split_listen(settings.listen)
     server.url = settings.public_url or url_for_others(
         listener, host, tls=shown.context is not None

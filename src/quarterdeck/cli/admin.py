@@ -1,4 +1,4 @@
-"""`qd up`, `qd server`, `qd agent`: the long-running processes."""
+"""`qd up`, `qd fabric`, `qd server`, `qd agent`: the long-running processes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import click
 from quarterdeck.errors import Invalid
 from quarterdeck.settings import (
     AgentSettings,
+    FabricSettings,
     ServerSettings,
     UpSettings,
     default_data,
@@ -38,6 +39,22 @@ def up(config: str | None, **flags: Any) -> None:
     from quarterdeck.cli.supervisor import supervise
 
     sys.exit(asyncio.run(supervise(settings, settings.data or default_data())))
+
+
+@click.command()
+@click.option("--config", type=click.Path(), help="A settings file (TOML).")
+@click.option("--data", metavar="DIR", help="Where it keeps what is on its way.")
+@click.option("--keys", metavar="DIR", help="The installation's keys (default: keys in --data).")
+@click.option("--listen", metavar="HOST:PORT", help="Where it listens (default 127.0.0.1:4222).")
+def fabric(config: str | None, **flags: Any) -> None:
+    """Run the fabric of several servers (with one server `qd up` does it)."""
+    _shed_mark()
+    settings = load(FabricSettings, file=config, flags=flags)
+    if not settings.data:
+        raise Invalid("settings", "A fabric needs a directory of its own: give --data DIR.")
+    from quarterdeck.cli.fabric import serve
+
+    asyncio.run(serve(settings))
 
 
 @click.command()

@@ -19,11 +19,10 @@ import msgspec
 
 from quarterdeck.agent.process import until_gone
 from quarterdeck.agent.shim.tree import boot_id, identity, signal_process
+from quarterdeck.api.first import first_tokens
 from quarterdeck.cli.checks import last_complaint
-from quarterdeck.core.access import SECRET_BYTES, parse, spell
-from quarterdeck.core.ids import RANDOM_BYTES, run_id
 from quarterdeck.errors import Conflict, Unavailable
-from quarterdeck.service import Services, SystemClock, entropy
+from quarterdeck.service import Services, SystemClock
 from quarterdeck.settings import child_environment
 
 OLD_CHILDREN_S = 10.0
@@ -75,36 +74,44 @@ class Files:
         return self.data / "agents" / name
 
     def lock(self) -> None:
-        """Take the directory. Raises Conflict while a live `qd up` has it, Unavailable when it
-        can't be written."""
+        """Take the directory and see that all of `qd up` is in it. Raises as `hold` does."""
         try:
-            for directory in (self.data, self.server, self.logs, self.data / "agents"):
+            self.hold()
+            for directory in (self.server, self.logs, self.data / "agents"):
                 directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.api_token, self.join_token = first_tokens(self.server / "tokens")
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def hold(self) -> None:
+        """Take the directory. Raises Conflict while a live `qd up` or `qd fabric` has it,
+        Unavailable when it can't be written."""
+        try:
+            self.data.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = os.open(self.data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.remove_ready()
-            self._load_tokens()
         except BlockingIOError as error:
             self.unlock()
             raise Conflict(
                 "data_in_use",
-                f"The data directory {self.data} is in use by another `qd up`; stop that one, or "
-                "choose another --data.",
+                f"The data directory {self.data} is in use by another `qd up` or `qd fabric`; stop "
+                "that one, or choose another --data.",
             ) from error
         except OSError as error:
-            raise Unavailable(
-                "data_directory",
-                f"The data directory {self.data} can't be used: {error.strerror or error}.",
-            ) from error
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: OSError) -> Unavailable:
+        return Unavailable(
+            "data_directory",
+            f"The data directory {self.data} can't be used: {error.strerror or error}; see that "
+            "it is yours and has room, or choose another --data.",
+        )
 
     def unlock(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-
-    def free_mib(self) -> int:
-        disk = os.statvfs(self.data)
-        return disk.f_bavail * disk.f_frsize // MIB
 
     def kept_port(self) -> int | None:
         with contextlib.suppress(OSError, ValueError):
@@ -168,18 +175,6 @@ class Files:
             except TimeoutError:
                 signal_process(pid, ticks, signal.SIGKILL)
                 await until_gone(pid, ticks)
-
-    def _load_tokens(self) -> None:
-        path = self.server / "tokens"
-        kinds = ("api", "join")
-        try:
-            made = path.read_text(encoding="ascii").split()
-            if [token.kind for word in made if (token := parse(word))] != list(kinds):
-                raise ValueError("not our tokens")
-        except (OSError, ValueError):
-            made = [spell(kind, _token_id(), entropy(SECRET_BYTES)) for kind in kinds]
-            _write(path, ("\n".join(made) + "\n").encode())
-        self.api_token, self.join_token = made
 
 
 class Keeper:
@@ -322,11 +317,6 @@ class Keeper:
             return
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)
-
-
-def _token_id() -> str:
-    now_ms = int(SystemClock().now().timestamp() * 1000)
-    return run_id(now_ms, entropy(RANDOM_BYTES))
 
 
 def _write(path: Path, data: bytes) -> None:

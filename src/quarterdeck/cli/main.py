@@ -13,6 +13,7 @@ from quarterdeck.errors import QuarterdeckError
 
 COMMANDS = {
     "up": ("quarterdeck.cli.admin", "up", "Start everything on this machine."),
+    "fabric": ("quarterdeck.cli.admin", "fabric", "Run the fabric of several servers."),
     "server": ("quarterdeck.cli.admin", "server", "Run one server."),
     "agent": ("quarterdeck.cli.admin", "agent", "Run the agent of this node."),
     "run": ("quarterdeck.cli.run", "run", "Run a command or script on nodes, live."),

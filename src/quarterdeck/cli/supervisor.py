@@ -13,7 +13,6 @@ changes, and is removed at the start and at the end.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 import sys
 from datetime import datetime
@@ -21,22 +20,17 @@ from pathlib import Path
 
 import click
 
-from quarterdeck.agent.addresses import addresses
 from quarterdeck.api.listen import bind, url_of
-from quarterdeck.api.tls import RENEW_EVERY_S, fingerprint, names_for, wants_tls
+from quarterdeck.api.tls import fingerprint, wants_tls
 from quarterdeck.cli.children import Child, Files, Keeper
+from quarterdeck.cli.fabric import FabricChild, say_failed
 from quarterdeck.client.http import Connection
 from quarterdeck.errors import Conflict, Invalid, QuarterdeckError, Unavailable
-from quarterdeck.fabric.certificates import Signer
-from quarterdeck.fabric.embedded import EmbeddedFabric
-from quarterdeck.fabric.identity import Authority
 from quarterdeck.service import Services, SystemClock, first_of, until_told
 from quarterdeck.settings import UpSettings, host_name, is_loopback, split_listen
 
 READY_LOOK_S = 0.03
 READY_WITHIN_S = 60.0
-FABRIC_LOOK_S = 5.0
-MIB = 1 << 20
 
 
 async def supervise(settings: UpSettings, data: str) -> int:
@@ -57,9 +51,9 @@ class Supervisor:
         self._settings = settings
         self._files = files
         self._clock = SystemClock()
-        self._services = Services(_say_failed, self._clock)
+        self._services = Services(say_failed, self._clock)
         self._keeper = Keeper(files, self._services, self._pid_changed)
-        self._fabric: EmbeddedFabric | None = None
+        self._fabric: FabricChild | None = None
         self._listener: socket.socket | None = None
         self._url = ""
         self._fingerprint = ""
@@ -70,7 +64,6 @@ class Supervisor:
         self._files.lock()
         await self._files.wait_for_old_children()
         began = self._clock.now()
-        authority = Authority.open(self._files.keys)
         self._fingerprint = fingerprint(
             self._settings.listen,
             tls_cert=self._settings.tls_cert,
@@ -79,15 +72,12 @@ class Supervisor:
             now=began,
         )
         self._listener = self._listen()
-        self._fabric = self._new_fabric(authority)
-        self._fabric.prepare()
-        await self._keeper.start(Child("fabric", spawn=self._spawn_fabric))
-        await self._fabric.wait_ready()
+        self._fabric = self._new_fabric()
+        await self._fabric.start(self._keeper, self._services)
         self._write_settings(self._fabric.url)
         await self._keeper.start(self._server_child(self._listener))
         for name in self._names():
             await self._keeper.start(self._agent_child(name))
-        self._services.loop("fabric storage", self._watch_storage)
         await self._until_ready(began)
         self._ready = True
         self._pid_changed()
@@ -134,34 +124,23 @@ class Supervisor:
             return settings.public_url.rstrip("/")
         return url_of(listener, host, tls=tls)
 
-    def _new_fabric(self, authority: Authority) -> EmbeddedFabric:
-        """It listens where others can reach it when the API does, and with TLS then."""
+    def _new_fabric(self) -> FabricChild:
+        """It listens where others can reach it when the API does."""
         settings, files = self._settings, self._files
         host, port = split_listen(settings.listen)[0], 0
         if settings.fabric_listen:
             host, port = split_listen(settings.fabric_listen)
         elif is_loopback(host):
             host = "127.0.0.1"
-        if is_loopback(host):
-            return EmbeddedFabric(files.fabric, authority, host=host, port=port)
-        self._renew_certificate()
-        self._services.loop("certificate of the fabric", self._renew_certificates)
-        path = files.fabric / "tls.pem"
-        return EmbeddedFabric(files.fabric, authority, host=host, port=port, tls=path)
-
-    def _renew_certificate(self) -> bool:
-        settings, now = self._settings, self._clock.now()
-        listen = settings.fabric_listen or settings.listen
-        names = names_for(listen, settings.fabric_public_url, (host_name(), *addresses()))
-        signer = Signer.open(self._files.keys, now)
-        return signer.leaf(self._files.fabric / "tls.pem", names, now)
-
-    async def _renew_certificates(self) -> None:
-        """Loop: waits for a tick of `RENEW_EVERY_S` only."""
-        while True:
-            await asyncio.sleep(RENEW_EVERY_S)
-            if self._renew_certificate() and self._fabric is not None:
-                self._fabric.reload()
+        return FabricChild(
+            files.fabric,
+            files.keys,
+            host=host,
+            port=port,
+            public_url=settings.fabric_public_url,
+            min_free_mib=settings.min_free_mib,
+            clock=self._clock,
+        )
 
     def _names(self) -> list[str]:
         host = host_name()
@@ -200,10 +179,6 @@ class Supervisor:
                 min_free_mib=settings.min_free_mib,
                 heartbeat_s=settings.heartbeat_s,
             )
-
-    def _spawn_fabric(self) -> int:
-        assert self._fabric is not None
-        return self._fabric.spawn().pid
 
     def _server_child(self, listener: socket.socket) -> Child:
         config = str(self._files.server / "server.toml")
@@ -252,25 +227,9 @@ class Supervisor:
                 self._url, self._fingerprint, self._fabric.url, self._keeper.pids()
             )
 
-    async def _watch_storage(self) -> None:
-        """Loop: a full disk makes nats-server switch its storage off for good; when there is room
-        again the fabric is started anew."""
-        assert self._fabric is not None
-        while True:
-            await asyncio.sleep(FABRIC_LOOK_S)
-            if self._files.free_mib() < self._settings.min_free_mib:
-                continue
-            if await self._fabric.storage_disabled():
-                self._keeper.restart("fabric")
-
     def _hint(self) -> None:
         data = self._settings.data
         where = f" --data {data}" if data else ""
         names = ", ".join(self._names()[:4]) + (", ..." if self._settings.nodes > 4 else "")
         click.echo(f"nodes: {names}", err=True)
         click.echo(f"try:   qd run{where} -t all -- uptime", err=True)
-
-
-def _say_failed(name: str, error: str, delay_s: float) -> None:
-    with contextlib.suppress(OSError):
-        print(f"qd: {name}: {error}", file=sys.stderr, flush=True)
