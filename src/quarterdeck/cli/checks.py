@@ -170,7 +170,9 @@ def nodes(found: list[dict[str, Any]], status: dict[str, Any]) -> Iterator[Findi
         "silent": ("warn", "it beat less than a minute ago; look at its network and load."),
         "quarantined": (
             "fail",
-            "two machines use its identity: give the copy a state directory of its own.",
+            "two agents use its identity: stop the one on the copy and give it an empty state "
+            "directory; when the node is not ready two minutes later, `qd node remove` it and "
+            "give both one.",
         ),
     }
     quiet = True

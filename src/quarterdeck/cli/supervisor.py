@@ -26,6 +26,7 @@ from quarterdeck.cli.children import Child, Files, Keeper
 from quarterdeck.cli.fabric import FabricChild, say_failed
 from quarterdeck.client.http import Connection
 from quarterdeck.errors import Conflict, Invalid, QuarterdeckError, Unavailable
+from quarterdeck.fabric.identity import Authority
 from quarterdeck.service import Services, SystemClock, first_of, until_told
 from quarterdeck.settings import UpSettings, host_name, is_loopback, split_listen
 
@@ -64,6 +65,7 @@ class Supervisor:
         self._files.lock()
         await self._files.wait_for_old_children()
         began = self._clock.now()
+        Authority.open(self._files.keys)  # it makes the directory, whole, before others write there
         self._fingerprint = fingerprint(
             self._settings.listen,
             tls_cert=self._settings.tls_cert,
