@@ -143,6 +143,16 @@ async def test_without_a_server_the_data_directory_is_looked_at(place: Harbour) 
     assert "backup" in found.of("database", "fail")
 
 
+def test_the_room_is_held_against_the_limit_of_the_server_settings(tmp_path: Path) -> None:
+    assert "(the limit is 64)" in call(tmp_path, "--data", str(tmp_path)).text
+    (tmp_path / "server").mkdir()
+    (tmp_path / "server" / "server.toml").write_text(f"min_free_mib = {1 << 40}\n")
+    found = call(tmp_path, "--data", str(tmp_path))
+    assert "new runs are refused" in found.of("disk", "fail")
+    found = call(tmp_path, "--data", str(tmp_path), QD_MIN_FREE_MIB="1")
+    assert "(the limit is 1)" in found.text, "the variable is what a server started here obeys"
+
+
 @pytest.mark.parametrize("words", [("--data", "/nowhere/at/all"), ("--url", "x"), ("--url", "h:")])
 def test_odd_places_get_a_sentence(tmp_path: Path, words: tuple[str, ...]) -> None:
     found = call(tmp_path, *words)

@@ -68,7 +68,16 @@ def settings(data: Path) -> Iterator[Finding]:
         yield Finding("ok", "settings", "every settings file and QD_ variable can be used.")
 
 
-def directory(data: Path, min_free_mib: int = 64) -> Iterator[Finding]:
+def limit_mib(data: Path) -> int:
+    """Below how much free disk the server of this directory refuses new runs."""
+    file = data / "server" / "server.toml"
+    try:
+        return load(ServerSettings, file=str(file) if file.exists() else None).min_free_mib
+    except (QuarterdeckError, OSError):  # `settings` has told
+        return ServerSettings().min_free_mib
+
+
+def directory(data: Path, min_free_mib: int) -> Iterator[Finding]:
     """The data directory of this machine: owner, mode, room."""
     try:
         found = data.stat()

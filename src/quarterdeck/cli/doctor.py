@@ -49,7 +49,7 @@ def _all(url: str | None, token: str | None, data: str | None) -> Iterator[Findi
     local = not found.url
     yield from checks.settings(home)
     if local:
-        yield from checks.directory(home)
+        yield from checks.directory(home, checks.limit_mib(home))
     try:
         server = connect(url=url, token=token, data=data, patience_s=0.0)
         up = yield from _server(server)
