@@ -175,7 +175,7 @@ def server(status: dict[str, Any], local: datetime) -> Iterator[Finding]:
 def nodes(found: list[dict[str, Any]], status: dict[str, Any]) -> Iterator[Finding]:
     """Who of the fleet is not well."""
     advice = {
-        "gone": ("warn", "look whether its machine and agent run, or `qd node rm` it."),
+        "gone": ("warn", "look whether its machine and agent run, or take it off with `qd node remove`."),
         "silent": ("warn", "it beat less than a minute ago; look at its network and load."),
         "quarantined": (
             "fail",
