@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from quarterdeck.agent.shim import main as shim_main
 from quarterdeck.fabric.identity import Identity
 from quarterdeck.telemetry import FabricTrouble, NodeCloned, NodeSession
 from quarterdeck.wire.enrol import Enrolment, signed_part
@@ -151,6 +152,15 @@ def test_the_room_is_held_against_the_limit_of_the_server_settings(tmp_path: Pat
     assert "new runs are refused" in found.of("disk", "fail")
     found = call(tmp_path, "--data", str(tmp_path), QD_MIN_FREE_MIB="1")
     assert "(the limit is 1)" in found.text, "the variable is what a server started here obeys"
+
+
+def test_a_defect_that_a_shim_wrote_down_is_told(tmp_path: Path) -> None:
+    attempt = tmp_path / "agents" / "web1" / "attempts" / "abc-1.0.1"
+    attempt.mkdir(parents=True)
+    assert not call(tmp_path, "--data", str(tmp_path)).of("shim", "warn")
+    shim_main._note_crash(str(attempt), "Trace of calls\n  a line\nKeyError: 'stdin'\n")
+    found = call(tmp_path, "--data", str(tmp_path)).of("shim", "warn")
+    assert "abc-1.0.1" in found and "KeyError: 'stdin'" in found and str(attempt) in found
 
 
 @pytest.mark.parametrize("words", [("--data", "/nowhere/at/all"), ("--url", "x"), ("--url", "h:")])

@@ -132,6 +132,18 @@ def database_file(data: Path) -> Iterator[Finding]:
         yield Finding("ok", "database", f"SQLite, schema {version}, {size} MiB, sound.")
 
 
+def crashes(data: Path) -> Iterator[Finding]:
+    """What a shim wrote down when it met a defect of its own, until its attempt is released."""
+    with contextlib.suppress(OSError):
+        for path in sorted(data.glob("agents/*/attempts/*/crash")):
+            lines = path.read_text(errors="replace").split("\n")
+            said = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
+            text = (
+                f"the shim of {path.parent.name} met a defect: {said[:300]}; report it with {path}."
+            )
+            yield Finding("warn", "shim", text)
+
+
 def logs(data: Path, now: datetime) -> Iterator[Finding]:
     """The last complaint of each child of `qd up`, when it is recent."""
     with contextlib.suppress(OSError):
@@ -175,7 +187,10 @@ def server(status: dict[str, Any], local: datetime) -> Iterator[Finding]:
 def nodes(found: list[dict[str, Any]], status: dict[str, Any]) -> Iterator[Finding]:
     """Who of the fleet is not well."""
     advice = {
-        "gone": ("warn", "look whether its machine and agent run, or take it off with `qd node remove`."),
+        "gone": (
+            "warn",
+            "look whether its machine and agent run, or take it off with `qd node remove`.",
+        ),
         "silent": ("warn", "it beat less than a minute ago; look at its network and load."),
         "quarantined": (
             "fail",

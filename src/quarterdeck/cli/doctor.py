@@ -59,6 +59,7 @@ def _all(url: str | None, token: str | None, data: str | None) -> Iterator[Findi
     if local:
         if not up:
             yield from checks.database_file(home)
+        yield from checks.crashes(home)
         yield from checks.logs(home, SystemClock().now())
 
 
