@@ -59,7 +59,11 @@ def fabric(config: str | None, **flags: Any) -> None:
 
 @click.command()
 @click.option("--config", type=click.Path(), help="A settings file (TOML).")
-@click.option("--data", metavar="DIR", help="Where database, archive and keys are kept.")
+@click.option(
+    "--data",
+    metavar="DIR",
+    help="This server's own directory: its key; by default also SQLite and the archive.",
+)
 @click.option("--database", metavar="URL", help=DATABASE_HELP)
 @click.option("--listen", metavar="HOST:PORT", help="Where the API listens.")
 @click.option("--parent-fd", type=int, hidden=True)
