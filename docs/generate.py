@@ -68,16 +68,16 @@ def command_line() -> str:
     """A section for every command of `qd`, as its help says."""
     text = CLI_HEAD
     for name in COMMANDS:
-        with click.Context(cli, info_name="qd") as top:
-            command = cli.get_command(top, name)
+        top = click.Context(cli, info_name="qd", **cli.context_settings)
+        command = cli.get_command(top, name)
         assert command is not None
-        text += command_section(command, f"qd {name}")
+        text += command_section(command, f"qd {name}", top)
     return text
 
 
-def command_section(command: click.Command, path: str) -> str:
+def command_section(command: click.Command, path: str, parent: click.Context) -> str:
     """Usage, help and options of a command and of those below it."""
-    context = click.Context(command, info_name=path)
+    context = click.Context(command, info_name=path, parent=parent)
     usage = " ".join([path, *command.collect_usage_pieces(context)])
     text = f"\n## {path}\n\n```\n{usage}\n```\n\n{cleandoc(command.help or '')}\n"
     records = [
@@ -90,7 +90,7 @@ def command_section(command: click.Command, path: str) -> str:
         text += f"| `{in_table(option)}` | {in_table(meaning)} |\n"
     if isinstance(command, click.Group):
         for name, below in sorted(command.commands.items()):
-            text += command_section(below, f"{path} {name}")
+            text += command_section(below, f"{path} {name}", context)
     return text
 
 

@@ -169,7 +169,8 @@ MEANINGS = {
     "out_max_mib": "How much recent output the fabric may keep.",
     "plain_http": "HTTP without TLS although others than this machine reach it.",
     "public_url": "Where others reach the API.",
-    "state": "The node's own directory.",
+    "state": "The node's own directory. Default: `/var/lib/quarterdeck/agent` for root, else "
+    "`$XDG_DATA_HOME/quarterdeck/agent`.",
     "tls_cert": "PEM file of the API's certificate. Default beyond loopback: made in `data`.",
     "tls_key": "PEM file of its key.",
     "token": "The join token, needed once.",
@@ -209,6 +210,11 @@ def default_data() -> str:
         return "/var/lib/quarterdeck"
     home = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
     return str(Path(home) / "quarterdeck")
+
+
+def default_state() -> str:
+    """Where `qd agent` keeps what is its own unless told otherwise; `qd up` has `agents/`."""
+    return str(Path(default_data()) / "agent")
 
 
 def client_file() -> Path:

@@ -41,7 +41,9 @@ class RealHost:
 
     def start(self) -> None:
         try:
-            self._state.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # made here, the folder around it is private too: it may be the data directory
+            for directory in (self._state.parent, self._state):
+                directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = _lock(self._state)
             self._journal.open()
         except OSError as error:

@@ -28,7 +28,7 @@ def create(server: Connection, kind: str, expires: float | None, as_json: bool) 
     print(made["token"])
     url = made["url"] or server.url
     if kind == "join":
-        say(f"join with: qd agent --join {url} --token {made['token']} --state DIR")
+        say(f"join with: qd agent --join {url} --token {made['token']}")
     else:
         say(f"use with:  QD_URL={url} QD_TOKEN={made['token']}")
 

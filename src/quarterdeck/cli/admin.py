@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 import click
+import msgspec
 
 from quarterdeck.errors import Invalid
 from quarterdeck.settings import (
@@ -17,6 +18,7 @@ from quarterdeck.settings import (
     ServerSettings,
     UpSettings,
     default_data,
+    default_state,
     host_name,
     load,
     marked,
@@ -86,7 +88,11 @@ def server(config: str | None, parent_fd: int | None, listen_fd: int | None, **f
 
 @click.command()
 @click.option("--config", type=click.Path(), help="A settings file (TOML).")
-@click.option("--state", metavar="DIR", help="The node's own directory.")
+@click.option(
+    "--state",
+    metavar="DIR",
+    help="The node's own directory (default: agent/ in the default data directory).",
+)
 @click.option("--join", metavar="URL", help="Enrol with the server at this address.")
 @click.option("--token", metavar="TOKEN", help="The join token (needed once).")
 @click.option("--name", help="Display name (default: the host's name).")
@@ -95,10 +101,11 @@ def agent(config: str | None, parent_fd: int | None, **flags: Any) -> None:
     """Run the agent of this node; with --join and --token it enrols first."""
     _shed_mark()
     settings = load(AgentSettings, file=config, flags=flags)
-    if not settings.state:
-        raise Invalid("settings", "An agent needs a directory of its own: give --state DIR.")
-    if not settings.name:
-        settings = load(AgentSettings, file=config, flags={**flags, "name": host_name()})
+    settings = msgspec.structs.replace(
+        settings,
+        state=settings.state or default_state(),
+        name=settings.name or host_name(),
+    )
     from quarterdeck.agent.serve import serve
 
     asyncio.run(serve(settings, parent_fd=parent_fd))

@@ -135,7 +135,8 @@ def database_file(data: Path) -> Iterator[Finding]:
 def crashes(data: Path) -> Iterator[Finding]:
     """What a shim wrote down when it met a defect of its own, until its attempt is released."""
     with contextlib.suppress(OSError):
-        for path in sorted(data.glob("agents/*/attempts/*/crash")):
+        states = ("agents/*", "agent")  # of `qd up`, of `qd agent`
+        for path in sorted(p for s in states for p in data.glob(f"{s}/attempts/*/crash")):
             lines = path.read_text(errors="replace").split("\n")
             said = next((line.strip() for line in reversed(lines) if line.strip()), "nothing")
             text = (
