@@ -105,6 +105,12 @@ def test_an_end_whose_log_can_not_be_read_yet_is_shown_when_it_is_sealed() -> No
     assert sealed.sealed and sealed.wanted is Wanted.FORGET
 
 
+def test_an_end_is_shown_when_a_repeat_says_that_its_log_can_be_read() -> None:
+    shown = after(RUNNING, UNREADABLE, said(5, Phase.ENDED, exit_code=1, cached=True))
+    assert (shown.state, shown.outcome) == (AttemptState.ENDED, Outcome.SUCCEEDED)
+    assert shown.snapshot == GOOD.snapshot
+
+
 def test_a_log_is_not_sealed_before_the_end_is_known() -> None:
     for attempt in (FRESH, SENT, after(RUNNING)):
         assert step(attempt, Sealed(), NOW) is attempt

@@ -3,7 +3,8 @@
 Rules (attempt.md):
 1. A snapshot with a higher revision replaces the last one, and an end replaces anything that is no
    end; others change nothing.
-2. An end is shown only when a log of the reported length can be read (`cached` or sealed).
+2. An end is shown only when a log of the reported length can be read (`cached`, also when the node
+   says so only in a repeat, or sealed).
 3. What was never offered to the node may be ended by the server alone; what was offered needs the
    node's word (a snapshot, or a refusal, which a node gives only for what it never accepted).
 4. After the log is sealed the node is told to forget; after its answer nothing is wanted any more.
@@ -135,9 +136,14 @@ def _move(attempt: Attempt, state: AttemptState) -> AttemptState:
 
 def _reported(attempt: Attempt, snapshot: Snapshot) -> Attempt:
     known = attempt.snapshot
-    if known is not None and known.phase is Phase.ENDED:
-        return attempt
     ended = snapshot.phase is Phase.ENDED
+    if known is not None and known.phase is Phase.ENDED:
+        if attempt.state is AttemptState.ENDED or not (ended and snapshot.cached):
+            return attempt
+        # the end stands as it was told; only its output can be read by now
+        return _shown_ended(
+            msgspec.structs.replace(attempt, snapshot=msgspec.structs.replace(known, cached=True))
+        )
     # an end is the last word also when the directory lost a fact and counts fewer of them
     if known is not None and snapshot.revision <= known.revision and not ended:
         return attempt
