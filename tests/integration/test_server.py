@@ -13,7 +13,10 @@ from sqlalchemy import func, select
 from quarterdeck.control.changes import end_topic
 from quarterdeck.control.main import Server
 from quarterdeck.control.observe import SETTLE_S
+from quarterdeck.control.run import NewRun
+from quarterdeck.core.model import Order
 from quarterdeck.core.states import RunState
+from quarterdeck.errors import Conflict, Invalid
 from quarterdeck.store.base import Tx
 from quarterdeck.store.tables import rejected
 from quarterdeck.telemetry import AttemptsMoved, FactRejected, NodeCloned, NodeSession, RunEnded
@@ -116,6 +119,26 @@ async def test_a_node_cannot_speak_for_an_attempt_of_another_node(
     ended = await ears.until(RunEnded)
     assert ended.outcome == "failed"
     await other.fabric.stop()
+
+
+async def test_a_repeat_of_a_recorded_request_gets_its_run_although_its_node_is_gone(
+    fleet: tuple[Server, Ears, HandNode],
+) -> None:
+    server, ears, node = fleet
+    node.answer = accepting
+    new = NewRun(target="hand", order=Order(argv=("true",)), created_by="test", key="once")
+    run = await server.runs.create(new)
+    await server.removals.remove("hand", by="test")
+    await ears.until(RunEnded)
+    assert (await server.runs.create(new)).id == run.id
+    for other in (
+        msgspec.structs.replace(new, key="new"),
+        msgspec.structs.replace(new, key=None),
+    ):
+        with pytest.raises(Invalid, match="hits no node"):
+            await server.runs.create(other)
+    with pytest.raises(Conflict, match="belongs to run"):
+        await server.runs.create(msgspec.structs.replace(new, order=Order(argv=("false",))))
 
 
 async def test_an_order_is_sent_again_until_the_node_answers(

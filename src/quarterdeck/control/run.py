@@ -85,13 +85,13 @@ class Runs:
         A repeat with the same idempotency key gives the run that exists, or Conflict when it asks
         for something else.
         """
-        full = self._room()
-        if full:
-            raise Unavailable("disk_full", full)
-        nodes = resolve(new.target, self._fleet.every())
-        if not nodes and not new.allow_empty:
-            hint = suggest(new.target, self._fleet.every())
-            raise Invalid("no_target", f"The target {new.target!r} hits no node. {hint}")
+        try:
+            nodes = self._nodes(new)
+        except (Invalid, Unavailable):
+            known = await self._known(new)  # a repeat asks for nothing new
+            if known is None:
+                raise
+            return await self._same(known, new)
         run, tasks, attempts = self._rows(new, nodes)
 
         def write(tx: Tx) -> str:
@@ -106,6 +106,22 @@ class Runs:
         self._telemetry.emit(RunCreated(run=run.id, tasks=len(tasks)))
         self._dispatch(*(node.id for node in nodes))
         return run
+
+    def _nodes(self, new: NewRun) -> list[Node]:
+        full = self._room()
+        if full:
+            raise Unavailable("disk_full", full)
+        nodes = resolve(new.target, self._fleet.every())
+        if not nodes and not new.allow_empty:
+            hint = suggest(new.target, self._fleet.every())
+            raise Invalid("no_target", f"The target {new.target!r} hits no node. {hint}")
+        return nodes
+
+    async def _known(self, new: NewRun) -> str | None:
+        key = new.key
+        if key is None:
+            return None
+        return await self._database.read(lambda tx: run_store.by_key(tx, key))
 
     async def _same(self, run_id: str, new: NewRun) -> Run:
         run = await self.get(run_id)
