@@ -143,12 +143,16 @@ class Services:
         """The last error of each loop and task that ever failed, newest first; bounded."""
         return list(reversed(self._troubles.values()))
 
-    def _note(self, name: str, error: BaseException, delay_s: float) -> None:
+    def note(self, name: str, error: str) -> None:
+        """Keep for `troubles` how work that mends itself failed; its owner tells others."""
         earlier = self._troubles.pop(name, None)
         times = earlier.times + 1 if earlier else 1
-        self._troubles[name] = Trouble(name, sentence(error), self._clock.now(), times)
+        self._troubles[name] = Trouble(name, error, self._clock.now(), times)
         while len(self._troubles) > MAX_TROUBLES:
             del self._troubles[next(iter(self._troubles))]
+
+    def _tell(self, name: str, error: BaseException, delay_s: float) -> None:
+        self.note(name, sentence(error))
         self._failed(name, sentence(error), delay_s)
 
     async def stop(self) -> None:
@@ -161,7 +165,7 @@ class Services:
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._note(task.get_name(), error, 0.0)
+            self._tell(task.get_name(), error, 0.0)
 
     async def _supervise(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         delay_s = FIRST_DELAY_S
@@ -175,7 +179,7 @@ class Services:
                     raise
                 if self._clock.monotonic() - begun > CALM_S:
                     delay_s = FIRST_DELAY_S
-                self._note(name, error, delay_s)
+                self._tell(name, error, delay_s)
                 await asyncio.sleep(delay_s * (0.5 + jitter() / 2))
                 delay_s = min(delay_s * 2, MAX_DELAY_S)
             else:

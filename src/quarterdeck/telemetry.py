@@ -174,6 +174,14 @@ class LogSealed(Event, frozen=True, kw_only=True):
     seconds: float = 0.0
 
 
+class SealFailed(Warned, frozen=True, kw_only=True):
+    """A log could not be archived; it is tried again after `retry_s`."""
+
+    attempt: str
+    error: str
+    retry_s: float
+
+
 class LogMismatch(Warned, frozen=True, kw_only=True):
     """A node's files are not what its final report says: the log can't be archived."""
 

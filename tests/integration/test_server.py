@@ -10,6 +10,7 @@ import msgspec
 import pytest
 from sqlalchemy import func, select
 
+from quarterdeck.control import seal
 from quarterdeck.control.changes import end_topic
 from quarterdeck.control.main import Server
 from quarterdeck.control.observe import SETTLE_S
@@ -19,7 +20,15 @@ from quarterdeck.core.states import RunState
 from quarterdeck.errors import Conflict, Invalid
 from quarterdeck.store.base import Tx
 from quarterdeck.store.tables import rejected
-from quarterdeck.telemetry import AttemptsMoved, FactRejected, NodeCloned, NodeSession, RunEnded
+from quarterdeck.telemetry import (
+    AttemptsMoved,
+    FactRejected,
+    LoopFailed,
+    NodeCloned,
+    NodeSession,
+    RunEnded,
+    SealFailed,
+)
 from quarterdeck.wire import subjects
 from quarterdeck.wire.run import AttemptSnapshot, Orders, ReleaseAttempt, StartAttempt
 from tests.contracts.fabric_server import Harbour, harbour
@@ -183,6 +192,27 @@ async def test_an_end_is_not_shown_before_its_log_can_be_read(
     await node.tell(snapshot(f"{other}-0-1", 3, "ended", exit_code=0, ended_at=2.0, cached=True))
     assert (await ears.until(RunEnded)).run == other
     assert (await server.runs.get(run)).state is not RunState.ENDED
+
+
+async def test_a_log_that_can_not_be_archived_is_told_with_the_pause_until_the_next_try(
+    fleet: tuple[Server, Ears, HandNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seal, "RETRY_S", 0.1)
+    server, ears, node = fleet
+    node.answer = accepting
+    server.parts.archive.work.rmdir()
+    server.parts.archive.work.write_text("in the way")
+    run = await order(server, "hand")
+    await node.orders.get()
+    end = snapshot(f"{run}-0-1", 3, "ended", exit_code=0, ended_at=2.0, cached=True)
+    stream = msgspec.structs.replace(end.stdout, bytes=5, sha256="0" * 64)
+    await node.tell(msgspec.structs.replace(end, stdout=stream))
+    third = await ears.until(SealFailed, 3)
+    assert [event.retry_s for event in ears.all(SealFailed)[:3]] == [0.1, 0.2, 0.4]
+    assert (third.attempt, "Not a directory" in third.error) == (f"{run}-0-1", True)
+    (trouble,) = [found for found in server.services.troubles() if found.name == "seal"]
+    assert trouble.times >= 3 and run in trouble.error
+    assert not ears.all(LoopFailed)
 
 
 async def test_two_agents_with_one_identity_are_quarantined(

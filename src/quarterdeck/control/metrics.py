@@ -35,6 +35,7 @@ from quarterdeck.telemetry import (
     RequestFailed,
     RunCreated,
     RunEnded,
+    SealFailed,
     UnitDone,
 )
 
@@ -141,6 +142,7 @@ class Metrics:
             FabricConnected: lambda event: connected.inc(),
             FabricTrouble: lambda event: trouble.inc(),
             LoopFailed: lambda event: failures.labels(loop=loop_label(event.loop)).inc(),
+            SealFailed: lambda event: failures.labels(loop="seal").inc(),
             UnitDone: done,
         }
 

@@ -40,7 +40,7 @@ from quarterdeck.telemetry import (
     LogPulled,
     LogReread,
     LogSealed,
-    LoopFailed,
+    SealFailed,
     Telemetry,
 )
 from quarterdeck.wire import subjects
@@ -137,24 +137,25 @@ class Seal:
 
     async def _one(self, attempt: Attempt) -> None:
         try:
-            done = await guarded(self._seal(attempt), partial(self._failed, attempt))
+            done: bool | Exception = await guarded(self._seal(attempt), _itself)
             _, pause_s = self._later.pop(attempt.id, (0.0, RETRY_S / 2))
-            if not done:
+            if done is not True:
                 pause_s = min(pause_s * 2, MAX_RETRY_S)
                 self._later[attempt.id] = (self._clock.monotonic() + pause_s, pause_s)
+            if isinstance(done, Exception):
+                self._failed(attempt, done, pause_s)
         finally:
             del self._busy[attempt.id]
             self._poke()
 
-    def _failed(self, attempt: Attempt, error: Exception) -> bool:
+    def _failed(self, attempt: Attempt, error: Exception, retry_s: float) -> None:
         if isinstance(error, Broken) and error.code == "output_lost":
             gone = self._ingest.apply([(attempt.id, attempt.node, machine.Vanished())])
             self._services.spawn(gone, f"output of {attempt.id} is lost")
         if not isinstance(error, Unavailable):
-            self._telemetry.emit(
-                LoopFailed(loop=f"seal {attempt.id}", error=sentence(error), delay_s=RETRY_S)
-            )
-        return False
+            told = sentence(error)
+            self._services.note("seal", f"{attempt.id}: {told}")
+            self._telemetry.emit(SealFailed(attempt=attempt.id, error=told, retry_s=retry_s))
 
     async def _seal(self, attempt: Attempt) -> bool:
         began = self._clock.monotonic()
@@ -296,6 +297,10 @@ class _Assembly:
                     await asyncio.to_thread(writer.feed, data)
         if not writer.bytes:
             await asyncio.to_thread(writer.feed, encode_marks(self._marks))
+
+
+def _itself(error: Exception) -> Exception:
+    return error
 
 
 def _matches(layout: StreamLayout, end: StreamEnd) -> bool:
