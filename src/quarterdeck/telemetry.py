@@ -67,6 +67,12 @@ class FabricTrouble(Warned, frozen=True, kw_only=True):
     error: str
 
 
+class ServerLost(Warned, frozen=True, kw_only=True):
+    """An agent asked a server for its pass over HTTP and got none; it asks again later."""
+
+    error: str
+
+
 class NodeEnrolled(Event, frozen=True, kw_only=True):
     node: str
     name: str

@@ -16,7 +16,7 @@ from quarterdeck.fabric.base import Fabric
 from quarterdeck.fabric.nats.fabric import NatsFabric
 from quarterdeck.service import Clock, Services, jitter
 from quarterdeck.settings import AgentSettings, task_environment
-from quarterdeck.telemetry import FabricTrouble, Telemetry
+from quarterdeck.telemetry import FabricTrouble, ServerLost, Telemetry
 
 FIRST_WAIT_S = 0.1
 MAX_WAIT_S = 5.0
@@ -73,7 +73,7 @@ async def _enrol(member: Member, settings: AgentSettings, telemetry: Telemetry) 
             return
         except Unavailable as error:
             if wait_s == FIRST_WAIT_S:
-                telemetry.emit(FabricTrouble(who="agent", error=error.message))
+                telemetry.emit(ServerLost(error=error.message))
             await asyncio.sleep(wait_s * (0.5 + jitter() / 2))
             wait_s = min(wait_s * 2, MAX_WAIT_S)
 
@@ -95,7 +95,7 @@ def _link(member: Member, services: Services, telemetry: Telemetry) -> Link:
         try:
             await member.refresh()
         except Unavailable as error:
-            telemetry.emit(FabricTrouble(who="agent", error=error.message))
+            telemetry.emit(ServerLost(error=error.message))
         fabric.move(member.kept.credentials.fabric_urls)
 
     async def renew() -> None:
