@@ -75,7 +75,9 @@ class Agent:
             self._telemetry.emit(Stopped(what="agent"))
 
     def _attempts(self, link: Link) -> tuple[Attempts, Outbox]:
-        outbox = Outbox(node=link.node, fabric=link.fabric, services=self._services)
+        outbox = Outbox(
+            node=link.node, session=self._session, fabric=link.fabric, services=self._services
+        )
         window = Window()
 
         def new_sender(attempt: str) -> Sender:

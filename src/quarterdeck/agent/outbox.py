@@ -25,7 +25,9 @@ MAX_PAUSE_S = 30.0
 class Outbox:
     """Delivers snapshots; a lost answer only means that one is sent twice."""
 
-    def __init__(self, *, node: str, fabric: Fabric, services: Services) -> None:
+    def __init__(self, *, node: str, session: str, fabric: Fabric, services: Services) -> None:
+        # ids are deduplicated over all nodes: no other node knows a session, so none can use ours
+        self._session = session
         self._subject = subjects.snapshots(node)
         self._fabric = fabric
         self._services = services
@@ -84,7 +86,7 @@ class Outbox:
         answer = await self._fabric.store(
             self._subject,
             data,
-            message_id=f"{attempt}:{snapshot.revision}:{int(snapshot.cached)}",
+            message_id=f"{self._session}:{attempt}:{snapshot.revision}:{int(snapshot.cached)}",
         )
         if isinstance(answer, Stored):
             self._pause_s = 0.0

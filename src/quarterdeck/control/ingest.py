@@ -112,4 +112,6 @@ def _fact(delivery: Delivery) -> AttemptEvent:
     message: AttemptSnapshot = decode(delivery.data, AttemptSnapshot)
     split_attempt(message.attempt)
     node = subjects.node_of(delivery.subject)
+    if delivery.subject != subjects.snapshots(node):
+        raise Invalid("subject", "This is not a subject of facts.")
     return message.attempt, node, machine.Reported(snapshot=snapshot_record(message))

@@ -12,6 +12,8 @@ the store when they first beat, or when that server says so.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -23,7 +25,7 @@ from quarterdeck.core import liveness
 from quarterdeck.core.ids import TOKEN, check_labels, check_name
 from quarterdeck.core.model import Attempt, Node
 from quarterdeck.core.reconcile import Beat, Watch, compare
-from quarterdeck.errors import Invalid, NotFound
+from quarterdeck.errors import Invalid, NotFound, Unavailable
 from quarterdeck.fabric.base import Fabric, Message
 from quarterdeck.service import Clock, Poke
 from quarterdeck.store import node as node_store
@@ -179,8 +181,9 @@ class Fleet:
             self._beats = {}
             replies, self._replies = self._replies, {}
             urgent = await self._take(beats)
-            for reply in replies.values():
-                await self._fabric.publish(reply, b"")
+            with contextlib.suppress(Unavailable):  # the node asks again with its next beat
+                for reply in replies.values():
+                    await self._fabric.publish(reply, b"")
             if self._dirty and (urgent or self._clock.monotonic() - flushed >= FLUSH_S):
                 changed, self._dirty = list(self._dirty.values()), {}
                 await self._database.write(
@@ -206,7 +209,7 @@ class Fleet:
         if beat.session in by_session or len(by_session) < SESSIONS_AT_ONCE:
             by_session[beat.session] = beat
         self._clocks[beat.node] = beat.at - self._clock.now().timestamp()
-        if message.reply.startswith(f"_INBOX_{beat.node}."):
+        if re.fullmatch(rf"_INBOX_{beat.node}(\.[A-Za-z0-9_-]+)+", message.reply):
             self._replies[beat.node] = message.reply
         self._arrived(beat.node)
 

@@ -19,6 +19,12 @@ ROOM = 2 << 20
 """Bytes that may wait to leave before a publisher is made to wait."""
 
 
+def text_of(subject: bytes) -> str:
+    """A received subject as text. The fabric lets any bytes through that are no space, so what is
+    no UTF-8 must be readable too: it matches no subject of ours."""
+    return subject.decode(errors="replace")
+
+
 class Connection(Protocol):
     """`lost_reason` is None while it stands; `on_lost` is called when it ends."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 from quarterdeck.fabric.memory.connection import MemoryConnection
@@ -38,6 +39,7 @@ class MemoryFabric(LinkedFabric):
             self._connection = made
             return made
 
+        numbers = itertools.count(1)
         super().__init__(
             [URL],
             who,
@@ -46,6 +48,7 @@ class MemoryFabric(LinkedFabric):
             on_error=on_error,
             random=core.random,
             options=options,
+            token=lambda: f"{next(numbers):x}-{int(core.random() * 2**53):x}",
         )
 
     def crash(self) -> None:

@@ -24,7 +24,14 @@ import nats.errors
 
 from quarterdeck.errors import QuarterdeckError, Unavailable
 from quarterdeck.fabric.base import JwtSource, Signer
-from quarterdeck.fabric.connection import ROOM, ZOMBIE, RawHandler, not_admitted, not_reached
+from quarterdeck.fabric.connection import (
+    ROOM,
+    ZOMBIE,
+    RawHandler,
+    not_admitted,
+    not_reached,
+    text_of,
+)
 from quarterdeck.service import guarded
 
 _BUFFER = 256 << 10  # doubles the receive rate against the default of 32 KiB
@@ -218,7 +225,7 @@ class Client(nats.aio.client.Client):
         try:
             handler(subject, reply, data, headers)
         except Exception as error:  # noqa: BLE001 - one bad message must not end the link of all
-            self._complain(f"the handler of {subject.decode()} raised {error!r}")
+            self._complain(f"the handler of {text_of(subject)} raised {error!r}")
 
     # Sending: plain calls, in order.
 

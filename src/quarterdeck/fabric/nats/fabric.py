@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import itertools
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
@@ -24,13 +22,13 @@ from quarterdeck.fabric.base import (
     Signer,
     Stored,
 )
-from quarterdeck.fabric.connection import Connect, Connection, check_subject
+from quarterdeck.fabric.connection import Connect, Connection, check_subject, text_of
 from quarterdeck.fabric.identity import check_id
 from quarterdeck.fabric.nats.client import Client, Login, Trust
 from quarterdeck.fabric.nats.link import Link, Options, Spawn, Standing
 from quarterdeck.fabric.nats.outbox import Outbox
 from quarterdeck.fabric.nats.streams import consume, replay, status_of
-from quarterdeck.service import caught, jitter
+from quarterdeck.service import caught, entropy, jitter
 
 _REFUSED = re.compile(
     r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE
@@ -56,6 +54,11 @@ class _Refused:
 
     def clear(self) -> None:
         self._subjects.clear()
+
+
+def unguessable() -> str:
+    """A token for subjects on which answers are awaited."""
+    return entropy(8).hex()
 
 
 class _Subscription:
@@ -86,19 +89,24 @@ class LinkedFabric:
         on_error: Callable[[str], None] | None,
         random: Callable[[], float],
         options: Options,
+        token: Callable[[], str] = unguessable,
     ) -> None:
         self._options = options
         self._on_error = on_error
         self._random = random
-        # Answers to an earlier process of the same name must not be taken for answers to us.
-        self._inbox = f"_INBOX_{check_id(name)}.{int(random() * 2**48):012x}"
-        self._numbers = itertools.count(1)
-        self._answers: dict[int, tuple[str, asyncio.Future[tuple[bytes, int]]]] = {}
+        # NATS does not check where an answer is sent to: who could guess the subject on which we
+        # wait could answer in the name of others, or have JetStream answer there. So each has a
+        # token of its own, which only who is asked gets to see.
+        self._token = token
+        self._inbox = f"_INBOX_{check_id(name)}"
+        self._asking = f"{self._inbox}.{token()}.q."
+        acks = f"{self._inbox}.{token()}.a."
+        self._answers: dict[bytes, tuple[str, asyncio.Future[tuple[bytes, int]]]] = {}
         self._on_connect: list[Callable[[], None]] = []
         self._refused: set[str] = set()
         self._refused_to_send = _Refused()
         self._outbox = Outbox(
-            f"{self._inbox}.a.",
+            acks,
             random=random,
             ack_timeout_s=self._options.ack_timeout_s,
             window_messages=self._options.window_messages,
@@ -116,8 +124,8 @@ class LinkedFabric:
             down=self._down,
             complain=self._complain,
         )
-        self._link.add(Standing(f"{self._inbox}.a.*", self._outbox.answered, ""))
-        self._link.add(Standing(f"{self._inbox}.q.*", self._answered, ""))
+        self._link.add(Standing(f"{acks}*", self._outbox.answered, ""))
+        self._link.add(Standing(f"{self._asking}*", self._answered, ""))
 
     async def start(self) -> None:
         await self._link.start()
@@ -210,14 +218,18 @@ class LinkedFabric:
         def received(subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
             if not data and status_of(headers):
                 return  # the server's own word, as "no responders" to a publish with reply
-            handler(Message(subject.decode(), data, reply.decode()))
+            handler(Message(text_of(subject), data, text_of(reply)))
 
         standing = Standing(subject, received, queue)
         self._refused.discard(subject.lower())
         self._link.add(standing)
         client = self._link.client
         if client is not None:
-            await client.barrier(self._options.answer_timeout_s)
+            try:
+                await client.barrier(self._options.answer_timeout_s)
+            except BaseException:
+                self._link.remove(standing)
+                raise
         if subject.lower() in self._refused:
             self._refused.discard(subject.lower())
             self._link.remove(standing)
@@ -227,11 +239,12 @@ class LinkedFabric:
     async def request(self, subject: str, data: bytes, *, timeout_s: float) -> bytes:
         check_subject(subject)
         client = self._client(len(data))
-        number = next(self._numbers)
+        token = self._token()
+        key = token.encode()
         future: asyncio.Future[tuple[bytes, int]] = asyncio.get_running_loop().create_future()
-        self._answers[number] = (subject, future)
+        self._answers[key] = (subject, future)
         try:
-            client.post(subject, data, f"{self._inbox}.q.{number}")
+            client.post(subject, data, f"{self._asking}{token}")
             async with asyncio.timeout(timeout_s):
                 answer, status = await future
         except TimeoutError as error:
@@ -239,7 +252,7 @@ class LinkedFabric:
                 "timeout", f"Nobody answered on {subject} within {timeout_s:g} s."
             ) from error
         finally:
-            self._answers.pop(number, None)
+            self._answers.pop(key, None)
             if future.done() and not future.cancelled():
                 future.exception()  # seen, also when the caller was cancelled in that moment
         if status == 503:
@@ -247,11 +260,9 @@ class LinkedFabric:
         return answer
 
     def _answered(self, subject: bytes, _reply: bytes, data: bytes, headers: bytes | None) -> None:
-        with contextlib.suppress(ValueError):
-            number = int(subject[len(self._inbox) + 3 :])
-            _, future = self._answers.get(number, ("", None))
-            if future is not None and not future.done():
-                future.set_result((data, status_of(headers)))
+        _, future = self._answers.get(subject[len(self._asking) :], ("", None))
+        if future is not None and not future.done():
+            future.set_result((data, status_of(headers)))
 
     def store(
         self, subject: str, data: bytes, *, message_id: str = ""
@@ -260,14 +271,14 @@ class LinkedFabric:
 
     def replay(self, stream: str, subject: str, *, after: int = 0) -> AsyncIterator[Kept]:
         check_subject(subject)
-        inbox = f"{self._inbox}.r{next(self._numbers)}"
+        inbox = f"{self._inbox}.{self._token()}.r"
         timeout_s = self._options.answer_timeout_s
         return replay(self._link, inbox, stream, subject, after, timeout_s)
 
     def consume(self, stream: str, consumer: str, *, batch: int) -> AsyncIterator[list[Delivery]]:
         return consume(
             self._link,
-            f"{self._inbox}.c{next(self._numbers)}",
+            f"{self._inbox}.{self._token()}.c",
             f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}",
             batch,
             idle_heartbeat_s=self._options.idle_heartbeat_s,

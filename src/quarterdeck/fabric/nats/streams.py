@@ -16,7 +16,7 @@ import msgspec
 
 from quarterdeck.errors import Broken, Unavailable
 from quarterdeck.fabric.base import Delivery, Kept
-from quarterdeck.fabric.connection import Connection, RawHandler
+from quarterdeck.fabric.connection import Connection, RawHandler, text_of
 from quarterdeck.fabric.nats.link import Link
 
 _BATCH_MESSAGES = 1024
@@ -99,7 +99,7 @@ class _Batch:
         headers = headers or b""
         sequence = field(headers, b"Nats-Sequence")
         if sequence:
-            subject = field(headers, b"Nats-Subject").decode()
+            subject = text_of(field(headers, b"Nats-Subject"))
             self.kept.append(Kept(int(sequence), subject, data))
             return
         status = status_of(headers)
@@ -215,7 +215,7 @@ class _Puller:
         for subject, reply, data, headers in arrived:
             if reply.startswith(ACK_MARK):
                 self._owed -= 1
-                found.append(_Delivered(self._link, subject.decode(), data, reply.decode()))
+                found.append(_Delivered(self._link, text_of(subject), data, text_of(reply)))
                 continue
             status = status_of(headers)
             if status == 100 or subject != current:
