@@ -20,6 +20,8 @@ from tests.contracts.fabric_server import Harbour, harbour
 from tests.http.http_host import API, HttpHost, answering
 from tests.integration.server_host import JOIN, HandNode, order
 
+GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "operating.md"
+
 
 @pytest.fixture
 async def place(tmp_path: Path) -> AsyncIterator[Harbour]:
@@ -76,6 +78,29 @@ async def test_metrics_count_what_happened(place: Harbour) -> None:
     assert found["qd_http_requests_total", route] == 1
     assert found["qd_http_requests_total", '{"method": "GET", "route": "none", "status": "404"}']
     assert found["qd_process_resident_memory_bytes", "{}"] > 0
+
+
+async def test_every_metric_that_the_guide_alerts_on_is_there(place: Harbour) -> None:
+    named = GUIDE.read_text().partition("What to alert on:")[2].partition("No label holds")[0]
+    metrics = set(re.findall(r"\bqd_\w+", named))
+    states = re.findall(r'\{state="(\w+)"\}', named)
+    assert len(metrics) > 8 and states
+    async with answering(place.root, place.server.url) as host:
+        text = (await host.ask("/metrics", token="")).body.decode()
+        found = await samples(host)
+    assert metrics <= set(re.findall(r"^# TYPE (\w+)", text, re.MULTILINE))
+    for state in states:
+        assert found["qd_nodes", json.dumps({"state": state})] == 0
+    assert ("qd_database_seconds_count", '{"kind": "write"}') in found
+
+
+async def test_below_min_free_mib_a_new_run_is_refused_with_a_sentence(place: Harbour) -> None:
+    async with answering(place.root, place.server.url, min_free_mib=1 << 40) as host:
+        body = {"target": "all", "argv": ["true"]}
+        refused = await host.ask("/v1/runs", method="POST", body=body)
+        assert refused.status == 503
+        assert "MiB free" in refused.json["detail"] and str(1 << 40) in refused.json["detail"]
+        assert (await host.ask("/v1/runs")).json["items"] == []
 
 
 async def test_no_series_is_named_after_a_node_or_a_run(place: Harbour) -> None:
