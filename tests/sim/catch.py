@@ -11,7 +11,7 @@ import sys
 
 from tests.sim.simulate import simulate
 
-SEEDS = 3
+SEEDS = 8
 
 
 def main(cases: list[str]) -> None:

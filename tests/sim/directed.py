@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from quarterdeck.agent.simulated import host as simulated
 from quarterdeck.control.dispatch import Dispatch
 from quarterdeck.control.run import NewRun
 from quarterdeck.core.model import Attempt, Order
@@ -215,9 +216,11 @@ async def a_withdrawal_comes_late(world: World) -> None:
     await until(world, lambda: any(a.offered for a in _attempts(world, run)))
     assert first.database is not None
     first.database.stall()
+    await pause(0.1)  # its requests find nobody
+    late = {attempt.id for attempt in _attempts(world, run) if attempt.offered}
     for node in world.nodes.values():
         node.start()
-    await until(world, lambda: any(m.directories for m in world.machines.values()))
+    await until(world, lambda: any(late & m.directories.keys() for m in world.machines.values()))
     for other in others:
         world.core.partition(other.name)
     first.database.go_on()
@@ -228,6 +231,19 @@ async def a_withdrawal_comes_late(world: World) -> None:
         world.core.heal(other.name)
     world.core.empty(subjects.EV)
     await pause(15)
+
+
+async def disks_are_slow_when_agents_die(world: World) -> None:
+    """Killed as soon as the first of them is known to have accepted."""
+    before = simulated.WRITE_S
+    world.undo.append(lambda: setattr(simulated, "WRITE_S", before))
+    simulated.WRITE_S = 0.4
+    run = await create(world, "sim ticks=2 every=0.2 size=40")
+    await until(world, lambda: any(a.snapshot for a in _attempts(world, run)))
+    for node in world.nodes.values():
+        await node.crash()
+        node.start()
+    await pause(40)
 
 
 async def beats_come_late(world: World) -> None:
@@ -287,5 +303,6 @@ DIRECTED: dict[str, Script] = {
         live_chunks_are_lost,
         a_withdrawal_comes_late,
         beats_come_late,
+        disks_are_slow_when_agents_die,
     )
 }

@@ -6,7 +6,7 @@ at which the rule matters. The real code is quiet under every plan.
 
     The node
       the order is durable before the answer
-          accepted_before_the_order_is_durable (random)
+          accepted_before_the_order_is_durable (disks_are_slow_when_agents_die)
       what began once is never started again
           begun_attempts_are_started_again (random)
       each stop counts
