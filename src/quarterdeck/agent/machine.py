@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from quarterdeck.agent.shim import files, tree
 from quarterdeck.agent.sweep import sweep
 from quarterdeck.core.ids import split_attempt
 from quarterdeck.errors import Conflict, Unavailable
+from quarterdeck.service import lock_directory
 from quarterdeck.settings import ATTEMPT_MARK
 from quarterdeck.wire.run import FactsMessage, LoadMessage, OrderMessage
 
@@ -246,14 +246,11 @@ def _shim_lives(held: Held | None) -> bool:
 
 
 def _lock(state: Path) -> int:
-    fd = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(fd)
+    fd = lock_directory(state)
+    if fd is None:
         raise Conflict(
             "state_in_use",
             f"The state directory {state} is in use by another agent; stop it first, "
             "or give this one a directory of its own.",
-        ) from error
+        )
     return fd

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -22,7 +21,7 @@ from quarterdeck.agent.shim.tree import boot_id, identity, signal_process
 from quarterdeck.api.first import first_tokens
 from quarterdeck.cli.checks import last_complaint
 from quarterdeck.errors import Conflict, Unavailable
-from quarterdeck.service import Services, SystemClock
+from quarterdeck.service import Services, SystemClock, lock_directory
 from quarterdeck.settings import child_environment
 
 OLD_CHILDREN_S = 10.0
@@ -88,18 +87,16 @@ class Files:
         Unavailable when it can't be written."""
         try:
             self.data.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = os.open(self.data / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.remove_ready()
-        except BlockingIOError as error:
-            self.unlock()
+            self._lock = lock_directory(self.data)
+        except OSError as error:
+            raise self._unusable(error) from error
+        if self._lock is None:
             raise Conflict(
                 "data_in_use",
                 f"The data directory {self.data} is in use by another `qd up` or `qd fabric`; stop "
                 "that one, or choose another --data.",
-            ) from error
-        except OSError as error:
-            raise self._unusable(error) from error
+            )
+        self.remove_ready()
 
     def _unusable(self, error: OSError) -> Unavailable:
         return Unavailable(

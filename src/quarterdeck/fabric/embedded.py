@@ -18,7 +18,6 @@ import asyncio
 import contextlib
 import ctypes
 import errno
-import fcntl
 import importlib.metadata
 import os
 import shutil
@@ -34,6 +33,7 @@ import msgspec
 
 from quarterdeck.errors import Conflict, Unavailable
 from quarterdeck.fabric.identity import Authority
+from quarterdeck.service import lock_directory
 
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.01
@@ -170,17 +170,13 @@ class EmbeddedFabric:
     def _take_lock(self) -> None:
         if self._lock is not None:
             return
-        handle = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(handle)
+        self._lock = lock_directory(self._directory)
+        if self._lock is None:
             raise Conflict(
                 "fabric_directory_in_use",
                 f"Another quarterdeck uses {self._directory}: stop it first, "
                 "or name another directory.",
-            ) from error
-        self._lock = handle
+            )
 
     def _check_port(self) -> None:
         if self._port == 0:
