@@ -12,9 +12,10 @@ import fcntl
 import os
 import random
 import signal
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
@@ -241,6 +242,32 @@ def lock_directory(directory: Path, name: str = "lock") -> int | None:
         os.close(fd)
         return None
     return fd
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file of mode 600 so that a crash leaves the old or the new content, never half, and
+    a power cut after the return the new. Raises OSError: then the old one is there."""
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(draft)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the names in a folder durable."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 async def until_told(parent_fd: int | None = None) -> str:

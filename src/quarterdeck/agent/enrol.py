@@ -29,7 +29,7 @@ from quarterdeck.errors import (
 )
 from quarterdeck.fabric.identity import Identity
 from quarterdeck.fabric.trust import fetch, fingerprint_of, trusting, untrusted
-from quarterdeck.service import Clock, guarded, sentence
+from quarterdeck.service import Clock, guarded, sentence, write_private
 from quarterdeck.wire.enrol import Credentials, Enrolment, signed_part
 
 TIMEOUT_S = 15.0
@@ -168,12 +168,7 @@ class Member:
         self._kept = Membership(
             server=server, name=name, credentials=credentials, server_ca=trusted
         )
-        draft = self._path.with_suffix(".tmp")
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(msgspec.json.encode(self._kept))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.rename(self._path)
+        write_private(self._path, msgspec.json.encode(self._kept))
 
 
 def _itself(error: Exception) -> Exception | None:

@@ -10,8 +10,7 @@ from pathlib import Path
 from quarterdeck.core.access import SECRET_BYTES, parse, spell
 from quarterdeck.core.ids import RANDOM_BYTES, run_id
 from quarterdeck.errors import Unavailable
-from quarterdeck.fabric.identity import write_private
-from quarterdeck.service import SystemClock, entropy
+from quarterdeck.service import SystemClock, entropy, write_private
 
 KINDS = ("api", "join")
 
@@ -31,7 +30,7 @@ def first_tokens(path: Path, *, fingerprint: str = "") -> tuple[str, str]:
         api, join = (
             spell(kind, _id(), entropy(SECRET_BYTES), fingerprint=fingerprint) for kind in KINDS
         )
-        write_private(path, f"{api}\n{join}\n")
+        write_private(path, f"{api}\n{join}\n".encode())
     except OSError as error:
         raise Unavailable(
             "data_directory",

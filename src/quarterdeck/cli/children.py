@@ -21,7 +21,7 @@ from quarterdeck.agent.shim.tree import boot_id, identity, signal_process
 from quarterdeck.api.first import first_tokens
 from quarterdeck.cli.checks import last_complaint
 from quarterdeck.errors import Conflict, Unavailable
-from quarterdeck.service import Services, SystemClock, lock_directory
+from quarterdeck.service import Services, SystemClock, lock_directory, write_private
 from quarterdeck.settings import child_environment
 
 OLD_CHILDREN_S = 10.0
@@ -117,7 +117,7 @@ class Files:
         return None
 
     def keep_port(self, port: int) -> None:
-        _write(self.data / "port", str(port).encode())
+        write_private(self.data / "port", str(port).encode())
 
     def write_toml(self, path: Path, **values: str | int | float | bool) -> None:
         """A settings file for a child."""
@@ -126,7 +126,7 @@ class Files:
         lines = [
             f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()
         ]
-        _write(path, ("\n".join(lines) + "\n").encode())
+        write_private(path, ("\n".join(lines) + "\n").encode())
 
     def write_ready(
         self, url: str, fingerprint: str, fabric_url: str, pids: dict[str, int]
@@ -140,7 +140,7 @@ class Files:
             **({"fingerprint": fingerprint} if fingerprint else {}),
             "pids": {"server": pids.get("server"), "fabric": pids.get("fabric"), "agents": agents},
         }
-        _write(self.data / "ready.json", json.dumps(ready).encode())
+        write_private(self.data / "ready.json", json.dumps(ready).encode())
 
     def remove_ready(self) -> None:
         """Nothing is ready any more; what belongs to another `qd up` is left alone."""
@@ -151,7 +151,7 @@ class Files:
     def note_children(self, pids: dict[str, int]) -> None:
         """Remember who was started, for the next `qd up` after a kill of this one."""
         known = {name: found for name, pid in pids.items() if (found := identity(pid))}
-        _write(
+        write_private(
             self.data / "children.json",
             json.dumps({"boot": boot_id(), "children": known}).encode(),
         )
@@ -314,14 +314,3 @@ class Keeper:
             return
         with contextlib.suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a private file so that a reader sees all of it or the old one."""
-    draft = path.with_name(f".{path.name}.tmp")
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.rename(path)

@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from quarterdeck.errors import Broken
-from quarterdeck.fabric.identity import write_private
 from quarterdeck.fabric.trust import fingerprint_of
+from quarterdeck.service import write_private
 
 CA_DAYS = 20 * 366
 LEAF_DAYS = 366
@@ -86,7 +86,7 @@ class Signer:
             .sign(self._key, hashes.SHA256())
         )
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_private(path, _private(key) + _public(certificate) + self.pem)
+        write_private(path, (_private(key) + _public(certificate) + self.pem).encode())
         return True
 
     def _signed(self, leaf: x509.Certificate) -> bool:
@@ -122,7 +122,7 @@ def _create(path: Path, now: datetime) -> None:
     )
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
-    write_private(fresh, _private(key) + _public(certificate))
+    write_private(fresh, (_private(key) + _public(certificate)).encode())
     try:
         with contextlib.suppress(FileExistsError):
             os.link(fresh, path)

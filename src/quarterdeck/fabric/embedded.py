@@ -33,7 +33,7 @@ import msgspec
 
 from quarterdeck.errors import Conflict, Unavailable
 from quarterdeck.fabric.identity import Authority
-from quarterdeck.service import lock_directory
+from quarterdeck.service import lock_directory, write_private
 
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.01
@@ -245,10 +245,8 @@ class EmbeddedFabric:
             # present nodes must not be cut by a slow handshake of many at once
             file = str(self._tls.resolve())
             config["tls"] = {"cert_file": file, "key_file": file, "timeout": 10}
-        path = self._directory / "nats.json"
-        fresh = self._directory / ".nats.json"
-        fresh.write_bytes(msgspec.json.format(msgspec.json.encode(config)))
-        os.replace(fresh, path)
+        text = msgspec.json.format(msgspec.json.encode(config))
+        write_private(self._directory / "nats.json", text)
 
     def spawn(self) -> subprocess.Popen[bytes]:
         """Start the child. From the main thread: the death signal follows the forking *thread*."""
@@ -309,9 +307,7 @@ class EmbeddedFabric:
             with contextlib.suppress(msgspec.DecodeError, KeyError, IndexError, OSError):
                 ports = msgspec.json.decode(path.read_bytes(), type=dict[str, list[str]])
                 self._port = urlsplit(ports["nats"][0]).port or 0
-                fresh = self._directory / ".port"
-                fresh.write_text(str(self._port))
-                os.replace(fresh, self._directory / "port")
+                write_private(self._directory / "port", str(self._port).encode())
                 self._monitor = ports["monitoring"][0]
                 return True
         return False

@@ -23,6 +23,7 @@ import msgspec
 from quarterdeck.errors import Broken, Conflict, Denied, Invalid, Unavailable
 from quarterdeck.fabric import jwt
 from quarterdeck.fabric.jwt import Kind, NKey, verify
+from quarterdeck.service import sync_folder, write_private
 
 __all__ = ["Authority", "Identity", "check_id", "verify"]
 
@@ -93,30 +94,6 @@ def check_id(name: str) -> str:
     return name
 
 
-def write_private(path: Path, text: str) -> None:
-    """Write a file of mode 600 so that a crash leaves the old or the new text, never half."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
-        raise
-    _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 class Identity:
     """One principal's own nkey: a node's or server's login, or a server's envelope key."""
 
@@ -130,13 +107,13 @@ class Identity:
             return cls(NKey(path.read_text().strip()))
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
-        write_private(fresh, NKey.create(Kind.USER).seed + "\n")
+        write_private(fresh, _seed_of(Kind.USER))
         try:
             with contextlib.suppress(FileExistsError):
                 os.link(fresh, path)
         finally:
             fresh.unlink()
-        _sync_directory(path.parent)
+        sync_folder(path.parent)
         return cls(NKey(path.read_text().strip()))
 
     @classmethod
@@ -198,8 +175,8 @@ class Authority:
         directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}."))
         for name, kind in _KEYS.items():
-            write_private(fresh / f"{name}.nk", NKey.create(kind).seed + "\n")
-        record = msgspec.json.encode(_Record(roles=_roles())).decode()
+            write_private(fresh / f"{name}.nk", _seed_of(kind))
+        record = msgspec.json.encode(_Record(roles=_roles()))
         write_private(fresh / "account.json", record)
         try:
             os.rename(fresh, directory)
@@ -213,7 +190,7 @@ class Authority:
                     f"{directory} exists and is not empty but holds no authority: "
                     "name another directory or empty this one.",
                 ) from error
-        _sync_directory(directory.parent)
+        sync_folder(directory.parent)
 
     @property
     def account(self) -> str:
@@ -356,8 +333,7 @@ class Authority:
             yield record
             # nats-servers of a cluster keep the account with the later issue time.
             record.issued += 1
-            text = msgspec.json.encode(record).decode()
-            write_private(self._directory / "account.json", text)
+            write_private(self._directory / "account.json", msgspec.json.encode(record))
         finally:
             os.close(handle)
 
@@ -386,3 +362,8 @@ def _roles() -> dict[str, Any]:
 
 def _after(revoked: Mapping[str, int], before: int) -> dict[str, int]:
     return {key: at for key, at in revoked.items() if at >= before}
+
+
+def _seed_of(kind: Kind) -> bytes:
+    """A fresh key as it lies in a file."""
+    return f"{NKey.create(kind).seed}\n".encode()
