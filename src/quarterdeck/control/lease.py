@@ -1,8 +1,9 @@
 """Duties among servers: the loop that keeps this server's leases and sees who else is alive.
 
 Waits for: a tick of `BEAT_S`. Each round reads all leases, then extends what is held and takes what
-may be taken, in one transaction (core/lease.py has the rules). Singleton duties ask `holds` before
-each piece of work, shared ones ask `mine` with the key of the work.
+may be taken (core/lease.py has the rules): this server's own row in a unit by itself, then the
+duties, so that a duty's row that somebody keeps locked costs nobody its membership. Singleton
+duties ask `holds` before each piece of work, shared ones ask `mine` with the key of the work.
 """
 
 from __future__ import annotations
@@ -45,14 +46,15 @@ class Leases:
         self._telemetry = telemetry
         self._server = server
         self._own = MEMBER + server
-        self._wanted = (*DUTIES, self._own)
         self._seen: dict[str, Seen] = {}
         self._held: dict[str, Lease] = {}
-        self._written_at: float | None = None
+        self._written_at: dict[str, float] = {}
 
     def holds(self, duty: str) -> bool:
         """Whether this server does a singleton duty now."""
-        return duty in self._held and rules.holds(self._written_at, self._clock.monotonic())
+        return duty in self._held and rules.holds(
+            self._written_at.get(duty), self._clock.monotonic()
+        )
 
     def mine(self, key: str) -> bool:
         """Whether this server is the one that cares for a key."""
@@ -83,23 +85,30 @@ class Leases:
     async def keep(self) -> None:
         """Loop: extend and take, for ever."""
         while True:
+            began = self._clock.monotonic()
             await self.round()
-            await asyncio.sleep(rules.BEAT_S)
+            # a round that had to wait for locks is followed by the next at once
+            await asyncio.sleep(max(0.0, began + rules.BEAT_S - self._clock.monotonic()))
 
     async def round(self) -> None:
         """Read, extend, take; once before the loops of a server start."""
         rows = await self._database.read(lease_store.every)
         now = self._clock.monotonic()
         self._seen = {row.duty: rules.look(self._seen.get(row.duty), row, now) for row in rows}
-        held = await self._database.write(lambda tx: self._write(tx, now))
+        await self._renew((self._own,), now)
+        await self._renew(DUTIES, now)
+
+    async def _renew(self, duties: tuple[str, ...], now: float) -> None:
+        """Extend and take some leases in one unit."""
+        held = await self._database.write(lambda tx: self._write(tx, duties, now))
         for duty, lease in held.items():
             if duty not in self._held:
                 self._telemetry.emit(LeaseTaken(duty=duty, server=self._server, term=lease.term))
-        for duty in self._held.keys() - held.keys():
-            self._telemetry.emit(LeaseLost(duty=duty, server=self._server))
-        self._held, self._written_at = held, now
-        for duty, lease in held.items():
             self._seen[duty] = rules.look(self._seen.get(duty), lease, now)
+            self._held[duty], self._written_at[duty] = lease, now
+        for duty in duties:
+            if duty not in held and self._held.pop(duty, None) is not None:
+                self._telemetry.emit(LeaseLost(duty=duty, server=self._server))
 
     async def give_back(self) -> None:
         """At a clean stop: let others take over at once."""
@@ -108,13 +117,13 @@ class Leases:
             leases = list(held.values())
             await self._database.write(partial(lease_store.give_back, leases=leases))
 
-    def _write(self, tx: Tx, now: float) -> dict[str, Lease]:
+    def _write(self, tx: Tx, duties: tuple[str, ...], now: float) -> dict[str, Lease]:
         held = {}
-        for duty in self._wanted:
+        for duty in duties:
             lease = self._one(tx, duty, now)
             if lease is not None:
                 held[duty] = lease
-        for duty, seen in self._seen.items():
+        for duty, seen in self._seen.items() if duties is DUTIES else ():
             if duty.startswith(MEMBER) and now - seen.since > rules.FORGET_AFTER_S:
                 lease_store.forget(tx, seen.lease)
         return held

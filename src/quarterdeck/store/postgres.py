@@ -8,7 +8,10 @@ commits, so every statement may look at what is committed then, and the unit can
 unique key that is there already may be one that the snapshot could not see (both servers created
 it): the unit runs again once and finds it. Reads are read-only snapshots.
 
-Connections that broke (a restart, a failover) are replaced. All messages name the place as
+Connections that broke (a restart, a failover) are replaced. A server that stops dead inside a
+transaction (frozen, powered off) would keep its row locks and its share of the one lock, and the
+single writer of each other server would wait for them: so PostgreSQL itself ends a writing session
+that says nothing for `IDLE_MS` inside a transaction. All messages name the place as
 host:port/name, never the address itself: that may hold the password.
 """
 
@@ -33,6 +36,15 @@ DEFAULTS: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
     "application_name": "quarterdeck",
+}
+# shorter than LOCK_TIMEOUT_MS: who waits for a dead server's lock gets it
+IDLE_MS = 5_000
+# the database's own side of a connection: it notices a machine that is gone as quickly as we do
+ITS_SIDE: dict[str, int] = {
+    "tcp_keepalives_idle": 10,
+    "tcp_keepalives_interval": 5,
+    "tcp_keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
 }
 LOCK_TIMEOUT_MS = 10_000
 # released by the end of the transaction; another number than that of the migrations
@@ -155,6 +167,10 @@ def _engine(arguments: dict[str, Any], *, write: bool) -> Engine:
             "WHERE current_setting('synchronous_commit') = 'off'"
         )
         connection.execute(f"SET lock_timeout = {LOCK_TIMEOUT_MS}")
+        if write:
+            connection.execute(f"SET idle_in_transaction_session_timeout = {IDLE_MS}")
+            for name, value in ITS_SIDE.items():
+                connection.execute("SELECT set_config(%s, %s, false)", (name, str(value)))
         connection.commit()
 
     return engine if write else engine.execution_options(postgresql_readonly=True)
