@@ -26,6 +26,7 @@ from quarterdeck.control.remove import Removals
 from quarterdeck.control.run import Runs
 from quarterdeck.control.seal import Seal
 from quarterdeck.control.status import Survey
+from quarterdeck.control.streams import Streams
 from quarterdeck.control.watch import Watching
 from quarterdeck.core.ids import RANDOM_BYTES, run_id
 from quarterdeck.errors import Unavailable
@@ -74,6 +75,12 @@ class Server:
         self.parts = opened(settings, self.services, telemetry, clock)
         self.database = MeasuredDatabase(self.parts.database, clock, self._unit_done)
         self.fabric = self.parts.fabric
+        self._streams = Streams(
+            fabric=self.fabric,
+            limits=Limits(out_max_bytes=settings.out_max_mib * MIB),
+            telemetry=telemetry,
+            who=self.parts.id,
+        )
         self.leases = Leases(
             database=self.database, clock=clock, telemetry=telemetry, server=self.parts.id
         )
@@ -211,11 +218,13 @@ class Server:
         await self.progress.reach(Stage.RECORD)
         await self._connect()
         self.fabric.on_connect(lambda: self.telemetry.emit(FabricConnected(who=self.parts.id)))
+        self._streams.watch()
         await self.fabric.subscribe(subjects.CHANGED, self.changes.heard)
         await self.leases.round()
         await self.fleet.listen()
         for name, loop in (
             ("leases", self.leases.keep),
+            ("streams", self._streams.keep),
             ("changes", lambda: self.changes.announce(self.fabric)),
             ("strangers", self.fleet.meet_strangers),
             ("beats", self.fleet.watch_beats),
@@ -250,7 +259,7 @@ class Server:
             return missing
         if self.draining.is_set():
             return "The server is stopping."
-        return "" if self.fabric.connected else "The link to the fabric is down."
+        return self._streams.trouble if self.fabric.connected else "The link to the fabric is down."
 
     def _unit_done(self, kind: str, seconds: float, failed: bool) -> None:
         self.telemetry.emit(UnitDone(kind=kind, seconds=seconds, failed=failed))
@@ -285,12 +294,11 @@ class Server:
 
     async def _connect(self) -> None:
         """The fabric may be starting at the same time: wait for it, and say so."""
-        limits = Limits(out_max_bytes=self.settings.out_max_mib * MIB)
         told = ""
         while True:
             try:
                 await self.fabric.start()
-                await self.fabric.ensure_streams(limits)
+                await self._streams.ensure()
                 return
             except Unavailable as error:
                 if error.message != told:
