@@ -244,6 +244,12 @@ def lock_directory(directory: Path, name: str = "lock") -> int | None:
     return fd
 
 
+def free_bytes(path: Path) -> int:
+    """What a user who is not root may still write on the disk of `path`. Raises OSError."""
+    disk = os.statvfs(path)
+    return disk.f_bavail * disk.f_frsize
+
+
 def write_private(path: Path, data: bytes) -> None:
     """Write a file of mode 600 so that a crash leaves the old or the new content, never half, and
     a power cut after the return the new. Raises OSError: then the old one is there."""

@@ -19,7 +19,7 @@ from quarterdeck.agent.shim import files, tree
 from quarterdeck.agent.sweep import sweep
 from quarterdeck.core.ids import split_attempt
 from quarterdeck.errors import Conflict, Unavailable
-from quarterdeck.service import lock_directory
+from quarterdeck.service import free_bytes, lock_directory
 from quarterdeck.settings import ATTEMPT_MARK
 from quarterdeck.wire.run import FactsMessage, LoadMessage, OrderMessage
 
@@ -126,8 +126,7 @@ class RealHost:
         return self._figures.read()
 
     def free_bytes(self) -> int:
-        disk = os.statvfs(self._state)
-        return disk.f_bavail * disk.f_frsize
+        return free_bytes(self._state)
 
     def contact(self) -> None:
         (self._state / "contact").touch()

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 
 from quarterdeck.agent.host import Host
-from quarterdeck.agent.observe import Beats, room
+from quarterdeck.agent.observe import Beats
 from quarterdeck.agent.orders import OrderDesk
 from quarterdeck.agent.outbox import Outbox
 from quarterdeck.agent.output import Sender, Window
 from quarterdeck.agent.parts import FIRST_WAIT_S, MAX_WAIT_S, Link, Opener, open_parts
 from quarterdeck.agent.run import Attempts
+from quarterdeck.core.room import room
 from quarterdeck.errors import Denied, Unavailable
 from quarterdeck.fabric.base import Fabric
 from quarterdeck.service import Clock, Services, entropy, jitter, still_wanted

@@ -20,18 +20,6 @@ from quarterdeck.wire import subjects
 from quarterdeck.wire.codec import decode, encode
 from quarterdeck.wire.run import BEAT_LIMIT, BeatNow, Heartbeat
 
-MIB = 1 << 20
-
-
-def room(free_bytes: int, min_free_mib: int, where: str) -> str:
-    """Empty when a disk has room, else a sentence for a person."""
-    if free_bytes >= min_free_mib * MIB:
-        return ""
-    return (
-        f"The disk of {where} has only {free_bytes // MIB} MiB free (needs {min_free_mib}); "
-        "no new work is taken until space is freed."
-    )
-
 
 class Beats:
     """Sends heartbeats. `unreleased` gives attempts and revisions, `full` why no work is taken.

@@ -16,7 +16,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from quarterdeck.core.room import MIB
 from quarterdeck.errors import QuarterdeckError
+from quarterdeck.service import free_bytes
 from quarterdeck.settings import (
     AgentSettings,
     ClientSettings,
@@ -26,7 +28,6 @@ from quarterdeck.settings import (
     load,
 )
 
-MIB = 1 << 20
 LOW_TIMES = 4
 FEW_INODES = 10_000
 CLOCK_S = 2.0
@@ -82,6 +83,7 @@ def directory(data: Path, min_free_mib: int) -> Iterator[Finding]:
     try:
         found = data.stat()
         disk = os.statvfs(data)
+        free_mib = free_bytes(data) // MIB
     except FileNotFoundError:
         yield Finding("warn", "data", f"{data} does not exist: no `qd up` was started there.")
         return
@@ -97,7 +99,6 @@ def directory(data: Path, min_free_mib: int) -> Iterator[Finding]:
         yield Finding("fail", "data", f"{data} can't be written: make it writable again.")
     else:
         yield Finding("ok", "data", f"{data} is there, private and writable.")
-    free_mib = disk.f_bavail * disk.f_frsize // MIB
     level = "ok" if free_mib >= min_free_mib * LOW_TIMES else "warn"
     advice = "." if level == "ok" else ": free some, new runs are refused below the limit."
     if free_mib < min_free_mib:

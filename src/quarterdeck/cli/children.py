@@ -30,7 +30,6 @@ FIRST_PAUSE_S = 0.05
 MAX_PAUSE_S = 5.0
 CALM_S = 10.0
 LOG_LIMIT = 16 << 20
-MIB = 1 << 20
 # settings of children that `qd up` writes into their files
 DECIDED = (
     "data",

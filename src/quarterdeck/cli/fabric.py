@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import sys
 from pathlib import Path
 
 from quarterdeck.agent.addresses import addresses
 from quarterdeck.api.tls import RENEW_EVERY_S, names_for
-from quarterdeck.cli.children import MIB, Child, Files, Keeper
+from quarterdeck.cli.children import Child, Files, Keeper
+from quarterdeck.core.room import room
 from quarterdeck.fabric.certificates import Signer
 from quarterdeck.fabric.embedded import EmbeddedFabric
 from quarterdeck.fabric.identity import Authority, Identity
-from quarterdeck.service import Clock, Services, SystemClock, first_of, until_told
+from quarterdeck.service import Clock, Services, SystemClock, first_of, free_bytes, until_told
 from quarterdeck.settings import FabricSettings, host_name, is_loopback, split_listen
 
 LOOK_S = 5.0
@@ -87,7 +87,7 @@ class FabricChild:
         """Loop: waits for a tick of `LOOK_S`; asks once there is room."""
         while True:
             await asyncio.sleep(LOOK_S)
-            if shutil.disk_usage(self._directory).free < self._min_free_mib * MIB:
+            if room(free_bytes(self._directory), self._min_free_mib, str(self._directory)):
                 continue
             if await self._server.storage_disabled():
                 keeper.restart("fabric")

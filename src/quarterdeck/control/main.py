@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.metadata
-import os
 from pathlib import Path
 
 from quarterdeck.control.access import Tokens
@@ -29,9 +28,10 @@ from quarterdeck.control.status import Survey
 from quarterdeck.control.streams import Streams
 from quarterdeck.control.watch import Watching
 from quarterdeck.core.ids import RANDOM_BYTES, run_id
+from quarterdeck.core.room import MIB, room
 from quarterdeck.errors import Unavailable
 from quarterdeck.fabric.base import Limits
-from quarterdeck.service import Clock, Poke, Services, entropy, still_wanted
+from quarterdeck.service import Clock, Poke, Services, entropy, free_bytes, still_wanted
 from quarterdeck.settings import ServerSettings, is_loopback, split_listen
 from quarterdeck.store import access as access_store
 from quarterdeck.store.base import Tx
@@ -46,7 +46,6 @@ from quarterdeck.telemetry import (
 )
 from quarterdeck.wire import subjects
 
-MIB = 1 << 20
 CONNECT_PAUSE_S = 0.2
 
 
@@ -273,14 +272,7 @@ class Server:
 
     def room(self) -> str:
         """Empty when the disk has room for new work, else a sentence."""
-        disk = os.statvfs(self._data)
-        free_mib = disk.f_bavail * disk.f_frsize // MIB
-        if free_mib >= self.settings.min_free_mib:
-            return ""
-        return (
-            f"The disk of {self._data} has only {free_mib} MiB free (needs "
-            f"{self.settings.min_free_mib}); new runs are refused until space is freed."
-        )
+        return room(free_bytes(self._data), self.settings.min_free_mib, str(self._data))
 
     def new_id(self) -> str:
         """A fresh id, sorted by time."""

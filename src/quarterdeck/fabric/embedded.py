@@ -33,7 +33,7 @@ import msgspec
 
 from quarterdeck.errors import Conflict, Unavailable
 from quarterdeck.fabric.identity import Authority
-from quarterdeck.service import lock_directory, write_private
+from quarterdeck.service import free_bytes, lock_directory, write_private
 
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.01
@@ -200,7 +200,7 @@ class EmbeddedFabric:
                 ) from error
 
     def _check_space(self) -> None:
-        free = shutil.disk_usage(self._directory).free
+        free = free_bytes(self._directory)
         if free < _SPACE_TO_START:
             raise Unavailable(
                 "fabric_disk_full",
