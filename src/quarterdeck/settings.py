@@ -265,6 +265,21 @@ def split_listen(listen: str) -> tuple[str, int]:
     return host.strip("[]") or "0.0.0.0", int(port)
 
 
+def join_listen(host: str, port: int) -> str:
+    """`HOST:PORT` or `[V6]:PORT`: what `split_listen` takes apart, and the place in a URL."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_wildcard(host: str) -> bool:
+    """Whether it stands for every address of this machine."""
+    return host in ("0.0.0.0", "::")
+
+
+def reachable_host(host: str) -> str:
+    """Where this machine reaches what listens on `host`: a wildcard by loopback."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches an address to listen on."""
     try:

@@ -19,8 +19,11 @@ from quarterdeck.settings import (
     client_file,
     default_data,
     host_name,
+    is_wildcard,
+    join_listen,
     load,
     marked,
+    reachable_host,
     split_listen,
     task_environment,
     without_mark,
@@ -162,6 +165,20 @@ def test_every_setting_has_a_default_and_can_not_be_changed(kind: type[Settings]
 )
 def test_an_address_is_host_and_port(listen: str, expected: tuple[str, int]) -> None:
     assert split_listen(listen) == expected
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:7333", "[::1]:7333", "[::]:0", "web1.example:1"])
+def test_host_and_port_join_to_the_same_address(listen: str) -> None:
+    assert join_listen(*split_listen(listen)) == listen
+
+
+@pytest.mark.parametrize(
+    ("host", "reached"),
+    [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("10.0.0.1", "10.0.0.1"), ("fe80::1", "fe80::1")],
+)
+def test_a_wildcard_is_reached_by_loopback_and_others_as_they_are(host: str, reached: str) -> None:
+    assert reachable_host(host) == reached
+    assert is_wildcard(host) is (reached != host)
 
 
 @pytest.mark.parametrize(

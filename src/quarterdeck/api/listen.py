@@ -6,7 +6,7 @@ import errno
 import socket
 
 from quarterdeck.errors import Conflict
-from quarterdeck.settings import split_listen
+from quarterdeck.settings import is_wildcard, join_listen, reachable_host, split_listen
 
 
 def bind(listen: str) -> socket.socket:
@@ -31,12 +31,12 @@ def bind(listen: str) -> socket.socket:
 
 def url_of(listener: socket.socket, host: str, *, tls: bool = False) -> str:
     """The URL for a browser on this machine; a wildcard address is reached by loopback."""
-    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
-    return f"{'https' if tls else 'http'}://{shown}:{listener.getsockname()[1]}"
+    place = join_listen(reachable_host(host), listener.getsockname()[1])
+    return f"{'https' if tls else 'http'}://{place}"
 
 
 def url_for_others(listener: socket.socket, host: str, *, tls: bool) -> str:
     """The URL for other machines, as far as it can be known here: a wildcard address is reached
     under the machine's name."""
-    known = socket.gethostname() if host in ("0.0.0.0", "::") else host
+    known = socket.gethostname() if is_wildcard(host) else host
     return url_of(listener, known, tls=tls)

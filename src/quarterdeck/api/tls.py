@@ -17,7 +17,7 @@ import msgspec
 from quarterdeck.errors import Invalid
 from quarterdeck.fabric.certificates import Signer, self_signed
 from quarterdeck.fabric.trust import fingerprint_of
-from quarterdeck.settings import ServerSettings, is_loopback, split_listen
+from quarterdeck.settings import ServerSettings, is_loopback, is_wildcard, split_listen
 
 RENEW_EVERY_S = 6 * 3600.0
 LOCAL = ("localhost", "127.0.0.1", "::1")
@@ -83,7 +83,8 @@ def names_for(listen: str, public_url: str, names: Iterable[str]) -> set[str]:
     """The names and addresses in a certificate, without wildcards."""
     host = split_listen(listen)[0]
     public = public_url.partition("://")[2].partition("/")[0].rpartition(":")[0].strip("[]")
-    return {*LOCAL, *names, host, public} - {"", "0.0.0.0", "::"}
+    found = {*LOCAL, *names, host, public}
+    return {name for name in found if name and not is_wildcard(name)}
 
 
 def _context() -> ssl.SSLContext:

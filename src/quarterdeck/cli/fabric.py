@@ -20,7 +20,7 @@ from quarterdeck.fabric.certificates import Signer
 from quarterdeck.fabric.embedded import EmbeddedFabric
 from quarterdeck.fabric.identity import Authority, Identity
 from quarterdeck.service import Clock, Services, SystemClock, first_of, free_bytes, until_told
-from quarterdeck.settings import FabricSettings, host_name, is_loopback, split_listen
+from quarterdeck.settings import FabricSettings, host_name, is_loopback, join_listen, split_listen
 
 LOOK_S = 5.0
 
@@ -43,8 +43,7 @@ class FabricChild:
         self._keys = keys
         self._min_free_mib = min_free_mib
         self._clock = clock
-        shown = f"[{host}]" if ":" in host else host
-        self._names = names_for(f"{shown}:{port}", public_url, (host_name(), *addresses()))
+        self._names = names_for(join_listen(host, port), public_url, (host_name(), *addresses()))
         self._tls = None if is_loopback(host) else directory / "tls.pem"
         self._server = EmbeddedFabric(
             directory, Authority.open(keys), host=host, port=port, tls=self._tls

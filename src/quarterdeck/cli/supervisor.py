@@ -28,7 +28,7 @@ from quarterdeck.client.http import Connection
 from quarterdeck.errors import Conflict, Invalid, QuarterdeckError, Unavailable
 from quarterdeck.fabric.identity import Authority
 from quarterdeck.service import Services, SystemClock, first_of, until_told
-from quarterdeck.settings import UpSettings, host_name, is_loopback, split_listen
+from quarterdeck.settings import UpSettings, host_name, is_loopback, join_listen, split_listen
 
 READY_LOOK_S = 0.03
 READY_WITHIN_S = 60.0
@@ -100,13 +100,12 @@ class Supervisor:
     def _listen(self) -> socket.socket:
         host, port = split_listen(self._settings.listen)
         kept = self._files.kept_port() if port == 0 else None
-        shown = f"[{host}]" if ":" in host else host
         try:
-            listener = bind(f"{shown}:{kept or port}")
+            listener = bind(join_listen(host, kept or port))
         except Conflict:
             if kept is None:
                 raise
-            listener = bind(f"{shown}:0")
+            listener = bind(join_listen(host, 0))
         chosen = int(listener.getsockname()[1])
         self._files.keep_port(chosen)
         self._url = self._own_url(listener, host)

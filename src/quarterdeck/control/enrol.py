@@ -13,13 +13,14 @@ from quarterdeck.core.model import Node
 from quarterdeck.errors import Denied, Invalid
 from quarterdeck.fabric.identity import verify
 from quarterdeck.service import Clock
-from quarterdeck.settings import is_loopback
+from quarterdeck.settings import is_loopback, join_listen
 from quarterdeck.store import access as access_store
 from quarterdeck.store import node as node_store
 from quarterdeck.store.base import Database
 from quarterdeck.telemetry import NodeEnrolled, Telemetry
 from quarterdeck.wire.enrol import Credentials, Enrolment, signed_part
 
+NATS_PORT = 4222
 HOST = re.compile(r"[A-Za-z0-9_.:-]{1,253}")
 
 
@@ -111,5 +112,4 @@ def seen_from(url: str, via: str) -> str:
         return url
     if HOST.fullmatch(via) is None:
         raise Invalid("via", f"{via[:80]!r} is not the name or address of a host.")
-    shown = f"[{via}]" if ":" in via else via
-    return f"{parts.scheme}://{shown}:{parts.port}"
+    return f"{parts.scheme}://{join_listen(via, parts.port or NATS_PORT)}"

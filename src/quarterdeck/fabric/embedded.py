@@ -34,6 +34,7 @@ import msgspec
 from quarterdeck.errors import Conflict, Unavailable
 from quarterdeck.fabric.identity import Authority
 from quarterdeck.service import free_bytes, lock_directory, write_private
+from quarterdeck.settings import join_listen, reachable_host
 
 _PR_SET_PDEATHSIG = 1
 _POLL_S = 0.01
@@ -136,9 +137,8 @@ class EmbeddedFabric:
     @property
     def url(self) -> str:
         """Where clients connect; the port is known after the first `wait_ready`."""
-        host = "127.0.0.1" if self._host in ("0.0.0.0", "::") else self._host
-        shown = f"[{host}]" if ":" in host else host
-        return f"{'tls' if self._tls else 'nats'}://{shown}:{self._port}"
+        place = join_listen(reachable_host(self._host), self._port)
+        return f"{'tls' if self._tls else 'nats'}://{place}"
 
     @property
     def pid(self) -> int | None:
@@ -217,10 +217,9 @@ class EmbeddedFabric:
             "max_memory_store": limits.memory_bytes,
             "max_file_store": limits.file_bytes,
         }
-        shown = f"[{self._host}]" if ":" in self._host else self._host
         config = {
             "server_name": self._name,
-            "listen": f"{shown}:{self._port or -1}",
+            "listen": join_listen(self._host, self._port or -1),
             "http": "127.0.0.1:-1",
             "ports_file_dir": str(root),
             "max_payload": self._max_payload,
