@@ -346,3 +346,28 @@ def test_nats_pys_jetstream_is_not_used() -> None:
     assert files
     used = re.compile(r"\bnats\.js\b|\.jetstream\(|key_value|ordered_consumer")
     assert [file for file in files if used.search(file.read_text())] == []
+
+
+async def test_a_subscription_that_was_cut_off_while_it_began_hears_nothing(
+    nats: Harbour,
+) -> None:
+    node = nats.make("node", "n1")
+    await node.start()
+    heard: list[str] = []
+    for turns in range(3):
+        joining = asyncio.create_task(
+            node.subscribe("cmd.n1.x", lambda message: heard.append(message.subject))
+        )
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        joining.cancel()
+        await asyncio.wait([joining])
+        assert joining.cancelled()
+    inbox = Inbox()
+    await node.subscribe("cmd.n1.>", inbox)
+    server = nats.make("server", "s1")
+    await server.start()
+    await server.publish("cmd.n1.x", b"")
+    await server.publish("cmd.n1.last", b"")
+    await inbox.count(2)
+    assert heard == []

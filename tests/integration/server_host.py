@@ -25,6 +25,7 @@ from quarterdeck.wire import subjects
 from quarterdeck.wire.codec import decode, encode, open_envelope
 from quarterdeck.wire.enrol import Enrolment, signed_part
 from quarterdeck.wire.run import (
+    AnswerItem,
     Answers,
     AttemptSnapshot,
     FactsMessage,
@@ -72,7 +73,7 @@ class HandNode:
         self.name = name
         self.session = "session-1"
         self.orders: asyncio.Queue[Orders] = asyncio.Queue()
-        self.answer: Callable[[Orders], tuple[AttemptSnapshot, ...]] = lambda _: ()
+        self.answer: Callable[[Orders], tuple[AnswerItem, ...]] = lambda _: ()
         self.fabric = NatsFabric(
             [place.server.url],
             self.id,

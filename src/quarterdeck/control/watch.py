@@ -135,8 +135,8 @@ class Watching:
         """Everything behind the cursor, which is moved along. Ends after `RunEndSeen`; without
         `follow` as soon as everything there is now was told."""
         inbox = _Inbox(self.crowd)
-        await self._feeds.join(run_id, inbox)
         try:
+            await self._feeds.join(run_id, inbox)
             with self._changes.watch(run_topic(run_id)) as poke:
                 inbox.wake = poke
                 view = _View(cursor)
@@ -284,14 +284,15 @@ class _Feeds:
                 )
 
     async def leave(self, run_id: str, inbox: _Inbox) -> None:
-        async with self._turn:
-            inboxes = self._inboxes.get(run_id, set())
-            inboxes.discard(inbox)
-            if not inboxes:
-                self._inboxes.pop(run_id, None)
-                subscription = self._subscriptions.pop(run_id, None)
-                if subscription is not None:
-                    await subscription.close()
+        """Undo a join, also one that was cut off. Waits for no turn: who is cancelled twice would
+        leave its inbox behind, and whoever is joining now is among the inboxes already."""
+        inboxes = self._inboxes.get(run_id, set())
+        inboxes.discard(inbox)
+        if not inboxes:
+            self._inboxes.pop(run_id, None)
+            subscription = self._subscriptions.pop(run_id, None)
+            if subscription is not None:
+                await subscription.close()
 
 
 def _hand_out(inboxes: set[_Inbox], message: Message) -> None:
