@@ -6,16 +6,19 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from quarterdeck.control.main import Server
-from quarterdeck.control.watch import Cursor
+from quarterdeck.control.watch import Cursor, OutputSeen, PresentSeen, RunEndSeen, TaskSeen
+from quarterdeck.core.states import TaskState
 from quarterdeck.telemetry import NodeSession
 from quarterdeck.wire import subjects
 from quarterdeck.wire.codec import Chunk, encode_chunk
+from quarterdeck.wire.run import AnswerItem, Orders, OutputBytes, ReadOutput, StreamEndMessage
 from tests.contracts.fabric_server import Harbour, harbour
 from tests.integration.server_host import DEADLINE_S, Ears, HandNode, order, serving
-from tests.integration.test_server import accepting
+from tests.integration.test_server import accepting, snapshot
 
 Fleet = tuple[Server, Ears, HandNode, HandNode]
 
@@ -69,3 +72,40 @@ async def test_who_leaves_while_the_watching_begins_leaves_nothing_behind(fleet:
     await server.fabric.request("$JS.API.STREAM.INFO.EV", b"", timeout_s=DEADLINE_S)
     assert server.watching.crowd.waiting_bytes == 0
     await ears.close()
+
+
+def emptied(orders: Orders) -> tuple[AnswerItem, ...]:
+    """A node whose output files lost everything."""
+    return tuple(
+        OutputBytes(
+            attempt=i.attempt, stream=i.stream, offset=i.offset, data=b"", size=0, final=True
+        )
+        if isinstance(i, ReadOutput)
+        else snapshot(i.attempt, 1, "accepted")
+        for i in orders.items
+    )
+
+
+async def test_lost_output_of_one_node_ends_nobodys_view_of_the_run(fleet: Fleet) -> None:
+    server, _, good, bad = fleet
+    bad.answer = emptied
+    run = await order(server, "all")
+    _, _, attempts = await server.runs.detail(run)
+    of = {attempt.node: attempt.id for attempt in attempts}
+    for node in (good, bad):
+        await node.orders.get()
+    await write(bad, run, of[bad.id], 100, b"after what is lost")
+    now = [seen async for seen in server.watching.watch(run, Cursor(), follow=False)]
+    assert isinstance(now[-1], PresentSeen)
+    await write(good, run, of[good.id], 0, b"hello")
+    for node, size in ((bad, 118), (good, 5)):
+        end = snapshot(of[node.id], 3, "ended", exit_code=0, ended_at=2.0, cached=True)
+        stdout = StreamEndMessage(bytes=size, sha256="0" * 64)
+        await node.tell(msgspec.structs.replace(end, stdout=stdout))
+    async with asyncio.timeout(DEADLINE_S):
+        every = [seen async for seen in server.watching.watch(run, Cursor())]
+    shown = [(seen.attempt, seen.chunk.data) for seen in every if isinstance(seen, OutputSeen)]
+    assert shown == [(of[good.id], b"hello")]
+    ended = [seen.task for seen in every if isinstance(seen, TaskSeen)]
+    assert {task.node for task in ended if task.state is TaskState.ENDED} == {good.id, bad.id}
+    assert isinstance(every[-1], RunEndSeen)

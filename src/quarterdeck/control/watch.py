@@ -29,7 +29,7 @@ from quarterdeck.control.output import Output
 from quarterdeck.core.model import STREAMS, Attempt, Run, Task
 from quarterdeck.core.states import RunState, TaskState
 from quarterdeck.core.stream import Gap, Segment, Taken, splice
-from quarterdeck.errors import Invalid, Unavailable
+from quarterdeck.errors import Broken, Invalid, Unavailable
 from quarterdeck.fabric.base import Fabric, Message, Subscription
 from quarterdeck.store import run as run_store
 from quarterdeck.store.base import Database, Tx
@@ -151,13 +151,13 @@ class Watching:
                     for subject in dropped:
                         async for seen in self._dropped(view, subject):
                             yield seen
+                    view.missing = False
                     async for seen in self._tasks(view):
                         yield seen
                     if view.finished():
                         yield RunEndSeen(view.run)
                         return
                     if not follow:
-                        view.missing = False
                         async for seen in self._present(view):
                             yield seen
                         yield PresentSeen(complete=not (view.missing or view.changed))
@@ -225,7 +225,7 @@ class Watching:
             async for chunk in self._output.shown(attempt, segment):
                 positions[stream] = chunk.offset + len(chunk.data)
                 yield OutputSeen(task, attempt.id, chunk)
-        except Unavailable:
+        except (Unavailable, Broken):  # a damaged or lying node ends nobody's stream
             view.missing = True
 
     async def _tasks(self, view: _View) -> AsyncIterator[Seen]:
@@ -239,6 +239,8 @@ class Watching:
                         yield OutputSeen(task, attempt.id, chunk)
                 except Unavailable:
                     return
+                except Broken:  # what is lost can't be waited for
+                    view.missing = True
             view.told()
             yield TaskSeen(task, attempt)
 
