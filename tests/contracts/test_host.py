@@ -13,7 +13,7 @@ from typing import Protocol
 import pytest
 
 from quarterdeck.agent import machine as real
-from quarterdeck.agent.host import Claim, Held, Host
+from quarterdeck.agent.host import Claim, Held, Host, Refusal
 from quarterdeck.agent.machine import RealHost
 from quarterdeck.agent.shim import files
 from quarterdeck.agent.simulated.behaviour import piece
@@ -326,6 +326,20 @@ async def test_a_tombstone_stays_until_it_is_old(host: Host) -> None:
     now = SystemClock().now().timestamp()
     assert await host.prune(now - 100) == 0 and host.buried(FIRST)
     assert await host.prune(now + 100) == 1 and not host.buried(FIRST)
+
+
+async def test_the_words_of_a_refusal_are_found_again_by_the_next_agent(
+    host: Host, bench: Bench
+) -> None:
+    full = Refusal(code="refused", text="The disk is full.")
+    await host.bury(FIRST, full)
+    host.stop()
+    after = bench.host()
+    after.start()
+    try:
+        assert after.scan() == [] and after.buried(FIRST) == full
+    finally:
+        after.stop()
 
 
 async def test_the_leash_and_the_hint_are_kept_with_the_attempt(host: Host, bench: Bench) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import update
 
 from quarterdeck.agent import orders as agent_orders
 from quarterdeck.agent import run as agent_run
-from quarterdeck.agent.host import Held
+from quarterdeck.agent.host import Held, Refusal
 from quarterdeck.agent.orders import OrderDesk
 from quarterdeck.agent.run import Attempts, Move
 from quarterdeck.agent.shim import files
@@ -131,8 +131,8 @@ def refused_for_accepted_attempts(put: Set) -> None:
 
 @mutation
 def no_tombstone_for_what_is_refused(put: Set) -> None:
-    async def refuse(_self: object, attempt: str, code: str, text: str) -> AttemptRefused:
-        return AttemptRefused(attempt=attempt, code=code, text=text)
+    async def refuse(_self: object, attempt: str, why: Refusal) -> AttemptRefused:
+        return AttemptRefused(attempt=attempt, code=why.code, text=why.text)
 
     put(OrderDesk, "_refuse", refuse)
 

@@ -52,6 +52,17 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
         return Phase.ACCEPTED if self.started is None else Phase.RUNNING
 
 
+class Refusal(msgspec.Struct, frozen=True, kw_only=True):
+    """Why an attempt never starts here: the words of the first answer serve for each repeat."""
+
+    code: str
+    text: str
+
+
+REVOKED = Refusal(code="revoked", text="It was called off before it began.")
+"""What a tombstone without words says: that of a release, of a revoke, or of an older agent."""
+
+
 class Remains(msgspec.Struct, frozen=True, kw_only=True):
     """What a shim that was killed left: its output, and how many processes could not be killed."""
 
@@ -158,11 +169,13 @@ class Host(Protocol):
         """Delete an ended attempt; its tombstone keeps a stray order from starting it again."""
         ...
 
-    async def bury(self, attempt: str) -> None:
+    async def bury(self, attempt: str, why: Refusal = REVOKED) -> None:
         """Set a tombstone for what was never accepted. Raises OSError."""
         ...
 
-    def buried(self, attempt: str) -> bool: ...
+    def buried(self, attempt: str) -> Refusal | None:
+        """Why it must never start here; None without a tombstone."""
+        ...
 
     async def prune(self, before: float) -> int:
         """Remove tombstones set before a unix time; how many."""

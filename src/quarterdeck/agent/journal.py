@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from quarterdeck.agent.host import Held
+from quarterdeck.agent.host import REVOKED, Held, Refusal
 from quarterdeck.agent.shim import disk, files
 from quarterdeck.core.ids import split_attempt
 from quarterdeck.errors import Invalid
@@ -135,16 +135,26 @@ class Journal:
             directory.rename(self._trash / attempt)
         shutil.rmtree(self._trash / attempt, ignore_errors=True)
 
-    def bury(self, attempt: str, *, durable: bool = False) -> None:
-        """Set a tombstone."""
+    def bury(self, attempt: str, why: Refusal = REVOKED, *, durable: bool = False) -> None:
+        """Set a tombstone, without words when the disk takes only an empty file."""
         split_attempt(attempt)
+        if why != REVOKED:
+            with contextlib.suppress(OSError):
+                disk.write_json(self._tombstones / attempt, msgspec.to_builtins(why))
+                return
         files_flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
         os.close(os.open(self._tombstones / attempt, files_flags, 0o600))
         if durable:
             disk.sync_folder(self._tombstones)
 
-    def buried(self, attempt: str) -> bool:
-        return (self._tombstones / attempt).exists()
+    def buried(self, attempt: str) -> Refusal | None:
+        """Why it must never start here; None without a tombstone. Damaged words say nothing."""
+        try:
+            return msgspec.json.decode((self._tombstones / attempt).read_bytes(), type=Refusal)
+        except FileNotFoundError:
+            return None
+        except (OSError, msgspec.DecodeError):
+            return REVOKED
 
     def prune(self, before: float) -> int:
         """Remove tombstones set before a unix time; how many."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from quarterdeck.agent.figures import Figures, facts
 from quarterdeck.agent.follow import Follower
-from quarterdeck.agent.host import Claim, Held, Remains, Spool, Watch
+from quarterdeck.agent.host import REVOKED, Claim, Held, Refusal, Remains, Spool, Watch
 from quarterdeck.agent.journal import Journal
 from quarterdeck.agent.process import Spawner, until_gone
 from quarterdeck.agent.shim import files, tree
@@ -104,10 +104,10 @@ class RealHost:
     async def release(self, attempt: str) -> None:
         await asyncio.to_thread(self._journal.release, attempt)
 
-    async def bury(self, attempt: str) -> None:
-        await asyncio.to_thread(self._journal.bury, attempt, durable=True)
+    async def bury(self, attempt: str, why: Refusal = REVOKED) -> None:
+        await asyncio.to_thread(self._journal.bury, attempt, why, durable=True)
 
-    def buried(self, attempt: str) -> bool:
+    def buried(self, attempt: str) -> Refusal | None:
         return self._journal.buried(attempt)
 
     async def prune(self, before: float) -> int:

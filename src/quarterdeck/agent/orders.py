@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import assert_never
 
-from quarterdeck.agent.host import Host
+from quarterdeck.agent.host import REVOKED, Host, Refusal
 from quarterdeck.agent.run import Attempts
 from quarterdeck.agent.shim import files
 from quarterdeck.core.model import MAX_ORDER_BYTES
@@ -73,7 +73,7 @@ class OrderDesk:
         self._full = full
         self._beat = beat
         self._turn = asyncio.Lock()
-        self._refused: set[str] = set()
+        self._refused: dict[str, Refusal] = {}
 
     def receive(self, message: Message) -> None:
         """The handler of the node's subscription."""
@@ -160,32 +160,35 @@ class OrderDesk:
         known = self._attempts.report(item.attempt)
         if known is not None:
             return known
-        if item.attempt in self._refused or self._host.buried(item.attempt):
-            return AttemptRefused(
-                attempt=item.attempt, code="revoked", text="It was called off before it began."
-            )
-        problem = _problem(item) or self._full()
-        if problem:
-            return await self._refuse(item.attempt, "refused", problem)
+        problem = self._why(item.attempt)
+        if problem is None and (text := _problem(item) or self._full()):
+            problem = Refusal(code="refused", text=text)
+        if problem is not None:
+            return await self._refuse(item.attempt, problem)
         try:
             return await self._attempts.accept(item.attempt, item.order)
         except OSError as error:
             text = f"The node can't write the order: {error.strerror or error}."
-            return await self._refuse(item.attempt, "disk", text)
+            return await self._refuse(item.attempt, Refusal(code="disk", text=text))
 
     async def _revoke(self, attempt: str) -> AnswerItem:
         known = self._attempts.report(attempt)
         if known is not None:
             return known
-        return await self._refuse(attempt, "revoked", "It was called off before it began.")
+        return await self._refuse(attempt, self._why(attempt) or REVOKED)
 
-    async def _refuse(self, attempt: str, code: str, text: str) -> AttemptRefused:
+    def _why(self, attempt: str) -> Refusal | None:
+        """Why it was refused before: the answer may have been lost, and a repeat gets it again."""
+        return self._refused.get(attempt) or self._host.buried(attempt)
+
+    async def _refuse(self, attempt: str, why: Refusal) -> AttemptRefused:
         """Refuse for ever. On a disk that takes not even a tombstone this session remembers it;
         orders of earlier sessions are not obeyed anyway."""
-        self._refused.add(attempt)
-        with contextlib.suppress(OSError):
-            await self._host.bury(attempt)
-        return AttemptRefused(attempt=attempt, code=code, text=text)
+        self._refused[attempt] = why
+        if self._host.buried(attempt) is None:
+            with contextlib.suppress(OSError):
+                await self._host.bury(attempt, why)
+        return AttemptRefused(attempt=attempt, code=why.code, text=why.text)
 
     def _read(self, item: ReadOutput) -> AnswerItem:
         if item.stream not in READABLE or item.offset < 0:

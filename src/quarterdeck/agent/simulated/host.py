@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from quarterdeck.agent.host import Claim, Held, Remains, Spool, Watch
+from quarterdeck.agent.host import REVOKED, Claim, Held, Refusal, Remains, Spool, Watch
 from quarterdeck.agent.shim import files
 from quarterdeck.agent.simulated.machine import Directory, SimulatedMachine
 from quarterdeck.core.ids import split_attempt
@@ -117,18 +117,19 @@ class SimulatedHost:
 
         await self.process.write(write)
 
-    async def bury(self, attempt: str) -> None:
+    async def bury(self, attempt: str, why: Refusal = REVOKED) -> None:
         def write() -> None:
             self._machine.need_room()
-            self._machine.bury(attempt, durable=True)
+            self._machine.bury(attempt, why, durable=True)
 
         await self.process.write(write)
 
-    def buried(self, attempt: str) -> bool:
-        return attempt in self._machine.tombstones
+    def buried(self, attempt: str) -> Refusal | None:
+        _, why = self._machine.tombstones.get(attempt, (0.0, None))
+        return why
 
     async def prune(self, before: float) -> int:
-        old = [attempt for attempt, at in self._machine.tombstones.items() if at < before]
+        old = [attempt for attempt, (at, _) in self._machine.tombstones.items() if at < before]
         for attempt in old:
             del self._machine.tombstones[attempt]
         return len(old)

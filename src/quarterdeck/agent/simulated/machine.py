@@ -13,7 +13,7 @@ import hashlib
 import os
 from collections.abc import Callable
 
-from quarterdeck.agent.host import Held
+from quarterdeck.agent.host import REVOKED, Held, Refusal
 from quarterdeck.agent.shim import files
 from quarterdeck.agent.simulated.shim import SimulatedShim
 from quarterdeck.core.ids import split_attempt
@@ -103,7 +103,7 @@ class SimulatedMachine:
         self.clock = clock
         self.boots = 1
         self.directories: dict[str, Directory] = {}
-        self.tombstones: dict[str, float] = {}
+        self.tombstones: dict[str, tuple[float, Refusal]] = {}
         self.truth: dict[str, Truth] = {}
         self.shims: dict[str, SimulatedShim] = {}
         self.owner: object | None = None
@@ -166,8 +166,8 @@ class SimulatedMachine:
         if shim.directory.holder is shim:
             shim.directory.freed()
 
-    def bury(self, attempt: str, *, durable: bool) -> None:
-        self.tombstones[attempt] = self.clock.now().timestamp()
+    def bury(self, attempt: str, why: Refusal = REVOKED, *, durable: bool) -> None:
+        self.tombstones[attempt] = (self.clock.now().timestamp(), why)
         if durable:
             self._unsynced_tombstones.discard(attempt)
         else:

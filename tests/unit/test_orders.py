@@ -1,0 +1,99 @@
+"""What an agent answers to orders that come again, after the first answer was lost."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import pytest
+
+from quarterdeck.agent.host import Host, Refusal
+from quarterdeck.agent.orders import OrderDesk
+from quarterdeck.agent.run import Attempts
+from quarterdeck.agent.simulated.host import SimulatedHost
+from quarterdeck.agent.simulated.machine import SimulatedMachine
+from quarterdeck.fabric.base import Fabric
+from quarterdeck.service import Services, SystemClock
+from quarterdeck.telemetry import Telemetry
+from quarterdeck.wire.run import (
+    AnswerItem,
+    AttemptRefused,
+    OrderMessage,
+    ReleaseAttempt,
+    RevokeAttempt,
+    StartAttempt,
+)
+
+ID = "0123456789abcdef-0-1"
+START = StartAttempt(attempt=ID, order=OrderMessage(argv=("true",)))
+FULL = AttemptRefused(attempt=ID, code="refused", text="The disk is full.")
+
+
+class NoAttempts:
+    """A node that holds nothing."""
+
+    def report(self, _: str) -> None:
+        return None
+
+
+class Desk:
+    """An agent's order desk on a machine; `full` is why it takes no work."""
+
+    def __init__(self, host: Host) -> None:
+        self.full = FULL.text
+        telemetry = Telemetry()
+        self._desk = OrderDesk(
+            node="n",
+            session="s",
+            order_keys=lambda: (),
+            fabric=cast(Fabric, None),
+            host=host,
+            attempts=cast(Attempts, NoAttempts()),
+            services=cast(Services, None),
+            telemetry=telemetry,
+            full=lambda: self.full,
+            beat=lambda: None,
+        )
+
+    async def ask(self, item: StartAttempt | RevokeAttempt | ReleaseAttempt) -> AnswerItem:
+        return await self._desk._do(item)
+
+
+@pytest.fixture
+def machine() -> SimulatedMachine:
+    return SimulatedMachine("m", SystemClock())
+
+
+async def test_a_start_that_was_refused_is_refused_again_in_the_same_words(
+    machine: SimulatedMachine,
+) -> None:
+    desk = Desk(SimulatedHost(machine))
+    assert await desk.ask(START) == FULL
+    desk.full = ""
+    assert await desk.ask(START) == FULL
+    assert await desk.ask(RevokeAttempt(attempt=ID)) == FULL
+    assert await Desk(SimulatedHost(machine)).ask(START) == FULL
+
+
+async def test_on_a_disk_that_takes_no_tombstone_the_session_keeps_the_words(
+    machine: SimulatedMachine,
+) -> None:
+    machine.full = True
+    desk = Desk(SimulatedHost(machine))
+    assert await desk.ask(START) == FULL == await desk.ask(START)
+    assert machine.tombstones == {}
+
+
+async def test_what_was_called_off_or_released_stays_called_off(
+    machine: SimulatedMachine,
+) -> None:
+    host = SimulatedHost(machine)
+    desk = Desk(host)
+    other = ID[:-1] + "2"
+    for attempt, asked in ((ID, RevokeAttempt(attempt=ID)), (other, None)):
+        if asked is None:
+            await host.release(other)
+        else:
+            await desk.ask(asked)
+        answer = await desk.ask(StartAttempt(attempt=attempt, order=START.order))
+        assert isinstance(answer, AttemptRefused) and answer.code == "revoked"
+        assert host.buried(attempt) == Refusal(code="revoked", text=answer.text)
