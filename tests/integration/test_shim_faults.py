@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from quarterdeck.agent.shim import disk, files, tree
-from quarterdeck.agent.sweep import sweep
+from quarterdeck.agent.shim.sweep import sweep
+from quarterdeck.settings import ATTEMPT_MARK
 from tests.integration.shim_host import (
     ESCAPISTS,
     Host,
@@ -144,13 +145,17 @@ def test_the_shim_ignores_the_signals_of_a_closing_terminal(host: Host) -> None:
     assert attempt.exit().reason == "cancelled"
 
 
+def mark_of(attempt: str) -> str:
+    return f"{ATTEMPT_MARK}={attempt}"
+
+
 def test_a_sweep_clears_what_a_killed_shim_left(both_hosts: Host) -> None:
     attempt = both_hosts.python(ESCAPISTS)
     attempt.says(b"up")
     started = files.started_json(attempt.started())
     attempt.kill_shim()
     assert files.read_exit(attempt.folder) is None
-    assert sweep(attempt.id, started, deadline_s=15) == 0
+    assert sweep(mark_of(attempt.id), started, deadline_s=15) == 0
     # What forks and exits for ever is missed by one look, not by a hundred.
     assert not any(marked(attempt.id) for _ in range(100))
 
@@ -163,16 +168,17 @@ def test_a_sweep_signals_no_stranger(host: Host) -> None:
     stranger = subprocess.Popen(["sleep", "1000"])
     try:
         pid, ticks = tree.identity(stranger.pid) or (0, 0)
-        assert sweep(attempt.id, {**started, "boot_id": "another"}, deadline_s=5) == 0
+        rebooted = {**started, "boot_id": "another"}
+        assert sweep(mark_of(attempt.id), rebooted, deadline_s=5) == 0
         assert marked(attempt.id)
         # Its pid is recorded, its ticks are another's; then: it has the mark, but is older.
         reused = {**started, "child": {"pid": pid, "ticks": ticks + 1}}
-        assert sweep("another", reused, deadline_s=5) == 0
+        assert sweep(mark_of("another"), reused, deadline_s=5) == 0
         newer = {**started, "child": {"pid": pid, "ticks": ticks + 10**6}}
-        assert sweep(attempt.id, newer, deadline_s=5) == 0
+        assert sweep(mark_of(attempt.id), newer, deadline_s=5) == 0
         assert marked(attempt.id)
         assert not tree.signal_process(pid, ticks + 1, signal.SIGKILL)
-        assert sweep(attempt.id, started, deadline_s=10) == 0
+        assert sweep(mark_of(attempt.id), started, deadline_s=10) == 0
         assert stranger.poll() is None
         assert tree.signal_process(pid, ticks, signal.SIGKILL)
     finally:

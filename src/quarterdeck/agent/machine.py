@@ -16,7 +16,7 @@ from quarterdeck.agent.host import REVOKED, Claim, Held, Refusal, Remains, Spool
 from quarterdeck.agent.journal import Journal
 from quarterdeck.agent.process import Spawner, until_gone
 from quarterdeck.agent.shim import files, tree
-from quarterdeck.agent.sweep import sweep
+from quarterdeck.agent.shim.sweep import sweep
 from quarterdeck.core.ids import split_attempt
 from quarterdeck.errors import Conflict, Unavailable
 from quarterdeck.service import free_bytes, lock_directory
@@ -184,7 +184,7 @@ class RealClaim:
         if held.started is not None:
             rebooted = not _is_of_this_boot(held.started)
             started = files.started_json(held.started)
-            killed = partial(sweep, self._attempt, started, deadline_s=SWEEP_S)
+            killed = partial(sweep, f"{ATTEMPT_MARK}={self._attempt}", started, deadline_s=SWEEP_S)
             survivors = await asyncio.to_thread(killed)
         streams = await asyncio.to_thread(self._journal.stream_ends, self._attempt)
         return Remains(streams=streams, survivors=survivors, rebooted=rebooted)

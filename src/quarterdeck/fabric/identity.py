@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from quarterdeck.core.ids import TOKEN
 from quarterdeck.errors import Broken, Conflict, Denied, Invalid, Unavailable
 from quarterdeck.fabric import jwt
 from quarterdeck.fabric.jwt import Kind, NKey, verify
@@ -27,7 +27,6 @@ from quarterdeck.service import sync_folder, write_private
 
 __all__ = ["Authority", "Identity", "check_id", "verify"]
 
-_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ANSWER_WITHIN_NS = 120 * 10**9
 _UNLIMITED = {
     "subs": -1,
@@ -86,7 +85,7 @@ class Requester(Protocol):
 
 def check_id(name: str) -> str:
     """The id itself, or `Invalid`: it becomes a token of subjects and of permission templates."""
-    if not _ID.fullmatch(name):
+    if not TOKEN.fullmatch(name):
         raise Invalid(
             "bad_id",
             f"{name!r} cannot be an id: use 1 to 64 letters, digits, '-' or '_'.",

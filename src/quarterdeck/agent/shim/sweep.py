@@ -5,6 +5,8 @@ it is the parent of the whole tree. Without it the mark `QD_ATTEMPT=<attempt>` i
 leftover from a stranger, so each candidate must also be of our user and no older than the recorded
 child, and is judged again after a pidfd pins it. An agent started inside a task has re-executed
 itself without the mark, and what was below a killed process is not followed without it.
+
+It runs in a thread of the agent, but what it knows is what the shim knows: processes and cgroups.
 """
 
 from __future__ import annotations
@@ -23,19 +25,18 @@ _PAUSE_S = 0.005
 _CLEAN_LOOKS = 100
 _CLEAN_LOOKS_FROZEN = 10
 
-MARK = "QD_ATTEMPT"
 
-
-def sweep(attempt_id: str, started: Mapping[str, Any], *, deadline_s: float) -> int:
+def sweep(variable: str, started: Mapping[str, Any], *, deadline_s: float) -> int:
     """Kill the leftovers of an attempt whose shim is dead; how many remain after `deadline_s`.
 
-    `started` is the content of the attempt's `started` file (`files.started_json`). After a reboot
-    nothing can be left and nothing is done. Blocks; call it in a thread.
+    `variable` is the mark, `NAME=VALUE`. `started` is the content of the attempt's `started` file
+    (`files.started_json`). After a reboot nothing can be left and nothing is done. Blocks; call it
+    in a thread.
     """
     if started["boot_id"] != tree.boot_id():
         return 0
     child = (int(started["child"]["pid"]), int(started["child"]["ticks"]))
-    mark = os.fsencode(f"{MARK}={attempt_id}")
+    mark = os.fsencode(variable)
     group = started.get("cgroup")
     if group is None or not cgroup.freeze(group):
         return _clear(mark, child, deadline_s, _CLEAN_LOOKS)
