@@ -1,4 +1,4 @@
-"""One seeded bug for each rule of attempt.md, put into the real code while a simulation runs."""
+"""One bug for each rule of docs/ATTEMPT.md, put into the real code while a simulation runs."""
 
 from __future__ import annotations
 

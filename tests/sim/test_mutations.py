@@ -1,4 +1,4 @@
-"""A bug in each rule of attempt.md is found by the simulation.
+"""A bug in each rule of docs/ATTEMPT.md is found by the simulation.
 
 Each pair of lines names a rule, the mutation that breaks it (tests/sim/mutations.py), and the plan
 that finds it: random faults, or a short plan of tests/sim/directed.py that leads to the one moment

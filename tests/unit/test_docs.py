@@ -39,3 +39,33 @@ def test_a_row_that_works_names_a_test_that_exists() -> None:
         assert named, f"{row} names no test"
         for path in named:
             assert (ROOT / path).exists(), f"{row}: {path} does not exist"
+
+
+def test_every_page_that_is_named_exists() -> None:
+    there = {path.name for path in texts() if path.suffix == ".md"}
+    missing = [
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in texts()
+        for name in re.findall(r"([\w-]+\.md)\b", path.read_text(encoding="utf-8"))
+        if name not in there
+    ]
+    assert not missing
+
+
+def test_records_of_decisions_are_numbered_without_gaps_and_as_their_headings_say() -> None:
+    numbers = []
+    for path in sorted((ROOT / "docs" / "adr").glob("*.md")):
+        heading = path.read_text(encoding="utf-8").splitlines()[0]
+        number = re.fullmatch(r"# (\d+)\. .+", heading)
+        assert number is not None, f"{path.name}: {heading}"
+        assert path.name.startswith(f"{int(number[1]):04d}-"), f"{path.name}: {heading}"
+        numbers.append(int(number[1]))
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def texts() -> list[Path]:
+    """Every text of ours in which a page may be named."""
+    folders = ("src", "tests", "docs", "bench", "examples")
+    found = [path for folder in folders for path in (ROOT / folder).rglob("*")]
+    kept = [path for path in found if path.suffix in (".py", ".md", ".toml", ".sh")]
+    return [*kept, ROOT / "dev", ROOT / "README.md", ROOT / "CHANGELOG.md"]

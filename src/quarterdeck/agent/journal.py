@@ -1,8 +1,8 @@
 """The journal of a node: one directory per attempt, and tombstones of what must never start again.
 
-The directory is the record (attempt.md); this module reads it into `Held`. A revision is the number
-of facts in the directory, so it needs no counter: the order, `started`, each stop, `overdue`, and
-the end.
+The directory is the record (docs/ATTEMPT.md); this module reads it into `Held`. A revision is the
+number of facts in the directory, so it needs no counter: the order, `started`, each stop,
+`overdue`, and the end.
 """
 
 from __future__ import annotations

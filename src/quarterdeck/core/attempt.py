@@ -1,6 +1,6 @@
 """The machine of one attempt as the server sees it: what is wanted against what was reported.
 
-Rules (attempt.md):
+Rules (docs/ATTEMPT.md):
 1. A snapshot with a higher revision replaces the last one, and an end replaces anything that is no
    end; others change nothing.
 2. An end is shown only when a log of the reported length can be read (`cached`, also when the node
