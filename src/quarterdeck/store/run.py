@@ -8,11 +8,11 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Select, and_, bindparam, func, insert, select, update
+from sqlalchemy import ColumnElement, Select, and_, bindparam, func, insert, or_, select, update
 
 from quarterdeck.core.model import Attempt, Order, Run, Task, Wanted
-from quarterdeck.core.states import RunState, TaskState
-from quarterdeck.errors import Conflict, NotFound
+from quarterdeck.core.states import ATTEMPT_MOVES, RUN_MOVES, TASK_MOVES, RunState
+from quarterdeck.errors import Broken, Conflict, NotFound
 from quarterdeck.store.base import StaleWrite, Tx
 from quarterdeck.store.rows import (
     BATCH,
@@ -255,12 +255,19 @@ def mark_purged(tx: Tx, ids: Iterable[str]) -> None:
 def save_attempts(tx: Tx, changed: Iterable[tuple[Attempt, Attempt]], now: datetime) -> set[str]:
     """Write (before, after) pairs that differ; mark their runs due; the ids of these runs.
 
-    Raises StaleWrite when a row has another version than `before`.
+    Raises StaleWrite when a row has another version than `before`, Broken for a move that is not in
+    the table.
     """
     values = []
     for before, after in changed:
         if after is before:
             continue
+        if after.state not in (before.state, *ATTEMPT_MOVES[before.state]):
+            raise Broken(
+                "illegal_move",
+                f"Attempt {after.id} can't go from {before.state} to {after.state}: this is a bug, "
+                "nothing was written; please report it.",
+            )
         row = attempt_values(msgspec.structs.replace(after, version=before.version + 1))
         row = {"b_" + name: value for name, value in row.items()}
         row["guard"] = before.version
@@ -314,12 +321,17 @@ def fresh(tx: Tx, run_id: str, limit: int) -> list[tuple[Task, Attempt]]:
 def stepped(tx: Tx, run: Run, moved: Sequence[Task], seen: Sequence[Attempt], *, more: bool) -> Run:
     """Write a step: the run under its version guard, its moved tasks, its attempts no longer fresh.
 
-    `more` keeps the run due. Raises StaleWrite.
+    `more` keeps the run due. Moves that are not in the table of states change nothing; of the run
+    that is StaleWrite, as is another version.
     """
     after = msgspec.structs.replace(run, version=run.version + 1)
     result = tx.execute(
         update(runs)
-        .where(runs.c.id == run.id, runs.c.version == run.version)
+        .where(
+            runs.c.id == run.id,
+            runs.c.version == run.version,
+            runs.c.state.in_([at.value for at in RunState if run.state in (at, *RUN_MOVES[at])]),
+        )
         .values(due=more, **run_state_values(after))
     )
     if result.rowcount != 1:
@@ -338,13 +350,22 @@ def stepped(tx: Tx, run: Run, moved: Sequence[Task], seen: Sequence[Attempt], *,
         ]
         tx.execute(
             update(tasks)
-            .where(tasks.c.id == bindparam("b_id"), tasks.c.state != TaskState.ENDED.value)
+            .where(tasks.c.id == bindparam("b_id"), _task_may_move())
             .values({name: bindparam("b_" + name) for name in TASK_STATE_FIELDS}),
             rows,
         )
     for part in parts([attempt.id for attempt in seen]):
         tx.execute(update(attempts).where(attempts.c.id.in_(part)).values(fresh=False))
     return after
+
+
+def _task_may_move() -> ColumnElement[bool]:
+    """Whether the table has the move of a row to `b_state`; what has not ended may stay."""
+    to = bindparam("b_state", type_=tasks.c.state.type)
+    allowed = [
+        (at, state) for at, targets in TASK_MOVES.items() if targets for state in (at, *targets)
+    ]
+    return or_(*(and_(tasks.c.state == at.value, to == state.value) for at, state in allowed))
 
 
 def _has_output(attempt: Attempt) -> bool:
