@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -92,7 +93,7 @@ class Signer:
     def _signed(self, leaf: x509.Certificate) -> bool:
         try:
             leaf.verify_directly_issued_by(self._certificate)
-        except Exception:  # noqa: BLE001 - whatever is wrong with it, it is made anew
+        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):  # it is made anew
             return False
         return True
 

@@ -32,7 +32,7 @@ from quarterdeck.fabric.connection import (
     not_reached,
     text_of,
 )
-from quarterdeck.service import guarded
+from quarterdeck.service import caught, guarded
 
 _BUFFER = 256 << 10  # doubles the receive rate against the default of 32 KiB
 _NEVER_S = 10**9
@@ -222,9 +222,9 @@ class Client(nats.aio.client.Client):
         handler = self._handlers.get(sid)
         if handler is None:
             return
-        try:
-            handler(subject, reply, data, headers)
-        except Exception as error:  # noqa: BLE001 - one bad message must not end the link of all
+        # one bad message must not end the link of all
+        _, error = caught(lambda: handler(subject, reply, data, headers))
+        if error is not None:
             self._complain(f"the handler of {text_of(subject)} raised {error!r}")
 
     # Sending: plain calls, in order.
