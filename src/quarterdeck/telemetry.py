@@ -40,7 +40,7 @@ class Detail(Event, frozen=True, kw_only=True):
 
 
 class Started(Event, frozen=True, kw_only=True):
-    """A process is ready: `what` is server, agent or supervisor."""
+    """A process is ready: `what` is server or agent."""
 
     what: str
     where: str = ""

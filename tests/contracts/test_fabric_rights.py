@@ -80,7 +80,8 @@ async def test_a_revoked_node_is_cut_and_stays_out(nats: Harbour) -> None:
         return login
 
     revoked = await nats.join("node", "n7", jwt_source=same)
-    nats.authority.revoke(nats.identity("n7").public_key, int(time.time()))
+    now = int(time.time())
+    nats.authority.revoke({nats.identity("n7").public_key: now}, prune_before=0, now=now)
     start = time.monotonic()
     await nats.authority.push_account(system)
     await nats.error("link to the fabric lost")

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from quarterdeck.agent.shim import files, tree
+from quarterdeck.agent.shim import tree
+from quarterdeck.wire.marks import decode_marks
 from tests.integration.shim_host import (
     Host,
     kill_survivors,
@@ -194,19 +195,23 @@ def test_marks_tell_when_each_part_of_each_stream_was_read(host: Host) -> None:
         "    time.sleep(0.05)\n"
     )
     end = attempt.exit()
-    marks = list(files.read_marks(attempt.read("times")))
-    assert [(mark.stream, mark.offset) for mark in marks] == [(1, 0), (2, 0), (1, 2)]
-    times = [end.started_at, *(mark.at_us / 1e6 for mark in marks), end.ended_at]
+    marks, _ = decode_marks(attempt.read("times"))
+    assert [(mark.stream, mark.offset) for mark in marks] == [
+        ("stdout", 0),
+        ("stderr", 0),
+        ("stdout", 2),
+    ]
+    times = [end.started_at, *(mark.time_us / 1e6 for mark in marks), end.ended_at]
     assert times == sorted(times)
 
 
 def test_marks_of_a_fast_writer_are_few(host: Host) -> None:
     attempt = host.sh("seq 200000")
     attempt.exit()
-    marks = list(files.read_marks(attempt.read("times")))
+    marks, _ = decode_marks(attempt.read("times"))
     assert [mark.offset for mark in marks] == sorted(mark.offset for mark in marks)
     # 2 ms apart on the shim's clock, which is read a moment before the mark's time
-    assert 1 <= len(marks) <= 1 + (marks[-1].at_us - marks[0].at_us) / 1000
+    assert 1 <= len(marks) <= 1 + (marks[-1].time_us - marks[0].time_us) / 1000
 
 
 def test_the_attempt_ends_although_a_survivor_keeps_the_pipe_open(host: Host) -> None:

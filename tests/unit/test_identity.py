@@ -155,13 +155,13 @@ def test_a_revocation_is_kept_and_makes_the_account_newer(
 ) -> None:
     supervisor = Authority.open(tmp_path / "authority")
     before = jwt.claims_of(authority.account_jwt)
-    authority.revoke(key, NOW)
-    authority.revoke(key, NOW - 5)
+    assert authority.revoke({key: NOW}, prune_before=0, now=NOW)
+    assert not authority.revoke({key: NOW - 5}, prune_before=0, now=NOW)
     after = jwt.claims_of(supervisor.account_jwt)
     assert after["nats"]["revocations"] == {key: NOW}
     assert after["iat"] > before["iat"]
     assert after["nats"]["signing_keys"] == before["nats"]["signing_keys"]
-    supervisor.prune(NOW + 1)
+    assert supervisor.revoke({}, prune_before=NOW + 1, now=NOW)
     pruned = jwt.claims_of(authority.account_jwt)
     assert "revocations" not in pruned["nats"]
     assert pruned["iat"] > after["iat"]

@@ -12,6 +12,7 @@ import pytest
 from quarterdeck.agent.shim import child, disk, files, pump, tree
 from quarterdeck.agent.shim.life import Pipes
 from quarterdeck.agent.spawner import BadRequest, parse
+from quarterdeck.wire.marks import decode_marks
 
 ORDER = files.Order(
     attempt="a-1",
@@ -163,11 +164,11 @@ def test_marks_are_left_out_while_one_stream_is_fast(tmp_path: Path) -> None:
     for now, fd, index in ((0.0, out, 0), (0.001, out, 0), (0.0015, err, 1), (0.0016, out, 0)):
         os.write(fd, b"ab")
         output.read(output.wanted()[index], now, int(now * 1e6))
-    marks = list(files.read_marks((tmp_path / "times").read_bytes() + b"half"))
-    assert [(mark.stream, mark.offset, mark.at_us) for mark in marks] == [
-        (1, 0, 0),
-        (2, 0, 1500),
-        (1, 4, 1600),
+    marks, _ = decode_marks((tmp_path / "times").read_bytes() + b"half")
+    assert [(mark.stream, mark.offset, mark.time_us) for mark in marks] == [
+        ("stdout", 0, 0),
+        ("stderr", 0, 1500),
+        ("stdout", 4, 1600),
     ]
     assert output.pipes() is Pipes.OPEN
     os.write(out, b"last")

@@ -1,7 +1,7 @@
 """The seam between an agent and its machine: attempts kept, shims run, output read.
 
 What an agent decides (run, output, orders, observe, outbox) knows its machine only through `Host`.
-`agent/machine.py` is the real one; `agent/simulated.py` is a whole machine in memory. One suite
+`agent/machine.py` is the real one; `agent/simulated/` is a whole machine in memory. One suite
 holds for both.
 
 What any host promises:

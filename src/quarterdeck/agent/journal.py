@@ -179,7 +179,7 @@ class Journal:
         return ends
 
     def acked(self, attempt: str) -> dict[str, int]:
-        """The offsets up to which the fabric has taken output; zeros when not known."""
+        """The offsets up to which the fabric has taken output, as far as known."""
         try:
             data = (self.directory(attempt) / "acked").read_bytes()
             return msgspec.json.decode(data, type=dict[str, int])

@@ -149,7 +149,7 @@ def _revoker(
         oldest = now - PASS_TTL_S  # passes given before it have expired
         void = {key: int(at.timestamp()) + SKEW_S for key, at in removed.items()}
         current = {key: at for key, at in void.items() if at >= oldest}
-        changed = authority.revoke_all(current, prune_before=oldest, now=now)
+        changed = authority.revoke(current, prune_before=oldest, now=now)
         if not (changed or current):
             return
 

@@ -90,8 +90,8 @@ class StreamEnd(Record, frozen=True, kw_only=True):
 class Snapshot(Record, frozen=True, kw_only=True):
     """Everything a node knows of one attempt. A higher revision replaces a lower one.
 
-    `revision` is the number of facts in the attempt's directory (order, started, stops, end), so
-    it grows with every change and survives a restart of the agent without a counter.
+    `revision` is the number of facts in the attempt's directory (order, started, stop, overdue,
+    end), so it grows with every change and survives a restart of the agent without a counter.
     `cached` says of an ended attempt that the fabric took all of its output.
     """
 

@@ -288,24 +288,13 @@ class Authority:
         }
         return jwt.encode(self._keys[signer], claims)
 
-    def revoke(self, public_key: str, at: int) -> None:
-        """Void the JWTs of this key issued at `at` (Unix seconds) or before; kept on disk.
+    def revoke(self, revoked: Mapping[str, int], *, prune_before: int, now: int) -> bool:
+        """Void the JWTs of each key issued at its time (Unix seconds) or before; forget what is
+        older than `prune_before`, when every JWT it was about has expired. The account is issued
+        `now`. Whether anything changed.
 
         Takes effect when `push_account` has sent it, or at the next start of the fabric.
         """
-        if not jwt.is_public_key(public_key, Kind.USER):
-            raise Invalid("bad_key", f"{public_key!r} is not a public user nkey (U...).")
-        with self._changing() as record:
-            record.revoked[public_key] = max(at, record.revoked.get(public_key, 0))
-            record.issued = max(record.issued, at)
-
-    def prune(self, before: int) -> None:
-        """Forget revocations older than `before`: every JWT they were about has expired."""
-        with self._changing() as record:
-            record.revoked = _after(record.revoked, before)
-
-    def revoke_all(self, revoked: Mapping[str, int], *, prune_before: int, now: int) -> bool:
-        """Both for many keys at once, the account issued `now`. Whether anything changed."""
 
         def merged(present: Mapping[str, int]) -> dict[str, int]:
             later = {key: max(at, present.get(key, 0)) for key, at in revoked.items()}

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -96,15 +96,6 @@ class Exit:
     streams: Mapping[str, StreamEnd]
     survivors: int
     kill_failed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """From `offset` on, the bytes of `stream` were read at `at_us`."""
-
-    stream: int
-    offset: int
-    at_us: int
 
 
 def order_json(order: Order) -> dict[str, Any]:
@@ -244,13 +235,6 @@ def read_exit(folder: _Path) -> Exit | None:
         survivors=raw.get("survivors", int),
         kill_failed=raw.get("kill_failed", bool),
     )
-
-
-def read_marks(data: bytes) -> Iterator[Mark]:
-    """The marks in the bytes of `times`; a half-written last one is left out."""
-    whole = len(data) - len(data) % MARK.size
-    for stream, offset, at_us in MARK.iter_unpack(data[:whole]):
-        yield Mark(stream, offset, at_us)
 
 
 def _stream_end(raw: _Fields) -> StreamEnd:
