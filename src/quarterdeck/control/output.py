@@ -18,11 +18,16 @@ from quarterdeck.store.archive import MARKS, Archive, SealedLog
 from quarterdeck.store.base import Database
 from quarterdeck.wire import subjects
 from quarterdeck.wire.codec import Chunk, decode_chunk
-from quarterdeck.wire.marks import decode_marks
+from quarterdeck.wire.marks import MOST_BYTES, decode_marks
 
 PIECE = 1 << 20
 SHOWN_PIECE = 256 << 10
 LINE_BLOCK = 256 << 10
+
+
+def marks_left(read: int) -> int:
+    """How many bytes of marks to ask for after `read`; 0 when there are more than are kept."""
+    return min(PIECE, MOST_BYTES - read)
 
 
 class Output:
@@ -150,7 +155,7 @@ class Output:
                     f"The {stream} of {attempt.id} on its node ends at byte {answer.size}, before "
                     "what was reported: somebody changed the file.",
                 )
-            return answer.data
+            return answer.data[: min(length, PIECE)]  # a node may send more than was asked
         log = await self._sealed_meanwhile(attempt)
         if log is None:
             return None
@@ -172,7 +177,7 @@ class Output:
     async def _marks(self, attempt: Attempt) -> list[Mark]:
         data = bytearray()
         try:
-            while piece := await self.read(attempt, MARKS, len(data), PIECE):
+            while piece := await self.read(attempt, MARKS, len(data), marks_left(len(data))):
                 data += piece
         except Broken:
             return decode_marks(bytes(data))[0]

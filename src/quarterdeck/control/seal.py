@@ -16,7 +16,7 @@ from pathlib import Path
 
 from quarterdeck.control.ingest import Ingest
 from quarterdeck.control.lease import PURGE, Leases
-from quarterdeck.control.output import PIECE, Output
+from quarterdeck.control.output import Output, marks_left
 from quarterdeck.core import attempt as machine
 from quarterdeck.core.model import STREAMS, Attempt, Snapshot, StreamEnd
 from quarterdeck.core.stream import Gap, Mark, splice
@@ -45,7 +45,7 @@ from quarterdeck.telemetry import (
 )
 from quarterdeck.wire import subjects
 from quarterdeck.wire.codec import Chunk
-from quarterdeck.wire.marks import encode_marks
+from quarterdeck.wire.marks import MOST_MARKS, encode_marks
 
 TICK_S = 2.0
 GATHER_S = 0.02
@@ -53,8 +53,13 @@ AT_ONCE = 4
 AT_ONCE_PER_NODE = 2
 CANDIDATES = 64
 RETRY_S = 5.0
+GONE = ("output_lost", "output_too_long")
 MAX_RETRY_S = 120.0
 PURGE_AFTER = timedelta(seconds=60)
+LIMIT_SLACK = 1 << 20
+"""Over `max_output`: the sentences of the shim itself. So much is archived whatever the order."""
+UNLIMITED_BYTES = 1 << 40
+"""What an order without `max_output` may have archived: no node fills the disk with a lie."""
 
 
 class Seal:
@@ -149,8 +154,9 @@ class Seal:
             self._poke()
 
     def _failed(self, attempt: Attempt, error: Exception, retry_s: float) -> None:
-        if isinstance(error, Broken) and error.code == "output_lost":
-            gone = self._ingest.apply([(attempt.id, attempt.node, machine.Vanished())])
+        if isinstance(error, Broken) and error.code in GONE:
+            event = machine.Vanished(error=error.message)
+            gone = self._ingest.apply([(attempt.id, attempt.node, event)])
             self._services.spawn(gone, f"output of {attempt.id} is lost")
         if not isinstance(error, Unavailable):
             told = sentence(error)
@@ -164,6 +170,8 @@ class Seal:
         if machine.log_length(snapshot) == 0 and not attempt.log_gone:
             await self._commit(SealedLog(attempt=attempt.id))
             return True
+        if not attempt.log_gone:
+            await self._check_length(attempt, machine.log_length(snapshot))
         job = _Assembly(attempt, snapshot, self._archive.work, self._output, self._telemetry)
         try:
             layout = await job.build(complete=not attempt.log_gone)
@@ -182,6 +190,19 @@ class Seal:
             )
         )
         return True
+
+    async def _check_length(self, attempt: Attempt, length: int) -> None:
+        """Raises Broken for a claim of more output than the order can have given."""
+        if length <= LIMIT_SLACK:
+            return
+        orders = await self._database.read(lambda tx: run_store.orders_of(tx, [attempt.run]))
+        limit = (orders[attempt.run].max_output or UNLIMITED_BYTES) + LIMIT_SLACK
+        if length > limit:
+            raise Broken(
+                "output_too_long",
+                f"The node says that {attempt.id} wrote {length} bytes, but its order allows "
+                f"{limit}: only what the servers have of it is archived. Look at that node.",
+            )
 
     async def _stored(
         self, attempt: Attempt, paths: dict[str, Path], layout: dict[str, StreamLayout]
@@ -263,7 +284,8 @@ class _Assembly:
             taken = splice(writer.bytes, chunk.offset, chunk.data)
         if taken is None or isinstance(taken, Gap):
             return
-        self._marks.append(Mark(chunk.stream, taken.offset, chunk.time_us))
+        if len(self._marks) < MOST_MARKS:
+            self._marks.append(Mark(chunk.stream, taken.offset, chunk.time_us))
         await asyncio.to_thread(writer.feed, taken.data)
 
     async def _pull(self, stream: str, end: int) -> None:
@@ -293,7 +315,10 @@ class _Assembly:
         writer = self._writers[MARKS]
         if self._pulled:
             with contextlib.suppress(Broken):  # the end of the file of marks
-                while data := await self._output.read(self._attempt, MARKS, writer.bytes, PIECE):
+                while left := marks_left(writer.bytes):
+                    data = await self._output.read(self._attempt, MARKS, writer.bytes, left)
+                    if not data:
+                        break
                     await asyncio.to_thread(writer.feed, data)
         if not writer.bytes:
             await asyncio.to_thread(writer.feed, encode_marks(self._marks))

@@ -47,7 +47,12 @@ class OfferExpired(Record, frozen=True, kw_only=True):
 
 
 class Vanished(Record, frozen=True, kw_only=True):
-    """The node answered that it holds nothing of an attempt it had reported before."""
+    """The node answered that it holds nothing of an attempt it had reported before.
+
+    `error` serves when the end is known and only its output is out of reach.
+    """
+
+    error: str = "The node lost the attempt's directory before its output was archived."
 
 
 class Sealed(Record, frozen=True, kw_only=True):
@@ -71,7 +76,6 @@ PHASE_STATE = {
 }
 
 
-LOG_GONE = "The node lost the attempt's directory before its output was archived."
 NOT_SENT = "The node was removed from the fleet before the order was sent to it."
 END_UNKNOWN = "The node was removed from the fleet, so the end of this attempt is unknown."
 LOG_LEFT = "The node was removed from the fleet before its output was archived."
@@ -92,8 +96,8 @@ def step(attempt: Attempt, event: Event, now: datetime) -> Attempt:
             return _ended_unstarted(
                 attempt, Reason.OFFLINE, "The node did not come back in time.", now
             )
-        case Vanished():
-            return _vanished(attempt, now)
+        case Vanished(error=error):
+            return _vanished(attempt, error, now)
         case Sealed():
             return _sealed(attempt)
         case Dropped():
@@ -191,12 +195,12 @@ def _stop_asked(attempt: Attempt, signal: int, now: datetime) -> Attempt:
     return stopped
 
 
-def _vanished(attempt: Attempt, now: datetime) -> Attempt:
+def _vanished(attempt: Attempt, error: str, now: datetime) -> Attempt:
     known = attempt.snapshot
     if known is None or attempt.sealed or attempt.log_gone:
         return attempt
     if known.phase is Phase.ENDED:
-        return _without_its_log(attempt, known, LOG_GONE)
+        return _without_its_log(attempt, known, error)
     text = "The node no longer has the attempt's directory, so its end is unknown."
     return _lost(attempt, Reason.FORGOTTEN, text, now)
 

@@ -8,6 +8,9 @@ from quarterdeck.core.stream import Mark
 from quarterdeck.wire.codec import STREAM_NAMES, STREAM_NUMBERS
 
 RECORD = struct.Struct("<BQQ")
+MOST_MARKS = 500_000
+"""More of one attempt are neither read nor kept: what comes later is shown stream by stream."""
+MOST_BYTES = MOST_MARKS * RECORD.size
 
 
 def encode_marks(marks: list[Mark]) -> bytes:
