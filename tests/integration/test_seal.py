@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from quarterdeck.control.main import Server
+from quarterdeck.control.seal import MAX_RETRY_S, recent
 from quarterdeck.core.states import AttemptState, Outcome
 from quarterdeck.store import log as log_store
 from quarterdeck.store.archive import MARKS
@@ -93,6 +94,11 @@ async def test_marks_without_an_end_and_more_than_was_asked_are_cut_off(
     logs = await server.database.read(lambda tx: log_store.load(tx, [attempt]))
     layout = logs[attempt].layout
     assert (layout["stdout"].bytes, layout[MARKS].bytes) == (len(WRITTEN), MOST_BYTES)
+
+
+def test_what_another_server_sealed_is_not_kept_for_a_later_try() -> None:
+    later = {"soon": (1010.0, 20.0), "due": (990.0, 20.0), "sealed": (1000 - MAX_RETRY_S, 20.0)}
+    assert recent(later, 1000.0) == {"soon": (1010.0, 20.0), "due": (990.0, 20.0)}
 
 
 async def test_a_claim_of_more_than_the_order_allows_is_not_fetched(

@@ -100,6 +100,7 @@ class Seal:
             await self._poke.wait(TICK_S)
             await asyncio.sleep(GATHER_S)  # who waits for the end is served before its archive
             now = self._clock.monotonic()
+            self._later = recent(self._later, now)
             resting = {id for id, (at, _) in self._later.items() if at > now}
             after = ""
             while len(self._busy) < AT_ONCE:
@@ -326,6 +327,12 @@ class _Assembly:
 
 def _itself(error: Exception) -> Exception:
     return error
+
+
+def recent(later: dict[str, tuple[float, float]], now: float) -> dict[str, tuple[float, float]]:
+    """What is to be tried again, without what nobody tried long after its time: another server has
+    sealed it."""
+    return {id: (at, pause_s) for id, (at, pause_s) in later.items() if at > now - MAX_RETRY_S}
 
 
 def _matches(layout: StreamLayout, end: StreamEnd) -> bool:
