@@ -21,6 +21,19 @@ from quarterdeck.wire.codec import decode, encode
 from quarterdeck.wire.run import BEAT_LIMIT, BeatNow, Heartbeat
 
 
+def listed(held: Mapping[str, int], number: int) -> tuple[tuple[str, int], ...]:
+    """What the beat of this number names of the attempts held: all, or `BEAT_LIMIT` of them.
+
+    Two beats name the same ones, as a difference counts only when two show it; the next two name
+    those that follow, until each had its turn.
+    """
+    every = sorted(held.items())
+    if len(every) <= BEAT_LIMIT:
+        return tuple(every)
+    start = (number - 1) // 2 * BEAT_LIMIT % len(every)
+    return tuple((every + every)[start : start + BEAT_LIMIT])
+
+
 class Beats:
     """Sends heartbeats. `unreleased` gives attempts and revisions, `full` why no work is taken.
 
@@ -98,7 +111,7 @@ class Beats:
             load=msgspec.structs.replace(self._host.load(), attempts=len(held)),
             labels=self._labels,
             full=self._full(),
-            attempts=tuple(sorted(held.items())[:BEAT_LIMIT]),
+            attempts=listed(held, self._number),
             attempt_count=len(held),
         )
         if not self._contact_counts():

@@ -199,8 +199,9 @@ class LoadMessage(WireMessage, frozen=True, kw_only=True):
 
 class Heartbeat(WireMessage, frozen=True, kw_only=True):
     """Sent on every connect and then every 5 s. `attempts` lists id and revision of up to
-    `BEAT_LIMIT` unreleased attempts; `attempt_count` is how many there are. `before` names the
-    sessions that used the state directory earlier (core/liveness.py)."""
+    `BEAT_LIMIT` unreleased attempts; `attempt_count` is how many there are, and of more each has
+    its turn for two beats. `before` names the sessions that used the state directory earlier
+    (core/liveness.py)."""
 
     node: str
     session: str
