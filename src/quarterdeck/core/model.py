@@ -168,7 +168,7 @@ class Counts(Record, frozen=True, kw_only=True):
 
 
 class Run(Record, frozen=True, kw_only=True):
-    """One execution of an order over its resolved targets."""
+    """An order carried out once over its resolved targets."""
 
     id: str
     target: str
