@@ -29,6 +29,7 @@ from quarterdeck.wire.run import AttemptSnapshot, Orders
 from tests.contracts.fabric_place import QUICK, Inbox
 from tests.contracts.fabric_server import Harbour, harbour
 from tests.integration.server_host import JOIN, Ears, HandNode, order, serving
+from tests.unit.jwt_reader import claims_of
 
 ADMIN = Principal(id="test", kind="api", namespace="default")
 
@@ -92,7 +93,7 @@ async def works(server: Server, ears: Ears, place: Harbour) -> None:
 def altered(token: str, **claims: object) -> str:
     """A pass with other claims and the signature it had."""
     head, _, signature = token.split(".")
-    body = base64.urlsafe_b64encode(msgspec.json.encode({**jwt.claims_of(token), **claims}))
+    body = base64.urlsafe_b64encode(msgspec.json.encode({**claims_of(token), **claims}))
     return f"{head}.{body.rstrip(b'=').decode()}.{signature}"
 
 
