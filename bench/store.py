@@ -52,6 +52,7 @@ class Contestant:
             fabric=UNASKED,
             clock=self._clock,
             telemetry=Telemetry(),
+            believes=lambda _node, _session: True,
             moves=Moves(
                 changes=Changes("bench", lambda: True),
                 telemetry=Telemetry(),

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from collections import Counter
 from pathlib import Path
 
+from quarterdeck.agent.settle import SETTLE_S
 from tests.e2e.up import Up, running, wait_for
 
 
@@ -54,3 +56,25 @@ def test_two_machines_with_one_identity_are_quarantined_and_nothing_runs_twice(
             assert up.ended(run)["state"] == "ended"
             assert counts[run] <= 1
         assert ran.read_text().split() == list(counts)
+
+
+def test_an_attempt_that_runs_on_the_original_is_not_ended_by_its_copy(tmp_path: Path) -> None:
+    """The copy is on the same machine: what it declares lost it would also kill."""
+    ran, go = tmp_path / "ran", tmp_path / "go"
+    with running(tmp_path / "up", nodes=1) as up:
+        (name,) = up.node_names()
+        command = f"echo began >> {ran}; until [ -e {go} ]; do sleep 0.1; done; echo done >> {ran}"
+        run = up.detach(name, "--", command)
+        wait_for("the command", ran.exists)
+        copy = start_copy(up, tmp_path / "copy")
+        try:
+            wait_for("the quarantine", lambda: state(up) == "quarantined")
+            end_settling = time.monotonic() + 2 * SETTLE_S
+            wait_for("the copy to settle", lambda: time.monotonic() > end_settling)
+            go.touch()
+            wait_for("the end of the command", lambda: "done" in ran.read_text())
+            assert up.api(f"/v1/runs/{run}")["outcome"] is None, "nobody else may tell its end"
+        finally:
+            copy.kill()
+            copy.communicate()
+        assert ran.read_text().split() == ["began", "done"]

@@ -206,7 +206,7 @@ def facts_are_acked_before_the_commit(put: Set) -> None:
             for delivery in batch:
                 delivery.ack()
             with contextlib.suppress(Invalid):
-                await self.apply([_fact(delivery) for delivery in batch])
+                await self.apply([_fact(delivery)[0] for delivery in batch])
 
     put(Ingest, "take_facts", take_facts)
 

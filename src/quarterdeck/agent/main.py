@@ -16,6 +16,7 @@ from quarterdeck.agent.outbox import Outbox
 from quarterdeck.agent.output import Sender, Window
 from quarterdeck.agent.parts import FIRST_WAIT_S, MAX_WAIT_S, Link, Opener, open_parts
 from quarterdeck.agent.run import Attempts
+from quarterdeck.agent.settle import Settling
 from quarterdeck.core.room import room
 from quarterdeck.errors import Denied, Unavailable
 from quarterdeck.fabric.base import Fabric
@@ -56,13 +57,14 @@ class Agent:
         self._running = True
         link = await self._parts.join()
         self._fabric = link.fabric
-        attempts, outbox = self._attempts(link)
+        settling = Settling(self._clock, self._settings.heartbeat_s)
+        attempts, outbox = self._attempts(link, settling)
         attempts.resume()
         self._services.loop("facts", outbox.send_facts)
         self._services.loop("tombstones", self._prune)
         self._services.loop("renewal", link.renew)
         await self._connect(link)
-        await self._serve(link, attempts)
+        await self._serve(link, attempts, settling)
         self._telemetry.emit(Started(what="agent", where=link.node))
 
     async def stop(self) -> None:
@@ -75,7 +77,7 @@ class Agent:
             self._running = False
             self._telemetry.emit(Stopped(what="agent"))
 
-    def _attempts(self, link: Link) -> tuple[Attempts, Outbox]:
+    def _attempts(self, link: Link, settling: Settling) -> tuple[Attempts, Outbox]:
         outbox = Outbox(
             node=link.node, session=self._session, fabric=link.fabric, services=self._services
         )
@@ -94,6 +96,7 @@ class Agent:
         attempts = Attempts(
             host=self._host,
             outbox=outbox,
+            settling=settling,
             new_sender=new_sender,
             services=self._services,
             clock=self._clock,
@@ -128,7 +131,7 @@ class Agent:
                 f"{error.strerror or error}.",
             ) from error
 
-    async def _serve(self, link: Link, attempts: Attempts) -> None:
+    async def _serve(self, link: Link, attempts: Attempts, settling: Settling) -> None:
         def full() -> str:
             free = self._host.free_bytes()
             return room(free, self._settings.min_free_mib, self._settings.state)
@@ -158,6 +161,7 @@ class Agent:
             unreleased=attempts.unreleased,
             full=full,
             contact_counts=attempts.contact_counts,
+            settling=settling,
         )
 
         def connected() -> None:

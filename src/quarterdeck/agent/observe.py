@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from quarterdeck.agent.host import Host
+from quarterdeck.agent.settle import Settling
 from quarterdeck.errors import Invalid, Unavailable
 from quarterdeck.fabric.base import Fabric, Message
 from quarterdeck.service import Clock, Poke, jitter
@@ -56,6 +57,7 @@ class Beats:
         unreleased: Callable[[], dict[str, int]],
         full: Callable[[], str],
         contact_counts: Callable[[], bool],
+        settling: Settling,
     ) -> None:
         self._node = node
         self._name = name
@@ -69,6 +71,7 @@ class Beats:
         self._unreleased = unreleased
         self._full = full
         self._contact_counts = contact_counts
+        self._settling = settling
         self._number = 0
         self._within_s = 0.0
         self._facts = host.facts()
@@ -94,6 +97,9 @@ class Beats:
             wish: BeatNow = decode(message.data, BeatNow)
         except Invalid:
             return
+        if wish.quarantined:
+            self._settling.quarantined()
+            return
         self._within_s = min(max(wish.within_s, 0.0), self._every_s)
         self.now("asked")
 
@@ -116,6 +122,8 @@ class Beats:
         )
         if not self._contact_counts():
             await self._fabric.publish(subjects.beat(self._node), encode(beat))
+            self._settling.beaten()
             return
         await self._fabric.request(subjects.beat(self._node), encode(beat), timeout_s=self._every_s)
+        self._settling.beaten()
         self._host.contact()

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
+import msgspec
+
 from quarterdeck.core.model import Phase
 from quarterdeck.fabric.base import Fabric, Stored
 from quarterdeck.service import Poke, Services, jitter
@@ -79,7 +81,7 @@ class Outbox:
     async def _send(self, attempt: str) -> None:
         snapshot = self._newest[attempt]
         try:
-            data = encode(snapshot)
+            data = encode(msgspec.structs.replace(snapshot, session=self._session))
         except OverflowError:  # a damaged journal: a number that no message holds
             del self._newest[attempt]
             return

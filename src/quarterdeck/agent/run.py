@@ -9,6 +9,7 @@ killed anywhere continues by looking again:
     started, lock free, no end     the shim was killed: sweep what is left, record `lost`
     end                            send the rest of the output, report, wait for release
 
+What an earlier start left is not started or ended before the node has settled (agent/settle.py).
 Every change of the directory makes a new snapshot, which the outbox sends until it is taken.
 """
 
@@ -23,6 +24,7 @@ from quarterdeck.agent import ends
 from quarterdeck.agent.host import Claim, Held, Host
 from quarterdeck.agent.outbox import Outbox
 from quarterdeck.agent.output import Sender
+from quarterdeck.agent.settle import Settling
 from quarterdeck.agent.shim import files
 from quarterdeck.agent.snapshot import snapshot
 from quarterdeck.errors import Broken
@@ -37,6 +39,7 @@ from quarterdeck.telemetry import (
 from quarterdeck.wire.run import AttemptSnapshot, OrderMessage
 
 RETRY_S = 1.0
+SETTLE_LOOK_S = 0.5
 
 
 class Move(Enum):
@@ -68,6 +71,7 @@ class Attempts:
         *,
         host: Host,
         outbox: Outbox,
+        settling: Settling,
         new_sender: Callable[[str], Sender],
         services: Services,
         clock: Clock,
@@ -75,6 +79,8 @@ class Attempts:
     ) -> None:
         self._host = host
         self._outbox = outbox
+        self._settling = settling
+        self._found: set[str] = set()
         self._new_sender = new_sender
         self._services = services
         self._clock = clock
@@ -87,6 +93,7 @@ class Attempts:
     def resume(self) -> None:
         """Take up everything that the journal holds."""
         for attempt in self._host.scan():
+            self._found.add(attempt)
             self._tend(attempt)
 
     def unreleased(self) -> dict[str, int]:
@@ -182,11 +189,14 @@ class Attempts:
             if held is None:
                 return None
             move = next_move(held, lock_held=claim is None)
-            if claim is not None:
+            wait_s = self._unsettled_s(attempt, move)
+            if claim is not None and not wait_s:
                 await self._with_claim(held, move, claim)
         finally:
             if claim is not None:
                 claim.close()
+        if wait_s:
+            await asyncio.sleep(min(wait_s, SETTLE_LOOK_S))
         if move is Move.REPORT_END:
             await self._report_end(attempt, sender)
             return None
@@ -195,6 +205,13 @@ class Attempts:
                 self._telemetry.emit(AttemptAdopted(attempt=attempt))
             await self._follow(attempt, sender)
         return move
+
+    def _unsettled_s(self, attempt: str, move: Move) -> float:
+        """How long a move waits because its attempt may live on where this directory was copied
+        from."""
+        if attempt not in self._found or move in (Move.FOLLOW, Move.REPORT_END):
+            return 0.0
+        return self._settling.left_s()
 
     async def _with_claim(self, held: Held, move: Move, claim: Claim) -> None:
         now = self._clock.now().timestamp()
@@ -216,6 +233,7 @@ class Attempts:
         """The directory is gone: the next beats do not name the attempt any more."""
         for known in (self._tending, self._pokes, self._said):
             known.pop(attempt, None)
+        self._found.discard(attempt)
         self._outbox.forget(attempt)
 
     async def _start(self, attempt: str, claim: Claim) -> None:

@@ -2,8 +2,10 @@
 
 Waits for: batches of the work queue EV. A batch is one unit of work: snapshots are applied by the
 pure machine, runs of changed attempts become due, the runs are stepped, and after the commit the
-messages are acked. A crash in between only means that the queue delivers again, which changes
-nothing. What can't be decoded goes to the table `rejected` and is acked.
+messages are acked. Facts of a session that was replaced, or of a quarantined node, are acked and
+not applied: the journal that counts is asked once two beats show the difference. A crash in between
+only means that the queue delivers again, which changes nothing. What can't be decoded goes to the
+table `rejected` and is acked.
 """
 
 from __future__ import annotations
@@ -43,12 +45,14 @@ class Ingest:
         clock: Clock,
         telemetry: Telemetry,
         moves: Moves,
+        believes: Callable[[str, str], bool],
     ) -> None:
         self._database = database
         self._fabric = fabric
         self._clock = clock
         self._telemetry = telemetry
         self._moves = moves
+        self._believes = believes
 
     async def take_facts(self) -> None:
         """Loop: batches of EV, committed, then acked."""
@@ -57,9 +61,12 @@ class Ingest:
             events: list[AttemptEvent] = []
             for delivery in batch:
                 try:
-                    events.append(_fact(delivery))
+                    fact, session = _fact(delivery)
                 except (Invalid, ValueError) as error:
                     await self._reject(delivery, str(error))
+                    continue
+                if self._believes(fact[1], session):
+                    events.append(fact)
             await self.apply(events)
             for delivery in batch:
                 delivery.ack()
@@ -108,10 +115,12 @@ class Ingest:
         )
 
 
-def _fact(delivery: Delivery) -> AttemptEvent:
+def _fact(delivery: Delivery) -> tuple[AttemptEvent, str]:
+    """What a node tells, and the session that tells it."""
     message: AttemptSnapshot = decode(delivery.data, AttemptSnapshot)
     split_attempt(message.attempt)
     node = subjects.node_of(delivery.subject)
     if delivery.subject != subjects.snapshots(node):
         raise Invalid("subject", "This is not a subject of facts.")
-    return message.attempt, node, machine.Reported(snapshot=snapshot_record(message))
+    reported = machine.Reported(snapshot=snapshot_record(message))
+    return (message.attempt, node, reported), message.session

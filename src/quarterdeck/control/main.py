@@ -124,6 +124,7 @@ class Server:
             clock=self.clock,
             telemetry=self.telemetry,
             moves=moves,
+            believes=self.fleet.believes,
         )
         self.runs = Runs(
             database=self.database,

@@ -99,13 +99,16 @@ class Fleet:
 
     async def ask_for_beats(self) -> None:
         """Loop: ask for beats: every node after each connection, spread over a moment; a node
-        with a new session at once, so that the old one shows itself if it lives."""
+        with a new session at once, so that the old one shows itself if it lives. A quarantined
+        node is told so instead, at each of its beats."""
         while True:
             asked = await self._wish.wait()
             ids = self._nodes.keys() if EVERY in asked else asked
-            wish = encode(BeatNow(within_s=len(ids) / BEATS_PER_S))
+            within_s = len(ids) / BEATS_PER_S
             for id in list(ids):
-                await self._fabric.publish(subjects.beat_now(id), wish)
+                known = self._sessions.get(id)
+                wish = BeatNow(within_s=within_s, quarantined=known is not None and known.cloned)
+                await self._fabric.publish(subjects.beat_now(id), encode(wish))
 
     def on_session(self, callback: Callable[[str], None]) -> None:
         """Call back with the id of a node that has started anew."""
@@ -157,6 +160,15 @@ class Fleet:
         if node is None:
             raise NotFound("node_not_found", f"There is no node {node_id!r}.")
         return node
+
+    def believes(self, node_id: str, session: str) -> bool:
+        """Whether a fact that a session of a node tells counts. What a replaced session told is
+        told again by the present one, what a quarantined node told is asked for afterwards; a
+        session that has not beaten yet is asked to."""
+        known = self._sessions.get(node_id)
+        if known is not None and session not in ("", known.current, *known.replaced):
+            self._wish(node_id)
+        return known is None or liveness.believed(known, session)
 
     def unsettled_s(self, node_id: str) -> float:
         """How long, in seconds, an order that another session of the node may have taken must not
@@ -215,7 +227,9 @@ class Fleet:
 
     async def _take(self, beats: list[Heartbeat]) -> bool:
         known = [beat for beat in beats if beat.node in self._nodes]
-        self._strangers_among(beats)
+        strangers = [beat.node for beat in beats if beat.node not in self._nodes]
+        if strangers:
+            self._strangers(*strangers)
         written_at_once = [self._record(beat) for beat in known]
         urgent = any(written_at_once)
         mine = [beat for beat in known if self._leases.mine(beat.node)]
@@ -229,11 +243,6 @@ class Fleet:
         self._dispatch(*recorded)
         return urgent
 
-    def _strangers_among(self, beats: list[Heartbeat]) -> None:
-        strangers = [beat.node for beat in beats if beat.node not in self._nodes]
-        if strangers:
-            self._strangers(*strangers)
-
     def _record(self, beat: Heartbeat) -> bool:
         """Note a beat; True when it should be written at once."""
         node = self._nodes[beat.node]
@@ -241,6 +250,8 @@ class Fleet:
         now = self._clock.monotonic()
         after = liveness.beat(before, beat.session, beat.before, now=now)
         self._sessions[beat.node] = after
+        if after.cloned:
+            self._wish(node.id)
         if after.cloned and not node.quarantined:
             self._telemetry.emit(NodeCloned(node=node.id, name=node.name))
         fresh = msgspec.structs.replace(

@@ -62,6 +62,7 @@ class Orderer:
             raise Unavailable("stale_session", f"Node {node.name} has started anew meanwhile.")
         if answers.node != node.id or len(answers.items) != len(items):
             raise Unavailable("bad_answer", f"Node {node.name} gave an answer that fits no order.")
+        self._node(node_id)  # one that was quarantined meanwhile is not believed
         return answers.items
 
     async def read_output(

@@ -61,6 +61,15 @@ def beat(sessions: Sessions, session: str, before: str = "", *, now: float = 0.0
     )
 
 
+def believed(sessions: Sessions, session: str) -> bool:
+    """Whether what a session tells of its attempts counts; an empty one is not known.
+
+    Two state directories with one identity tell different ends of one attempt, so none of them is
+    believed, and a session that was replaced is not either: if it lives, it lives on a copy.
+    """
+    return not sessions.cloned and session not in sessions.replaced
+
+
 def _follows(current: str, before: str) -> bool:
     if not current or not before:
         return True

@@ -101,7 +101,8 @@ class StreamEndMessage(WireMessage, frozen=True, kw_only=True):
 
 
 class AttemptSnapshot(WireMessage, frozen=True, kw_only=True, tag="snapshot"):
-    """Everything the node knows of an attempt."""
+    """Everything the node knows of an attempt. `session` is the start of the agent that tells a
+    fact (core/liveness.py); empty in answers, which name it themselves, and of older agents."""
 
     attempt: str
     revision: int
@@ -119,6 +120,7 @@ class AttemptSnapshot(WireMessage, frozen=True, kw_only=True, tag="snapshot"):
     kill_failed: bool = False
     cached: bool = False
     stops: int = 0
+    session: str = ""
 
 
 class AttemptRefused(WireMessage, frozen=True, kw_only=True, tag="refused"):
@@ -218,9 +220,13 @@ class Heartbeat(WireMessage, frozen=True, kw_only=True):
 
 
 class BeatNow(WireMessage, frozen=True, kw_only=True):
-    """A server that has just connected asks for a heartbeat at a random moment `within_s`."""
+    """A server that has just connected asks for a heartbeat at a random moment `within_s`.
+
+    `quarantined` asks for nothing: it says that two agents were heard with this identity.
+    """
 
     within_s: float = 0.0
+    quarantined: bool = False
 
 
 def order_message(order: Order) -> OrderMessage:
