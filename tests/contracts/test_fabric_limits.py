@@ -42,6 +42,18 @@ async def test_a_stream_is_full_at_the_very_byte(place: Place) -> None:
     assert await node.store("out.n1.r1.1", b"") == Stored(11)
 
 
+async def test_a_message_longer_than_its_stream_takes_is_refused_by_itself(place: Place) -> None:
+    _, node = await place.fleet(ev_message_bytes=1000)
+    assert isinstance(await node.store("ev.n1.attempt", b"x" * 1000), Stored)
+    refusal = await node.store("ev.n1.attempt", b"x" * 1001)
+    assert refusal == Refused(10054, "message size exceeds maximum allowed")
+    headers = len("NATS/1.0\r\nNats-Msg-Id: id\r\n\r\n")
+    assert isinstance(
+        await node.store("ev.n1.attempt", b"x" * (1001 - headers), message_id="id"), Refused
+    )
+    assert await node.store("ev.n1.attempt", b"x" * (1000 - headers), message_id="id") == Stored(2)
+
+
 @pytest.mark.parametrize(
     "limits",
     [Limits(duplicate_window_s=-1), Limits(out_compression="wishful"), Limits(replicas=3)],

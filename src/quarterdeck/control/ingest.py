@@ -59,14 +59,17 @@ class Ingest:
         async for batch in self._fabric.consume(subjects.EV, subjects.INGEST, batch=BATCH):
             began = self._clock.monotonic()
             events: list[AttemptEvent] = []
+            bad: list[tuple[Delivery, str]] = []
             for delivery in batch:
                 try:
                     fact, session = _fact(delivery)
                 except (Invalid, ValueError) as error:
-                    await self._reject(delivery, str(error))
+                    bad.append((delivery, str(error)))
                     continue
                 if self._believes(fact[1], session):
                     events.append(fact)
+            if bad:
+                await self._reject(bad)
             await self.apply(events)
             for delivery in batch:
                 delivery.ack()
@@ -107,12 +110,17 @@ class Ingest:
         """Say that something of a node could not be taken."""
         self._telemetry.emit(FactRejected(subject=what, error=error))
 
-    async def _reject(self, delivery: Delivery, error: str) -> None:
-        self.rejected(delivery.subject, error)
+    async def _reject(self, bad: list[tuple[Delivery, str]]) -> None:
+        """All of a batch in one unit: a node that sends nothing else costs one commit."""
         now = self._clock.now()
-        await self._database.write(
-            lambda tx: node_store.reject(tx, delivery.subject, delivery.data, error, now)
-        )
+
+        def keep(tx: Tx) -> None:
+            for delivery, error in bad:
+                node_store.reject(tx, delivery.subject, delivery.data, error, now)
+
+        await self._database.write(keep)
+        for delivery, error in bad:
+            self.rejected(delivery.subject, error)
 
 
 def _fact(delivery: Delivery) -> tuple[AttemptEvent, str]:

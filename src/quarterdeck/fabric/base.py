@@ -51,6 +51,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What the streams may hold; `replicas` 3 in a cluster."""
 
     ev_max_bytes: int = 1 << 30
+    ev_message_bytes: int = 256 << 10  # a fact is far shorter; a server takes many at once
     out_max_bytes: int = 2 << 30
     out_compression: str = "none"  # or "s2"
     replicas: int = 1

@@ -16,6 +16,8 @@ from quarterdeck.wire.subjects import EV, INGEST, OUT
 
 FULL = 10077
 """The JetStream error code of a full stream, as in `Refused.code`."""
+TOO_LARGE = 10054
+"""That of a message longer than the stream takes."""
 
 # Refusals of settings that nats-server calls errors of its own: a negative duplicate window, more
 # replicas than there can be without a cluster.
@@ -44,6 +46,7 @@ def streams(limits: Limits) -> list[dict[str, Any]]:
             "subjects": ["ev.>"],
             "retention": "workqueue",
             "max_bytes": limits.ev_max_bytes,
+            "max_msg_size": limits.ev_message_bytes,
             "duplicate_window": int(limits.duplicate_window_s * _SECOND_NS),
         },
         {

@@ -43,7 +43,7 @@ class JetStream:
             sequence, known = stream.store(subject, headers, data, now)
         except Full as full:
             return msgspec.json.encode(
-                {"stream": name, "seq": 0, **_error(503, full.code, "maximum bytes exceeded")}
+                {"stream": name, "seq": 0, **_error(full.status, full.code, full.words)}
             )
         for (of, _), consumer in self._consumers.items():
             if of == name:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from quarterdeck.fabric.memory.interest import matches
-from quarterdeck.fabric.topology import FULL
+from quarterdeck.fabric.topology import FULL, TOO_LARGE
 
 DEFAULT_WINDOW_NS = 120 * 10**9
 _RECORD_BYTES = 30  # what the file store of nats-server adds to each message
@@ -30,9 +30,19 @@ class Entry(NamedTuple):
 
 
 class Full(Exception):
-    """The stream takes nothing more; `code` as JetStream has it."""
+    """The stream takes nothing more; status, `code` and words as JetStream has them."""
 
+    status = 503
     code = FULL
+    words = "maximum bytes exceeded"
+
+
+class TooLarge(Full):
+    """The stream takes no message of this length."""
+
+    status = 400
+    code = TOO_LARGE
+    words = "message size exceeds maximum allowed"
 
 
 class Stream:
@@ -51,12 +61,14 @@ class Stream:
         return any(matches(pattern, subject) for pattern in self.config["subjects"])
 
     def store(self, subject: str, headers: bytes, data: bytes, now: float) -> tuple[int, bool]:
-        """Its sequence, and whether it was there already. Raises `Full`."""
+        """Its sequence, and whether it was there already. Raises `Full`, `TooLarge`."""
         self._forget_ids(now)
         message_id = _id_of(headers)
         if message_id and message_id in self._ids:
             return self._ids[message_id][0], True
         entry = Entry(self.last + 1, subject, headers, data, now)
+        if 0 < self.config.get("max_msg_size", -1) < len(headers) + len(data):
+            raise TooLarge
         limit = self.config.get("max_bytes", -1)
         if self.full or 0 <= limit < self.bytes + entry.size:
             raise Full
