@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from quarterdeck.core import attempt as machine
+from quarterdeck.core.model import Phase, Snapshot
 from quarterdeck.core.states import AttemptState, Outcome
 from quarterdeck.errors import Denied, NotFound
+from quarterdeck.store import node as node_store
 from quarterdeck.telemetry import LogSealed, NodeSession, RunEnded
 from quarterdeck.wire import subjects
 from quarterdeck.wire.codec import Chunk, encode_chunk
@@ -126,3 +130,22 @@ async def test_facts_of_a_removed_node_that_were_on_their_way_change_nothing(
         assert (found.counts.lost, found.outcome) == (1, Outcome.LOST)
         await node.fabric.stop()
         await other.fabric.stop()
+
+
+async def test_the_word_of_a_removed_node_does_not_count_before_its_attempts_were_ended(
+    place: Harbour,
+) -> None:
+    async with serving(place) as (server, ears):
+        node = HandNode(place, server, "gone")
+        node.answer = running
+        await node.join()
+        await ears.until(NodeSession)
+        run = await order(server, "gone")
+        await node.orders.get()
+        attempt = f"{run}-0-1"
+        word = Snapshot(attempt=attempt, revision=3, phase=Phase.ENDED, exit_code=0, cached=True)
+        now = server.clock.now()
+        await server.database.write(partial(node_store.remove, node_id=node.id, now=now))
+        await server._ingest.apply([(attempt, node.id, machine.Reported(snapshot=word))])
+        assert (await ears.until(RunEnded)).outcome == Outcome.LOST.value
+        await node.fabric.stop()

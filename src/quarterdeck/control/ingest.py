@@ -32,6 +32,8 @@ BATCH = 500
 
 # (attempt, the node that speaks, what it says): only the attempt's own node is listened to
 AttemptEvent = tuple[str, str, machine.Event]
+# what only the node itself can say
+WORDS = (machine.Reported, machine.TurnedDown, machine.Vanished, machine.Dropped)
 
 
 class Ingest:
@@ -77,15 +79,22 @@ class Ingest:
             self._telemetry.emit(FactsTaken(facts=len(events), seconds=seconds))
 
     async def apply(self, events: Iterable[AttemptEvent]) -> None:
-        """Apply events to attempts, commit, step their runs and wake who waits."""
+        """Apply events to attempts, commit, step their runs and wake who waits. What a
+        removed node says changes nothing, also before the removal loop has ended its attempts."""
         todo = list(events)
 
         def changed(tx: Tx) -> list[tuple[Attempt, Attempt]]:
             now = self._clock.now()
             before = run_store.attempts_by_id(tx, (id for id, _, _ in todo))
             after = dict(before)
+            speakers = {node for _, node, event in todo if isinstance(event, WORDS)}
+            gone = node_store.removed_among(tx, speakers)
             for id, node, event in todo:
-                if id in after and after[id].node == node:
+                if (
+                    id in after
+                    and after[id].node == node
+                    and not (node in gone and isinstance(event, WORDS))
+                ):
                     after[id] = machine.step(after[id], event, now)
             return [(before[id], after[id]) for id in before]
 

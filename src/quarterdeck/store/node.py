@@ -13,6 +13,7 @@ from quarterdeck.store.rows import (
     insert_absent,
     node_record,
     node_values,
+    parts,
     plain,
     time_of,
     to_us,
@@ -64,6 +65,16 @@ def removed(tx: Tx) -> dict[str, tuple[str, datetime]]:
     query = select(nodes.c.id, nodes.c.public_key, nodes.c.removed_at)
     rows = tx.execute(query.where(nodes.c.removed_at.is_not(None)))
     return {row.id: (row.public_key, time_of(row.removed_at)) for row in rows}
+
+
+def removed_among(tx: Tx, ids: Iterable[str]) -> set[str]:
+    """Those that were removed."""
+    query = select(nodes.c.id).where(nodes.c.removed_at.is_not(None))
+    return {
+        id
+        for part in parts(sorted(set(ids)))
+        for id in tx.scalars(query.where(nodes.c.id.in_(part)))
+    }
 
 
 def some(tx: Tx, ids: Iterable[str]) -> list[Node]:
