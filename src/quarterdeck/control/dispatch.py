@@ -194,10 +194,24 @@ class Dispatch:
                 await self._database.write(partial(run_store.withdraw, offered=offered))
             return False
         except Invalid as error:
-            refused = machine.TurnedDown(reason=Reason.REFUSED, error=error.message)
-            await self._ingest.apply((id, node, refused) for id in offered)
-            return False
+            return await self._too_large(node, batch, offered, error)
         await self._apply(node, answers, batch)
+        return True
+
+    async def _too_large(
+        self, node: str, batch: tuple[OrderItem, ...], offered: dict[str, int], error: Invalid
+    ) -> bool:
+        """A message that the fabric does not take: its items go one by one, and a start that is
+        too large by itself was never sent, offered before or not."""
+        if len(batch) > 1:
+            for item in batch:
+                first = {id: offered[id] for id in offered.keys() & {item.attempt}}
+                if not await self._ask_and_apply(node, (item,), first):
+                    return False
+            return True
+        if isinstance(batch[0], StartAttempt):
+            refused = machine.TurnedDown(reason=Reason.REFUSED, error=error.message)
+            await self._ingest.apply([(batch[0].attempt, node, refused)])
         return True
 
     async def _apply(
