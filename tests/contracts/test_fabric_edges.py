@@ -375,3 +375,15 @@ async def test_a_subscription_that_was_cut_off_while_it_began_hears_nothing(
     await server.publish("cmd.n1.last", b"")
     await inbox.count(2)
     assert heard == []
+
+
+async def test_a_stop_that_is_cut_short_leaves_no_connection(nats: Harbour) -> None:
+    """Whoever is told to end while it stops its link does not leave the link behind."""
+    link = await nats.join("node", "n1")
+    stopping = asyncio.ensure_future(link.stop())
+    await asyncio.sleep(0)
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    assert not link.connected
+    assert not [task for task in asyncio.all_tasks() if "Client." in repr(task.get_coro())]

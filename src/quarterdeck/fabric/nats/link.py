@@ -91,15 +91,17 @@ class Link:
     async def stop(self) -> None:
         self.stopped = True
         self._hurry.set()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        if self.client is not None:
-            client = self.client
-            await client.barrier(min(1.0, self._options.connect_timeout_s))
-            self._lose(client, "stopped")
-        await self._bury()
-        self._ready.set()  # nobody waits for a link that will not come
+        try:
+            if self._task is not None:
+                self._task.cancel()
+                await asyncio.gather(self._task, return_exceptions=True)
+            if self.client is not None:
+                await self.client.barrier(min(1.0, self._options.connect_timeout_s))
+        finally:  # also for one who is told to end while stopping
+            if self.client is not None:
+                self._lose(self.client, "stopped")
+            await self._bury()
+            self._ready.set()  # nobody waits for a link that will not come
 
     def abandon(self) -> None:
         """End without a word to the fabric, as a killed process does; `stop` tidies up after."""
