@@ -9,7 +9,8 @@ Safety
     S6  An end is shown only when a log of its length can be read.
     S7  A sealed log is what the process wrote; of a killed shim at least its beginning.
     S8  A node deletes only what was sealed before.
-    S9  A fact leaves EV only when it (or a newer one) is recorded.
+    S9  A fact leaves EV only when it (or a newer one) is recorded, or when some server knows that
+        the word of the session it comes from does not count.
     S10 A log is never read a second time unless its node lost bytes.
 Liveness
     L1  After the faults every run ends, every log is sealed, every directory is released.
@@ -20,6 +21,7 @@ from __future__ import annotations
 import hashlib
 
 from quarterdeck.agent.simulated.machine import SimulatedMachine, Truth
+from quarterdeck.core import liveness
 from quarterdeck.core.model import STREAMS, Attempt, Phase, Reason, Snapshot
 from quarterdeck.core.states import ATTEMPT_MOVES, AttemptState, Outcome
 from quarterdeck.store import log as log_store
@@ -92,10 +94,19 @@ class Checks:
         found = self._world.store.look(lambda tx: run_store.attempts_by_id(tx, [fact.attempt]))
         attempt = found.get(fact.attempt)
         known = None if attempt is None else attempt.snapshot
+        if attempt is not None and self._unbelieved(attempt.node, fact.session):
+            return
         self._world.check(
             known is not None and (known.phase is Phase.ENDED or known.revision >= fact.revision),
             f"S9: fact {fact.revision} of {fact.attempt} left EV before it was recorded.",
         )
+
+    def _unbelieved(self, node: str, session: str) -> bool:
+        for server in self._world.live_servers():
+            sessions = server.fleet._sessions.get(node)
+            if sessions is not None and not liveness.believed(sessions, session):
+                return True
+        return False
 
     def _committed(self, ids: list[str]) -> None:
         for attempt in self._world.store.look(
