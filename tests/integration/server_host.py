@@ -14,6 +14,7 @@ from quarterdeck.control.parts import Parts, open_parts
 from quarterdeck.control.run import NewRun
 from quarterdeck.core.ids import node_id
 from quarterdeck.core.model import Order
+from quarterdeck.errors import Unavailable
 from quarterdeck.fabric.base import Message
 from quarterdeck.fabric.identity import Identity
 from quarterdeck.fabric.nats import NatsFabric
@@ -139,7 +140,11 @@ class HandNode:
         items = self.answer(orders)
         if items:
             answers = Answers(node=self.id, session=self.session, items=items)
-            self._place.spawn(self.fabric.publish(message.reply, encode(answers)), "answer")
+            self._place.spawn(self._say(message.reply, encode(answers)), "answer")
+
+    async def _say(self, reply: str, data: bytes) -> None:
+        with contextlib.suppress(Unavailable):  # its link was stopped: nobody waits for it
+            await self.fabric.publish(reply, data)
 
 
 @contextlib.asynccontextmanager

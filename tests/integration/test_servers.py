@@ -47,9 +47,20 @@ async def node(place: Harbour, pair: Pair) -> AsyncIterator[HandNode]:
     made = HandNode(place, pair[0][0], "hand")
     await made.join()
     for _, ears in pair:
-        await ears.until(NodeSession)
+        await heard_of(made, ears)
     yield made
     await made.fabric.stop()
+
+
+async def heard_of(node: HandNode, ears: Ears) -> None:
+    """Beat until a server has taken a beat: the first may have come before it knew the node."""
+    for _ in range(int(DEADLINE_S)):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await ears.until(NodeSession)
+                return
+        await node.beat()
+    raise AssertionError("no server has taken a beat")
 
 
 async def test_a_node_enrolled_at_one_server_is_ordered_by_the_other(
