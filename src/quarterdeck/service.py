@@ -234,13 +234,19 @@ def sentence(error: BaseException) -> str:
 
 
 def lock_directory(directory: Path, name: str = "lock") -> int | None:
-    """The descriptor of a lock that one process at a time holds; None while another has it."""
+    """The descriptor of a lock that one process at a time holds; None while another has it.
+
+    Raises OSError.
+    """
     fd = os.open(directory / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(fd)
         return None
+    except OSError:  # a file system without locks
+        os.close(fd)
+        raise
     return fd
 
 

@@ -184,3 +184,14 @@ async def order(server: Server, target: str, command: str = "true") -> str:
         NewRun(target=target, order=Order(argv=("/bin/sh", "-c", command)), created_by="test")
     )
     return run.id
+
+
+def snapshot(attempt: str, revision: int, phase: str, **more: object) -> AttemptSnapshot:
+    """What a node says of an attempt; `more` are further fields."""
+    base = AttemptSnapshot(attempt=attempt, revision=revision, phase=phase, accepted_at=1.0)
+    return msgspec.structs.replace(base, **more)
+
+
+def accepting(orders: Orders) -> tuple[AttemptSnapshot, ...]:
+    """The answers of a node that accepts everything."""
+    return tuple(snapshot(item.attempt, 1, "accepted") for item in orders.items)

@@ -26,19 +26,13 @@ from quarterdeck.store.tables import nodes, rejected
 from quarterdeck.telemetry import FactRejected, NodeSession, RunEnded
 from quarterdeck.wire import subjects
 from quarterdeck.wire.enrol import Enrolment, signed_part
-from quarterdeck.wire.run import AttemptSnapshot, Orders
+from quarterdeck.wire.run import AttemptSnapshot
 from tests.contracts.fabric_place import QUICK, Inbox
-from tests.contracts.fabric_server import Harbour, harbour
-from tests.integration.server_host import JOIN, Ears, HandNode, order, serving
+from tests.contracts.fabric_server import Harbour
+from tests.integration.server_host import JOIN, Ears, HandNode, accepting, order, serving
 from tests.unit.jwt_reader import claims_of
 
 ADMIN = Principal(id="test", kind="api", namespace="default")
-
-
-@pytest.fixture
-async def place(tmp_path: Path) -> AsyncIterator[Harbour]:
-    async with harbour(tmp_path) as running:
-        yield running
 
 
 @pytest.fixture
@@ -51,13 +45,6 @@ async def fleet(place: Harbour) -> AsyncIterator[tuple[Server, Ears, HandNode]]:
             yield server, ears, node
         finally:
             await node.fabric.stop()
-
-
-def accepting(orders: Orders) -> tuple[AttemptSnapshot, ...]:
-    return tuple(
-        AttemptSnapshot(attempt=item.attempt, revision=1, phase="accepted", accepted_at=1.0)
-        for item in orders.items
-    )
 
 
 def enrolment(key: Identity, name: str = "x", token: str = JOIN, via: str = "") -> Enrolment:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -14,29 +12,19 @@ from quarterdeck.core.states import Outcome, RunState
 from quarterdeck.telemetry import FactsTaken, NodeCloned, NodeSession, RunEnded
 from quarterdeck.wire import subjects
 from quarterdeck.wire.run import AttemptSnapshot, Orders, ReportAttempt
-from tests.contracts.fabric_server import Harbour, harbour
-from tests.integration.server_host import DEADLINE_S, Ears, HandNode, order, serving
-from tests.integration.test_server import accepting, snapshot
+from tests.contracts.fabric_server import Harbour
+from tests.integration.server_host import (
+    DEADLINE_S,
+    Ears,
+    HandNode,
+    accepting,
+    order,
+    snapshot,
+)
 
 pytestmark = pytest.mark.anyio
 
 LOST = {"reason": "lost", "error": "Its shim was killed", "cached": True}
-
-
-@pytest.fixture
-async def place(tmp_path: Path) -> AsyncIterator[Harbour]:
-    async with harbour(tmp_path) as harboured:
-        yield harboured
-
-
-@pytest.fixture
-async def fleet(place: Harbour) -> AsyncIterator[tuple[Server, Ears, HandNode]]:
-    async with serving(place) as (server, ears):
-        node = HandNode(place, server, "hand")
-        await node.join()
-        await ears.until(NodeSession)
-        yield server, ears, node
-        await node.fabric.stop()
 
 
 async def told(ears: Ears, node: HandNode, message: AttemptSnapshot) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
-import msgspec
 import pytest
 
 from quarterdeck.agent.outbox import Outbox
@@ -15,18 +13,20 @@ from quarterdeck.control.watch import Cursor, OutputSeen, RunEndSeen
 from quarterdeck.telemetry import FabricTrouble, FactRejected, LoopFailed, NodeSession, RunEnded
 from quarterdeck.wire import subjects
 from quarterdeck.wire.codec import Chunk, encode_chunk
-from quarterdeck.wire.run import AttemptSnapshot, Orders, StreamEndMessage
-from tests.contracts.fabric_server import Harbour, harbour
-from tests.integration.server_host import DEADLINE_S, Ears, HandNode, order, serving
+from quarterdeck.wire.run import StreamEndMessage
+from tests.contracts.fabric_server import Harbour
+from tests.integration.server_host import (
+    DEADLINE_S,
+    Ears,
+    HandNode,
+    accepting,
+    order,
+    serving,
+    snapshot,
+)
 
 Pair = tuple[Server, Ears, HandNode, HandNode]
 MANY = 20
-
-
-@pytest.fixture
-async def place(tmp_path: Path) -> AsyncIterator[Harbour]:
-    async with harbour(tmp_path) as running:
-        yield running
 
 
 @pytest.fixture
@@ -54,15 +54,6 @@ def send(node: HandNode, subject: bytes, data: bytes = b"x", reply: bytes = b"")
     pending += [b"PUB %s %s %d\r\n" % (subject, reply, len(data)), data, b"\r\n"]
 
 
-def accepting(orders: Orders) -> tuple[AttemptSnapshot, ...]:
-    return tuple(said(item.attempt, 1, "accepted") for item in orders.items)
-
-
-def said(attempt: str, revision: int, phase: str, **more: object) -> AttemptSnapshot:
-    base = AttemptSnapshot(attempt=attempt, revision=revision, phase=phase, accepted_at=1.0)
-    return msgspec.structs.replace(base, **more)
-
-
 async def test_facts_on_odd_subjects_are_rejected_and_those_of_others_taken(pair: Pair) -> None:
     server, ears, bad, good = pair
     good.answer = accepting
@@ -71,7 +62,7 @@ async def test_facts_on_odd_subjects_are_rejected_and_those_of_others_taken(pair
     for number in range(MANY):
         send(bad, b"ev.%s.\xff\xfe" % bad.id.encode(), b"%d" % number)
     send(bad, b"ev.%s.attempt.more" % bad.id.encode())
-    await good.tell(said(f"{run}-0-1", 3, "ended", exit_code=0, cached=True))
+    await good.tell(snapshot(f"{run}-0-1", 3, "ended", exit_code=0, cached=True))
     assert (await ears.until(RunEnded)).run == run
     await ears.until(FactRejected, MANY + 1)
     assert not ears.all(LoopFailed)
@@ -98,7 +89,7 @@ async def test_output_on_odd_subjects_of_a_watched_run_harms_neither_link_nor_wa
         send(bad, b"out.%s.%s.\xff%d" % (bad.id.encode(), run.encode(), number))
     end = StreamEndMessage(bytes=6, sha256="")
     for node, stdout in ((good, end), (bad, StreamEndMessage())):
-        ended = said(attempts[node.id], 3, "ended", exit_code=0, cached=True, stdout=stdout)
+        ended = snapshot(attempts[node.id], 3, "ended", exit_code=0, cached=True, stdout=stdout)
         await node.tell(ended)
     async with asyncio.timeout(DEADLINE_S):
         found = await watching
@@ -147,5 +138,5 @@ async def test_no_node_can_take_the_ids_under_which_another_reports(pair: Pair) 
         node=good.id, session="0123456789abcdef", fabric=good.fabric, services=server.services
     )
     server.services.loop("facts of good", outbox.send_facts)
-    outbox.put(said(attempt, 3, "ended", exit_code=0, cached=True))
+    outbox.put(snapshot(attempt, 3, "ended", exit_code=0, cached=True))
     assert (await ears.until(RunEnded)).run == run

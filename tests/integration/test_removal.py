@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
 from functools import partial
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -20,14 +18,8 @@ from quarterdeck.wire import subjects
 from quarterdeck.wire.codec import Chunk, encode_chunk
 from quarterdeck.wire.run import AttemptSnapshot, Orders
 from tests.contracts.fabric_place import Connections
-from tests.contracts.fabric_server import Harbour, harbour
+from tests.contracts.fabric_server import Harbour
 from tests.integration.server_host import HandNode, order, serving
-
-
-@pytest.fixture
-async def place(tmp_path: Path) -> AsyncIterator[Harbour]:
-    async with harbour(tmp_path) as running:
-        yield running
 
 
 def running(orders: Orders) -> tuple[AttemptSnapshot, ...]:

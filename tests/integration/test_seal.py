@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -27,17 +26,10 @@ from quarterdeck.wire.run import (
     StartAttempt,
     StreamEndMessage,
 )
-from tests.contracts.fabric_server import Harbour, harbour
-from tests.integration.server_host import Ears, HandNode, order, serving
-from tests.integration.test_server import snapshot
+from tests.contracts.fabric_server import Harbour
+from tests.integration.server_host import Ears, HandNode, order, serving, snapshot
 
 WRITTEN = b"a" * 10
-
-
-@pytest.fixture
-async def place(tmp_path: Path) -> AsyncIterator[Harbour]:
-    async with harbour(tmp_path) as running:
-        yield running
 
 
 @pytest.fixture

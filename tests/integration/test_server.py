@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -30,38 +28,18 @@ from quarterdeck.telemetry import (
     SealFailed,
 )
 from quarterdeck.wire import subjects
-from quarterdeck.wire.run import AttemptSnapshot, Orders, ReleaseAttempt, StartAttempt
-from tests.contracts.fabric_server import Harbour, harbour
-from tests.integration.server_host import DEADLINE_S, Ears, HandNode, order, serving
+from quarterdeck.wire.run import ReleaseAttempt, StartAttempt
+from tests.contracts.fabric_server import Harbour
+from tests.integration.server_host import (
+    DEADLINE_S,
+    Ears,
+    HandNode,
+    accepting,
+    order,
+    snapshot,
+)
 
 SENDS = 1000
-
-
-@pytest.fixture
-async def place(tmp_path: Path) -> AsyncIterator[Harbour]:
-    async with harbour(tmp_path) as running:
-        yield running
-
-
-@pytest.fixture
-async def fleet(place: Harbour) -> AsyncIterator[tuple[Server, Ears, HandNode]]:
-    async with serving(place) as (server, ears):
-        node = HandNode(place, server, "hand")
-        await node.join()
-        await ears.until(NodeSession)
-        try:
-            yield server, ears, node
-        finally:
-            await node.fabric.stop()
-
-
-def snapshot(attempt: str, revision: int, phase: str, **more: object) -> AttemptSnapshot:
-    base = AttemptSnapshot(attempt=attempt, revision=revision, phase=phase, accepted_at=1.0)
-    return msgspec.structs.replace(base, **more)
-
-
-def accepting(orders: Orders) -> tuple[AttemptSnapshot, ...]:
-    return tuple(snapshot(item.attempt, 1, "accepted") for item in orders.items)
 
 
 async def test_a_final_report_that_comes_a_thousand_times_is_applied_once(

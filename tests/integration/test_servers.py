@@ -21,17 +21,18 @@ from quarterdeck.store import lease as lease_store
 from quarterdeck.store.base import Database
 from quarterdeck.store.database import open_database
 from quarterdeck.telemetry import LeaseLost, LeaseTaken, NodeSession, RunEnded, Telemetry
-from tests.contracts.fabric_server import Harbour, harbour
-from tests.integration.server_host import DEADLINE_S, Ears, HandNode, order, serving
-from tests.integration.test_server import accepting, snapshot
+from tests.contracts.fabric_server import Harbour
+from tests.integration.server_host import (
+    DEADLINE_S,
+    Ears,
+    HandNode,
+    accepting,
+    order,
+    serving,
+    snapshot,
+)
 
 Pair = tuple[tuple[Server, Ears], tuple[Server, Ears]]
-
-
-@pytest.fixture
-async def place(tmp_path: Path) -> AsyncIterator[Harbour]:
-    async with harbour(tmp_path) as running:
-        yield running
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -15,16 +14,10 @@ from quarterdeck.fabric.base import Limits
 from quarterdeck.fabric.nats import NatsFabric
 from quarterdeck.telemetry import FabricConnected, FactRejected, NodeSession
 from quarterdeck.wire import subjects
-from tests.contracts.fabric_server import Harbour, harbour
+from tests.contracts.fabric_server import Harbour
 from tests.integration.server_host import DEADLINE_S, Ears, HandNode, serving
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def place(tmp_path: Path) -> AsyncIterator[Harbour]:
-    async with harbour(tmp_path) as harboured:
-        yield harboured
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ from quarterdeck.fabric.nats.client import Client
 from quarterdeck.store import run as run_store
 from quarterdeck.telemetry import NodeSession, RunEnded
 from tests.contracts.fabric_server import harbour
-from tests.integration.server_host import HandNode, order, serving
-from tests.integration.test_server import accepting
+from tests.integration.server_host import HandNode, accepting, order, serving
 
 pytestmark = pytest.mark.anyio
 

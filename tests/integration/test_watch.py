@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -16,17 +15,18 @@ from quarterdeck.telemetry import NodeSession
 from quarterdeck.wire import subjects
 from quarterdeck.wire.codec import Chunk, encode_chunk
 from quarterdeck.wire.run import AnswerItem, Orders, OutputBytes, ReadOutput, StreamEndMessage
-from tests.contracts.fabric_server import Harbour, harbour
-from tests.integration.server_host import DEADLINE_S, Ears, HandNode, order, serving
-from tests.integration.test_server import accepting, snapshot
+from tests.contracts.fabric_server import Harbour
+from tests.integration.server_host import (
+    DEADLINE_S,
+    Ears,
+    HandNode,
+    accepting,
+    order,
+    serving,
+    snapshot,
+)
 
 Fleet = tuple[Server, Ears, HandNode, HandNode]
-
-
-@pytest.fixture
-async def place(tmp_path: Path) -> AsyncIterator[Harbour]:
-    async with harbour(tmp_path) as running:
-        yield running
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ number of facts in the directory, so it needs no counter: the order, `started`, 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -21,6 +20,7 @@ from quarterdeck.agent.host import REVOKED, Held, Refusal
 from quarterdeck.agent.shim import disk, files
 from quarterdeck.core.ids import split_attempt
 from quarterdeck.errors import Invalid
+from quarterdeck.service import lock_directory
 from quarterdeck.wire.run import OrderMessage
 
 HASH_BYTES = 1 << 20
@@ -111,13 +111,7 @@ class Journal:
 
     def lock(self, attempt: str) -> int | None:
         """Take the attempt's lock; its descriptor, or None while a shim holds it."""
-        fd = os.open(self.directory(attempt) / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            return None
-        return fd
+        return lock_directory(self.directory(attempt))
 
     def ask_stop(self, attempt: str, stop: files.Stop) -> None:
         """Record a stop; the shim acts on it when it is told, or when it starts."""
