@@ -22,7 +22,8 @@ import msgspec
 from quarterdeck.control.changes import Changes, node_of, node_topic
 from quarterdeck.control.lease import Leases
 from quarterdeck.core import liveness
-from quarterdeck.core.ids import TOKEN, check_labels, check_name
+from quarterdeck.core.ids import TOKEN, check_name
+from quarterdeck.core.label import check_labels
 from quarterdeck.core.model import Attempt, Node
 from quarterdeck.core.reconcile import Beat, Watch, compare
 from quarterdeck.errors import Invalid, NotFound, Unavailable
@@ -125,14 +126,19 @@ class Fleet:
                     self._wish(node.id)
                 elif known is not None and node.removed:
                     self.forget(node.id)
+                elif known is not None:
+                    self._admit(node)
             await asyncio.sleep(STRANGERS_S)
 
     def know(self, node: Node) -> None:
-        """Take a node in that was enrolled here."""
+        """Take in a node that was enrolled here, or what was decided here about one."""
         self._admit(node)
         self._changes.tell(node_topic(node.id))
 
     def _admit(self, node: Node) -> None:
+        if (known := self._nodes.get(node.id)) is not None:
+            self._nodes[node.id] = with_decision(known, node)
+            return
         self._nodes[node.id] = node
         self._sessions[node.id] = liveness.Sessions(
             current=node.session,
@@ -256,7 +262,8 @@ class Fleet:
             self._telemetry.emit(NodeCloned(node=node.id, name=node.name))
         fresh = msgspec.structs.replace(
             node,
-            name=beat.name or node.name,
+            name=node.given_name or beat.name,
+            own_name=beat.name,
             labels=beat.labels,
             session=after.current,
             last_seen=self._clock.now(),
@@ -296,3 +303,18 @@ class Fleet:
             self._dirty[node.id] = self._nodes[node.id]
         if verdict.ask or verdict.unknown:
             self._ask(*verdict.ask, *verdict.unknown)
+
+
+def with_decision(known: Node, read: Node) -> Node:
+    """A node with what people decided about it: that is the store's to say, all else the beats'."""
+    if read.decision <= known.decision:
+        return known
+    return msgspec.structs.replace(
+        known,
+        name=read.given_name or known.own_name or read.name,
+        given_name=read.given_name,
+        server_labels=read.server_labels,
+        draining=read.draining,
+        approved=read.approved,
+        decision=read.decision,
+    )

@@ -195,7 +195,14 @@ class Runs:
         now = self._clock.now()
         id = self._new_id()
         tasks = [
-            Task(id=task_id(id, at), run=id, position=at, node=node.id, node_name=node.name)
+            Task(
+                id=task_id(id, at),
+                run=id,
+                position=at,
+                node=node.id,
+                node_name=node.name,
+                node_state=liveness.state(node, now).value,
+            )
             for at, node in enumerate(nodes)
         ]
         attempts = [

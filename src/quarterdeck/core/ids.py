@@ -10,15 +10,12 @@ from __future__ import annotations
 import hashlib
 import re
 from base64 import b32encode
-from collections.abc import Mapping
 
 from quarterdeck.errors import Invalid
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 RANDOM_BYTES = 4
 NODE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,255}")
-LABEL_KEY = re.compile(r"[A-Za-z0-9_./-]{1,63}")
-MAX_LABELS = 64
 TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 ATTEMPT = re.compile(r"([0-9a-z]{16})-(0|[1-9][0-9]{0,6})-([1-9][0-9]{0,3})")
 
@@ -55,17 +52,6 @@ def check_name(name: str) -> str:
             f"{name[:80]!r} can't be the name of a node: use 1 to 255 letters, digits, - _ .",
         )
     return name
-
-
-def check_labels(labels: Mapping[str, str]) -> None:
-    """Labels are few, short and printable. Raises Invalid."""
-    if len(labels) > MAX_LABELS:
-        raise Invalid("labels", f"{len(labels)} labels; at most {MAX_LABELS}.")
-    for key, value in labels.items():
-        if LABEL_KEY.fullmatch(key) is None or len(value) > 255 or not value.isprintable():
-            raise Invalid(
-                "labels", f"The label {key[:80]!r} has a key or value that can't be used."
-            )
 
 
 def node_id(public_key: str) -> str:

@@ -78,7 +78,9 @@ def _follows(current: str, before: str) -> bool:
 
 
 def state(node: Node, now: datetime) -> NodeState:
-    """How a node is shown at `now`."""
+    """How a node is shown at `now`; one that nobody approved yet is waiting."""
+    if not node.approved:
+        return NodeState.WAITING
     if node.quarantined:
         return NodeState.QUARANTINED
     if node.last_seen is None:

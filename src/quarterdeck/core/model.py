@@ -136,13 +136,14 @@ class Attempt(Record, frozen=True, kw_only=True):
 
 
 class Task(Record, frozen=True, kw_only=True):
-    """A run's part on one node."""
+    """A run's part on one node. `node_state` is how the node was when the target was resolved."""
 
     id: str
     run: str
     position: int
     node: str
     node_name: str
+    node_state: str = ""
     state: TaskState = TaskState.PENDING
     outcome: Outcome | None = None
     exit_code: int | None = None
@@ -213,13 +214,24 @@ class Facts(Record, frozen=True, kw_only=True):
 
 
 class Node(Record, frozen=True, kw_only=True):
-    """One machine of the fleet, as the server knows it."""
+    """One machine of the fleet, as the server knows it.
+
+    What people decide about it: `given_name` (shown instead of `own_name`, what the agent says),
+    `server_labels` (beside `labels`, those of the agent; core/label.py puts them together),
+    `draining`, `approved`. `decision` counts those changes and guards them.
+    """
 
     id: str
     name: str
     public_key: str
     created_at: datetime
+    own_name: str = ""
+    given_name: str = ""
     labels: Mapping[str, str] = {}
+    server_labels: Mapping[str, str] = {}
+    draining: bool = False
+    approved: bool = True
+    decision: int = 0
     session: str = ""
     last_seen: datetime | None = None
     quarantined: bool = False

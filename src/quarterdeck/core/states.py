@@ -44,6 +44,7 @@ class NodeState(StrEnum):
     SILENT = "silent"
     GONE = "gone"
     QUARANTINED = "quarantined"
+    WAITING = "waiting"
 
 
 class Outcome(StrEnum):

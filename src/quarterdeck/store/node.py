@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 
+import msgspec
 from sqlalchemy import bindparam, delete, insert, select, update
 
 from quarterdeck.core.model import Node
-from quarterdeck.store.base import Tx
+from quarterdeck.store.base import StaleWrite, Tx
 from quarterdeck.store.rows import (
+    decision_values,
     insert_absent,
     node_record,
     node_values,
@@ -33,6 +35,7 @@ def enrol(tx: Tx, node: Node) -> Node:
         public_key=node.public_key,
         created_at=to_us(node.created_at),
         **node_values(node),
+        **decision_values(node),
     )
     return node if made else get(tx, node.id) or node
 
@@ -96,6 +99,31 @@ def save(tx: Tx, changed: Iterable[Node]) -> None:
             .values({name: bindparam("b_" + name) for name in names}),
             rows,
         )
+
+
+def decide(tx: Tx, before: Node, after: Node) -> Node:
+    """Write what somebody decided about a node: its name, labels, drain or approval. The node with
+    the number of this decision. Raises StaleWrite when another decision came first."""
+    numbered = msgspec.structs.replace(after, decision=before.decision + 1)
+    statement = (
+        update(nodes)
+        .where(
+            nodes.c.id == before.id,
+            nodes.c.decision == before.decision,
+            nodes.c.removed_at.is_(None),
+        )
+        .values(decision_values(numbered))
+    )
+    if tx.execute(statement).rowcount != 1:
+        raise StaleWrite
+    return numbered
+
+
+def decisions(tx: Tx) -> dict[str, int]:
+    """How many decisions there were on each node about which there was any."""
+    query = select(nodes.c.id, nodes.c.decision)
+    rows = tx.execute(query.where(nodes.c.decision > 0, nodes.c.removed_at.is_(None)))
+    return {row.id: row.decision for row in rows}
 
 
 def reject(tx: Tx, subject: str, data: bytes, error: str, now: datetime) -> None:

@@ -117,6 +117,7 @@ def task_record(row: Row[Any]) -> Task:
         position=row.position,
         node=row.node,
         node_name=row.node_name,
+        node_state=row.node_state,
         state=TaskState(row.state),
         outcome=_outcome(row.outcome),
         exit_code=row.exit_code,
@@ -131,6 +132,7 @@ def task_values(task: Task) -> dict[str, Any]:
         "position": task.position,
         "node": task.node,
         "node_name": task.node_name,
+        "node_state": task.node_state,
         "state": task.state.value,
         "outcome": task.outcome.value if task.outcome else None,
         "exit_code": task.exit_code,
@@ -187,10 +189,16 @@ def attempt_values(attempt: Attempt) -> dict[str, Any]:
 def node_record(row: Row[Any]) -> Node:
     return Node(
         id=row.id,
-        name=row.name,
+        name=row.given_name or row.name,
         public_key=row.public_key,
         created_at=time_of(row.created_at),
-        labels=msgspec.msgpack.decode(row.labels, type=dict[str, str]),
+        own_name=row.name,
+        given_name=row.given_name,
+        labels=unpack(row.labels, dict[str, str]),
+        server_labels=unpack(row.server_labels, dict[str, str]) if row.server_labels else {},
+        draining=row.draining,
+        approved=row.approved,
+        decision=row.decision,
         session=row.session,
         last_seen=from_us(row.last_seen),
         quarantined=row.quarantined,
@@ -203,9 +211,9 @@ def node_record(row: Row[Any]) -> Node:
 
 
 def node_values(node: Node) -> Mapping[str, Any]:
-    """The columns of a node that its heartbeats change."""
+    """The columns of a node that its heartbeats change: nothing that people decide."""
     return {
-        "name": node.name,
+        "name": node.own_name or node.name,
         "labels": pack(dict(node.labels)),
         "session": plain(node.session, 64),
         "last_seen": to_us(node.last_seen),
@@ -214,6 +222,17 @@ def node_values(node: Node) -> Mapping[str, Any]:
         "load": pack(node.load),
         "full": plain(node.full),
         "unknown": pack(node.unknown),
+    }
+
+
+def decision_values(node: Node) -> Mapping[str, Any]:
+    """The columns of a node that people change, its heartbeats never."""
+    return {
+        "given_name": node.given_name,
+        "server_labels": pack(dict(node.server_labels)),
+        "draining": node.draining,
+        "approved": node.approved,
+        "decision": node.decision,
     }
 
 

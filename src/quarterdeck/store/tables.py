@@ -23,6 +23,7 @@ from sqlalchemy import (
     UniqueConstraint,
     false,
     text,
+    true,
 )
 from sqlalchemy.types import TypeEngine
 
@@ -64,6 +65,11 @@ nodes = Table(
     Column("load", LargeBinary, nullable=False),
     Column("full", _text(), nullable=False, server_default=""),
     Column("unknown", LargeBinary, nullable=False),
+    Column("given_name", _text(255), nullable=False, server_default=""),
+    Column("server_labels", LargeBinary),
+    _flag("draining"),
+    Column("approved", Boolean, nullable=False, server_default=true()),
+    Column("decision", Integer, nullable=False, server_default="0"),
 )
 
 tokens = Table(
@@ -76,6 +82,9 @@ tokens = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
     Column("revoked_at", BigInteger),
+    Column("approve", _text(8), nullable=False, server_default="auto"),
+    Column("uses", Integer),
+    Column("used", Integer, nullable=False, server_default="0"),
 )
 
 orders = Table(
@@ -120,6 +129,7 @@ tasks = Table(
     Column("outcome", _text(16)),
     Column("exit_code", Integer),
     Column("changed", Integer, nullable=False),
+    Column("node_state", _text(16), nullable=False, server_default=""),
     UniqueConstraint("run", "position"),
     Index("ix_tasks_run_changed", "run", "changed"),
 )
