@@ -18,6 +18,7 @@ from quarterdeck.cli.render import (
     ago,
     coloured,
     ending,
+    pointed,
     print_json,
     safe,
     say,
@@ -30,6 +31,23 @@ SGR = re.compile(rb"\x1b\[[0-9;:]*m")
 MIB = 1 << 20
 
 thorough = settings(deadline=None, max_examples=400)
+
+
+# ---- a place in a text
+
+
+def test_a_caret_stands_under_the_place_that_is_meant() -> None:
+    assert pointed("a | gruop:web", 4) == "  a | gruop:web\n      ^"
+    assert pointed("a |", 3) == "  a |\n     ^"
+    assert pointed("日本 x", 3) == "  日本 x\n       ^"
+    assert pointed("a\n\x1bx", 3) == "  a  x\n     ^"
+
+
+def test_of_a_long_text_the_part_around_the_place_is_shown() -> None:
+    line, caret = pointed("a" * 500 + "X" + "b" * 500, 500).split("\n")
+    assert line.startswith("  ...aaa") and line.endswith("bbb...")
+    assert line[caret.index("^")] == "X"
+    assert len(line) < 120
 
 
 # ---- safe

@@ -2,44 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable
+from datetime import timedelta
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from quarterdeck.core.model import Facts, Node
-from quarterdeck.core.target import MAX_DEPTH, MAX_LENGTH, parse, resolve, suggest
+from quarterdeck.core.model import Node
+from quarterdeck.core.target import (
+    MAX_DEPTH,
+    MAX_LENGTH,
+    notes,
+    parse,
+    resolve,
+    resolved,
+)
 from quarterdeck.errors import Conflict, Invalid
+from tests.unit.target_fleet import FLEET, NOW, node
 
 thorough = settings(deadline=None, max_examples=300)
 
 
-def node(name: str, id: str, labels: Mapping[str, str], os: str = "debian") -> Node:
-    return Node(
-        id=id,
-        name=name,
-        public_key="U" + id,
-        created_at=datetime(2031, 5, 6, tzinfo=UTC),
-        labels=labels,
-        facts=Facts(os=os),
-    )
-
-
-FLEET = [
-    node("web1", "n1", {"env": "prod", "group": "web,edge"}),
-    node("web2", "n2", {"env": "test", "group": "web"}),
-    node("db1", "n3", {"env": "prod", "group": "db"}, os="ubuntu"),
-    node("db2", "n4", {"env": "prod", "group": "db,edge", "tier": "1"}),
-    node("twin", "n5", {}),
-    node("twin", "n6", {}),
-]
-
-
 def hit(text: str) -> str:
-    return " ".join(each.id for each in resolve(text, FLEET))
+    return " ".join(each.id for each in resolve(text, FLEET, NOW))
 
 
 @pytest.mark.parametrize(
@@ -123,6 +111,10 @@ def test_not_binds_before_and_before_or(text: str, expected: str) -> None:
         ("a | gruop:web", 4, "did you mean `group:`"),
         ("a | zzz:web", 4, "known: id, label, group, os, name"),
         ("web[!1]", 4, "'!' is not expected here"),
+        ("a or 'web1", 5, "this quote is never closed"),
+        ('a or web"1', 8, "this quote is never closed"),
+        ("a | label:=x", 4, "label:KEY=VALUE"),
+        ("a | label:env=", 4, "label:KEY=VALUE"),
     ],
 )
 def test_an_error_says_where_and_what(text: str, position: int, words: str) -> None:
@@ -141,7 +133,7 @@ def test_an_empty_target_is_refused_with_a_way_out(text: str) -> None:
 
 def test_a_plain_name_of_two_nodes_is_a_conflict_that_names_their_ids() -> None:
     with pytest.raises(Conflict, match=r"n5, n6") as caught:
-        resolve(" twin ", FLEET)
+        resolve(" twin ", FLEET, NOW)
     assert caught.value.code == "ambiguous_node"
 
 
@@ -154,7 +146,7 @@ def test_two_nodes_of_one_name_are_hit_by_glob_operator_or_id() -> None:
 
 def test_a_name_that_is_another_nodes_id_is_a_conflict() -> None:
     with pytest.raises(Conflict):
-        resolve("n1", [*FLEET, node("n1", "n9", {})])
+        resolve("n1", [*FLEET, node("n1", "n9", {})], NOW)
 
 
 @pytest.mark.parametrize(
@@ -180,26 +172,102 @@ def test_nesting_up_to_the_limit_is_read() -> None:
 def test_a_long_flat_list_is_read_and_a_longer_text_refused() -> None:
     names = ",".join(f"node{number}" for number in range(7000))
     assert len(names) < MAX_LENGTH
-    assert resolve(names + ",web1", FLEET) == [FLEET[0]]
+    assert resolve(names + ",web1", FLEET, NOW) == [FLEET[0]]
     with pytest.raises(Invalid, match=str(MAX_LENGTH)):
         parse("a" * (MAX_LENGTH + 1))
 
 
-def test_a_suggestion_names_what_is_close() -> None:
-    assert suggest("wbe1", FLEET) == "Did you mean web1?"
-    assert suggest("db", FLEET).startswith("Did you mean db")
+# ---- quotes, states, ids
 
 
-def test_a_suggestion_without_anything_close_lists_some_names() -> None:
-    many = [node(f"x{number}", f"n{number}", {}) for number in range(20)]
-    assert suggest("completely-else", FLEET) == "Nodes: db1, db2, twin, web1, web2."
-    assert suggest("completely-else", many) == (
-        "Nodes: x0, x1, x10, x11, x12, x13, x14, x15, and 12 more."
-    )
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('"odd name"', "o1"),
+        ("'odd name'", "o1"),
+        ("odd' 'name", "o1"),
+        ('"and"', "o2"),
+        ("name:and", "o2"),
+        ('"ready" or name:gone', "o3 o4"),
+        ('label:site="New York"', "o1"),
+        ("label:site=New*", "o1"),
+        ('label:site="New*"', ""),
+        ('label:site="New "*', "o1"),
+        (r"""label:say='it\'s (not) "so"'""", "o2"),
+        ('"label:site=x"', "o5"),
+        ('label:"si"te=*', ""),
+    ],
+)
+def test_what_is_quoted_is_taken_as_it_is(text: str, expected: str) -> None:
+    odd = [
+        node("odd name", "o1", {"site": "New York"}),
+        node("and", "o2", {"say": 'it\'s (not) "so"'}),
+        node("ready", "o3", {}),
+        node("gone", "o4", {}),
+        node("label:site=x", "o5", {}),
+    ]
+    if text == 'label:"si"te=*':
+        with pytest.raises(Invalid, match="label:KEY=VALUE"):
+            parse(text)
+        return
+    found = resolve(text, odd, NOW)
+    assert " ".join(sorted(each.id for each in found)) == expected
 
 
-def test_a_suggestion_for_an_empty_fleet_says_how_to_enrol() -> None:
-    assert "qd agent --join" in suggest("web1", [])
+STATES = [
+    node("here", "s1", {}),
+    node("quiet", "s2", {}, last_seen=NOW - timedelta(seconds=20)),
+    node("away", "s3", {}, last_seen=NOW - timedelta(hours=2)),
+    node("leaving", "s4", {}, draining=True),
+    node("copied", "s5", {}, quarantined=True),
+    node("new", "s6", {}, approved=False),
+]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ready", "s1 s4"),
+        ("silent", "s2"),
+        ("gone", "s3"),
+        ("quarantined", "s5"),
+        ("draining", "s4"),
+        ("os:debian and not draining", "s3 s5 s1 s2"),
+        ("ready & !draining", "s1"),
+        ("all", "s3 s5 s1 s4 s2"),
+        ("new", ""),
+        ("id:s6", ""),
+    ],
+)
+def test_states_and_drain_are_words_and_a_node_that_waits_for_approval_is_not_hit(
+    text: str, expected: str
+) -> None:
+    assert " ".join(each.id for each in resolve(text, STATES, NOW)) == expected
+
+
+LONG = [node("a", "n9f3c", {}), node("b", "n9f4d", {}), node("c", "n9f", {}), node("d", "nb", {})]
+
+
+def test_the_beginning_of_an_id_is_enough_when_it_fits_one_node() -> None:
+    assert [each.name for each in resolve("id:n9f3", LONG, NOW)] == ["a"]
+    assert [each.name for each in resolve("id:nb or id:n9f4", LONG, NOW)] == ["b", "d"]
+    assert [each.name for each in resolve("id:n9f", LONG, NOW)] == ["c"]
+    assert resolve("id:x", LONG, NOW) == []
+    with pytest.raises(Conflict, match=r"begin with 'n9': give more .*n9f3c, n9f4d, n9f") as caught:
+        resolve("d or id:n9", LONG, NOW)
+    assert caught.value.detail["position"] == 5
+
+
+def test_targets_look_at_labels_of_both_sides() -> None:
+    both = [node("a", "n1", {"group": "web"}, server_labels={"group": "db", "dc": "ams"})]
+    for text in ("group:web", "group:db", "label:dc=ams", "label:group=d*"):
+        assert resolve(text, both, NOW) == both
+
+
+def test_ten_thousand_nodes_are_found_by_as_many_names_at_once() -> None:
+    many = [node(f"web-{number}", f"n{number}", {}) for number in range(10_000)]
+    names = ",".join(f"web-{number}" for number in range(0, 10_000, 2))
+    assert len(resolve(names, many, NOW)) == 5000
 
 
 # ---- properties
@@ -229,6 +297,12 @@ pieces = st.sampled_from(
         "gruop:x",
         "=",
         ":",
+        '"',
+        "'",
+        "\\",
+        "id:n",
+        "ready",
+        "draining",
         "\x1f",
         "\u3000",
         "é",
@@ -243,24 +317,42 @@ pieces = st.sampled_from(
 @example("\x1c")
 def test_any_text_is_read_or_refused_as_invalid(text: str) -> None:
     try:
-        match = parse(text)
+        tree = parse(text)
     except Invalid as error:
-        position = error.detail.get("position", 0)
-    else:
-        position = 0
-        assert all(isinstance(match(each), bool) for each in FLEET)
-    assert isinstance(position, int)
-    assert 0 <= position <= len(text)
+        position = error.detail["position"]
+        assert isinstance(position, int)
+        assert 0 <= position <= len(text)
+        return
+    with contextlib.suppress(Conflict):
+        hits = resolved(text, FLEET, NOW)
+        assert all(each in FLEET for each in hits.nodes) and hits.tree == tree
+    with contextlib.suppress(Conflict):
+        assert all(0 <= note.position < len(text) for note in notes(tree, FLEET, NOW))
 
 
 ALL: frozenset[str] = frozenset(each.id for each in FLEET)
-atoms = st.sampled_from(["web*", "group:edge", "label:env=prod", "os:ubuntu", "n5", "all"])
+NAIVE: dict[str, Callable[[Node], bool]] = {
+    "web*": lambda each: each.name.startswith("web"),
+    "group:edge": lambda each: "edge" in each.labels.get("group", ""),
+    "label:env=prod": lambda each: each.labels.get("env") == "prod",
+    "os:ubuntu": lambda each: each.facts.os == "ubuntu",
+    "n5": lambda each: each.id == "n5",
+    "db1": lambda each: each.name == "db1",
+    "'web1'": lambda each: each.name == "web1",
+    "id:n4": lambda each: each.id == "n4",
+    "draining": lambda each: each.draining,
+    "ready": lambda each: not each.quarantined,
+    "all": lambda each: True,
+}
 trees = st.recursive(
-    atoms.map(lambda atom: (atom, frozenset(hit(atom).split()))),
+    st.sampled_from(sorted(NAIVE)).map(
+        lambda atom: (atom, frozenset(each.id for each in FLEET if NAIVE[atom](each)))
+    ),
     lambda inner: st.one_of(
         inner.map(lambda a: (f"not ({a[0]})", ALL - a[1])),
         st.tuples(inner, inner).map(lambda p: (f"({p[0][0]}) & ({p[1][0]})", p[0][1] & p[1][1])),
         st.tuples(inner, inner).map(lambda p: (f"({p[0][0]}) or ({p[1][0]})", p[0][1] | p[1][1])),
+        st.tuples(inner, inner).map(lambda p: (f"({p[0][0]}),{p[1][0]}", p[0][1] | p[1][1])),
     ),
     max_leaves=8,
 )
@@ -270,4 +362,4 @@ trees = st.recursive(
 @given(trees)
 def test_operators_are_those_of_sets(tree: tuple[str, frozenset[str]]) -> None:
     text, expected = tree
-    assert frozenset(each.id for each in FLEET if parse(text)(each)) == expected
+    assert frozenset(each.id for each in resolve(f"({text})", FLEET, NOW)) == expected

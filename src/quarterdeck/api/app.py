@@ -64,12 +64,14 @@ def openapi() -> dict[str, Any]:
 
 
 def _answer(error: QuarterdeckError, status: int | None = None) -> Response[Problem]:
+    position = error.detail.get("position")
     problem = Problem(
         type=f"urn:quarterdeck:{error.code}",
         title=error.title,
         status=status or error.http_status,
         code=error.code,
         detail=error.message,
+        position=position if isinstance(position, int) else None,
     )
     return Response(
         problem,

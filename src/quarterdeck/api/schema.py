@@ -88,11 +88,13 @@ class AttemptBody(Body, frozen=True, kw_only=True):
 
 
 class TaskBody(Body, frozen=True, kw_only=True):
-    """A run's part on one node. `node` is its display name."""
+    """A run's part on one node. `node` is its display name, `node_state` how it was when the target
+    was resolved."""
 
     id: str
     node: str
     node_id: str
+    node_state: str
     position: int
     state: str
     outcome: str | None
@@ -170,13 +172,15 @@ class NodeBody(Body, frozen=True, kw_only=True):
 
 
 class Problem(Body, frozen=True, kw_only=True):
-    """RFC 9457. `code` is a stable word for programs, `detail` a sentence for people."""
+    """RFC 9457. `code` is a stable word for programs, `detail` a sentence for people; `position`
+    (from 0) is where in a target the trouble is."""
 
     type: str
     title: str
     status: int
     code: str
     detail: str
+    position: int | None = None
 
 
 def order_of(request: RunRequest) -> Order:
@@ -229,6 +233,7 @@ def task_body(task: Task, attempts: list[Attempt]) -> TaskBody:
         id=task.id,
         node=task.node_name,
         node_id=task.node,
+        node_state=task.node_state,
         position=task.position,
         state=task.state.value,
         outcome=task.outcome.value if task.outcome else None,

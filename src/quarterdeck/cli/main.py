@@ -61,6 +61,7 @@ def main() -> None:
         sys.exit(_call())
     except QuarterdeckError as error:
         print(f"qd: {error.message}", file=sys.stderr)
+        _point(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -79,6 +80,15 @@ def _call() -> int:
         error.show()
         return error.exit_code
     return 0
+
+
+def _point(error: QuarterdeckError) -> None:
+    """Show the target with a mark under the place that the error is about."""
+    position, target = error.detail.get("position"), error.detail.get("target")
+    if isinstance(position, int) and isinstance(target, str):
+        from quarterdeck.cli.render import pointed
+
+        print(pointed(target, position), file=sys.stderr)
 
 
 def _output_gone(error: OSError) -> int:

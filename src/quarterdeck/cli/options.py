@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import click
 
 from quarterdeck.client.find import connect
 from quarterdeck.client.http import Connection
+from quarterdeck.errors import QuarterdeckError
 
 SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -42,6 +44,17 @@ class Size(click.ParamType[int]):
         if found is None:
             self.fail(f"{value!r} is not a size: write for instance 64k, 10M or 1G.", param, ctx)
         return int(found[1]) * BYTES[found[2]]
+
+
+@contextlib.contextmanager
+def aiming(target: str | None) -> Iterator[None]:
+    """Errors about a place in the target take it along, so that people are shown where."""
+    try:
+        yield
+    except QuarterdeckError as error:
+        if target is not None and "position" in error.detail:
+            error.detail["target"] = target
+        raise
 
 
 def with_server(command: Callable[..., None]) -> Callable[..., None]:

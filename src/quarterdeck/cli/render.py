@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import time
+import unicodedata
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, BinaryIO
@@ -13,6 +14,7 @@ from typing import Any, BinaryIO
 COLOURS = (36, 33, 35, 32, 34, 96, 93, 95, 92, 94)
 LONGEST_LINE = 64 << 10
 PLAIN_WIDTH = 1000
+CARET_WIDTH = 90
 # A terminal may be coloured by a task, not steered. What passes: SGR sequences, UTF-8 beyond the C1
 # controls, tabs, returns and line ends. Sequences are dropped whole; a lone control shows as a dot.
 _STRING = (
@@ -122,6 +124,16 @@ def say(text: str) -> None:
     """A line for the person, on stderr."""
     shown = safe_text(text) if sys.stderr.isatty() else text
     print(shown, file=sys.stderr, flush=True)
+
+
+def pointed(text: str, position: int) -> str:
+    """A line of text, as much as fits around the position, and a caret under it."""
+    start = max(0, position - CARET_WIDTH // 2)
+    line = "".join(c if c.isprintable() else " " for c in text[start : start + CARET_WIDTH])
+    left, right = "..." * (start > 0), "..." * (start + CARET_WIDTH < len(text))
+    before = left + line[: position - start]
+    wide = sum(unicodedata.east_asian_width(c) in "WF" for c in before)
+    return f"  {left}{line}{right}\n  {' ' * (len(before) + wide)}^"
 
 
 def print_json(value: object) -> None:

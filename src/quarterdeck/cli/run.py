@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from quarterdeck.cli.options import Duration, Size, with_server
+from quarterdeck.cli.options import Duration, Size, aiming, with_server
 from quarterdeck.cli.order import order_body
 from quarterdeck.cli.render import Printer, ending, print_json, say, table
 from quarterdeck.client.http import Connection, Event, quote
@@ -67,7 +67,8 @@ def run(server: Connection, **given: Any) -> None:
     After `--` one word is text for /bin/sh, several words are a program and its arguments.
     """
     body = order_body(given)
-    started = _start(server, body)
+    with aiming(given["target"]):
+        started = _start(server, body)
     if given["detach"]:
         if given["as_json"]:
             print_json({"type": "run", "id": started["id"], "state": started["state"]})

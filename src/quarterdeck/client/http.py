@@ -293,6 +293,7 @@ def _error(status: int, body: bytes) -> Exception:
     kind = error_for_status(status)
     try:
         problem = json.loads(body)
-        return kind(str(problem["code"]), str(problem["detail"]))
-    except (ValueError, KeyError, TypeError):
+        where = {"position": at} if isinstance(at := problem.get("position"), int) else {}
+        return kind(str(problem["code"]), str(problem["detail"]), **where)
+    except (ValueError, KeyError, TypeError, AttributeError):
         return kind("http", f"The server answered {status}.")

@@ -24,7 +24,7 @@ from quarterdeck.core import run as machine
 from quarterdeck.core.ids import attempt_id, task_id
 from quarterdeck.core.model import Attempt, Counts, Node, Order, Run, Task
 from quarterdeck.core.states import NodeState, RunState
-from quarterdeck.core.target import resolve, suggest
+from quarterdeck.core.target import resolved, suggest
 from quarterdeck.errors import Conflict, Invalid, Unavailable
 from quarterdeck.service import Clock, Poke, jitter
 from quarterdeck.store import run as run_store
@@ -38,6 +38,7 @@ TRIES = 12
 FIRST_PAUSE_S = 0.01
 MAX_PAUSE_S = 0.5
 DUE_TICK_S = 2.0
+SHOWN = 200
 
 
 class NewRun(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,11 +112,16 @@ class Runs:
         full = self._room()
         if full:
             raise Unavailable("disk_full", full)
-        nodes = resolve(new.target, self._fleet.every())
-        if not nodes and not new.allow_empty:
-            hint = suggest(new.target, self._fleet.every())
-            raise Invalid("no_target", f"The target {new.target!r} hits no node. {hint}")
-        return nodes
+        now, every = self._clock.now(), self._fleet.every()
+        hits = resolved(new.target, every, now)
+        if not hits.nodes and not new.allow_empty:
+            hint = suggest(hits.tree, every, now)
+            raise Invalid(
+                "no_target",
+                f"The target {new.target[:SHOWN]!r} hits no node. {hint.text}",
+                position=hint.position,
+            )
+        return list(hits.nodes)
 
     async def _known(self, new: NewRun) -> str | None:
         key = new.key
