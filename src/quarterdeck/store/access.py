@@ -11,6 +11,7 @@ from sqlalchemy import Row, select, update
 
 from quarterdeck.core.access import parse
 from quarterdeck.errors import Denied, NotFound
+from quarterdeck.store import statements as sql
 from quarterdeck.store.base import Tx
 from quarterdeck.store.rows import from_us, insert_absent, time_of, to_us
 from quarterdeck.store.tables import tokens
@@ -95,7 +96,7 @@ def principal(tx: Tx, token: str, now: datetime) -> Principal:
     """Who a token stands for. Raises Denied for what is malformed, unknown, expired or revoked."""
     found = parse(token)
     if found is not None:
-        row = tx.execute(select(tokens).where(tokens.c.id == found.id)).first()
+        row = tx.execute(sql.TOKEN, {"id": found.id}).first()
         if row is not None and hmac.compare_digest(row.secret_hash, found.secret_hash):
             if row.revoked_at is not None:
                 raise Denied("token_revoked", "This token was revoked: ask for a new one.")

@@ -9,6 +9,7 @@ import msgspec
 from sqlalchemy import bindparam, delete, insert, select, update
 
 from quarterdeck.core.model import Node
+from quarterdeck.store import statements as sql
 from quarterdeck.store.base import StaleWrite, Tx
 from quarterdeck.store.rows import (
     decision_values,
@@ -72,11 +73,10 @@ def removed(tx: Tx) -> dict[str, tuple[str, datetime]]:
 
 def removed_among(tx: Tx, ids: Iterable[str]) -> set[str]:
     """Those that were removed."""
-    query = select(nodes.c.id).where(nodes.c.removed_at.is_not(None))
     return {
         id
         for part in parts(sorted(set(ids)))
-        for id in tx.scalars(query.where(nodes.c.id.in_(part)))
+        for id in tx.scalars(sql.REMOVED_AMONG, {"ids": part})
     }
 
 

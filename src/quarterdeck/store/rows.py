@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 import msgspec
 from sqlalchemy import Row, Table
-from sqlalchemy.dialects import postgresql, sqlite
 
 from quarterdeck.core.model import (
     Attempt,
@@ -25,6 +24,7 @@ from quarterdeck.core.model import (
 )
 from quarterdeck.core.states import AttemptState, Outcome, RunState, TaskState
 from quarterdeck.store.base import Tx
+from quarterdeck.store.statements import inserting_absent
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
@@ -46,9 +46,7 @@ def insert_absent(tx: Tx, table: Table, **values: object) -> bool:
 
     Unlike a look before an insert this holds when several servers do it at once.
     """
-    insert = postgresql.insert if tx.dialect.name == "postgresql" else sqlite.insert
-    statement = insert(table).values(**values).on_conflict_do_nothing()
-    return tx.execute(statement.returning(*table.primary_key.columns)).first() is not None
+    return tx.execute(inserting_absent(table, tx.dialect.name), values).first() is not None
 
 
 def plain(text: str, length: int | None = None) -> str:

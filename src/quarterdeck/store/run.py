@@ -8,11 +8,12 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import Select, and_, select, update
 
-from quarterdeck.core.model import Attempt, Order, Run, Task, Wanted
-from quarterdeck.core.states import ATTEMPT_MOVES, RUN_MOVES, TASK_MOVES, RunState
+from quarterdeck.core.model import Attempt, Order, Run, Task
+from quarterdeck.core.states import ATTEMPT_MOVES, RUN_MOVES, RunState
 from quarterdeck.errors import Broken, Conflict, NotFound
+from quarterdeck.store import statements as sql
 from quarterdeck.store.base import StaleWrite, Tx
 from quarterdeck.store.rows import (
     BATCH,
@@ -29,7 +30,7 @@ from quarterdeck.store.rows import (
     to_us,
     unpack,
 )
-from quarterdeck.store.tables import attempts, orders, runs, tasks
+from quarterdeck.store.tables import attempts, orders, runs
 
 TASK_STATE_FIELDS = ("state", "outcome", "exit_code", "changed")
 
@@ -68,13 +69,13 @@ def create(
     if not made:
         raise StaleWrite
     if run_tasks:
-        tx.execute(insert(tasks), [task_values(task) for task in run_tasks])
-        tx.execute(insert(attempts), [attempt_values(attempt) for attempt in run_attempts])
+        tx.execute(sql.INSERT_TASKS, [task_values(task) for task in run_tasks])
+        tx.execute(sql.INSERT_ATTEMPTS, [attempt_values(attempt) for attempt in run_attempts])
 
 
 def get(tx: Tx, run_id: str) -> Run:
     """A run with an empty order (`orders_of` gives it: it may be megabytes). Raises NotFound."""
-    row = tx.execute(select(runs).where(runs.c.id == run_id)).first()
+    row = tx.execute(sql.RUN, {"id": run_id}).first()
     if row is None:
         raise NotFound("run_not_found", f"There is no run {run_id!r}; `qd runs` lists them.")
     return run_record(row, Order())
@@ -90,9 +91,7 @@ def find(tx: Tx, text: str) -> str:
         if row is None:
             raise NotFound("run_not_found", "There is no run yet; start one with `qd run`.")
         return str(row.id)
-    found = tx.execute(
-        select(runs.c.id).where(runs.c.id >= text, runs.c.id < text + "~").limit(2)
-    ).all()
+    found = tx.execute(sql.RUN_BEGINNING, {"from_id": text, "to_id": text + "~"}).all()
     if len(found) == 1 and text:
         return str(found[0].id)
     if len(found) > 1:
@@ -120,27 +119,24 @@ def page(tx: Tx, which: RunFilter) -> list[Run]:
 
 def tasks_of(tx: Tx, run_id: str, *, changed_after: int = -1) -> list[Task]:
     """The tasks of a run that changed after a version of the run, by position."""
-    rows = tx.execute(
-        select(tasks)
-        .where(tasks.c.run == run_id, tasks.c.changed > changed_after)
-        .order_by(tasks.c.position)
-    )
+    rows = tx.execute(sql.TASKS_OF, {"run": run_id, "after": changed_after})
     return [task_record(row) for row in rows]
 
 
 def attempts_of(tx: Tx, run_id: str, *, changed_after: int = -1) -> list[Attempt]:
     """The attempts of a run whose tasks changed after a version of the run, oldest first."""
-    query = select(attempts).where(attempts.c.run == run_id)
-    if changed_after >= 0:
-        query = query.join(tasks).where(tasks.c.changed > changed_after)
-    return [attempt_record(row) for row in tx.execute(query.order_by(attempts.c.id))]
+    if changed_after < 0:
+        rows = tx.execute(sql.ATTEMPTS_OF, {"run": run_id})
+    else:
+        rows = tx.execute(sql.ATTEMPTS_CHANGED, {"run": run_id, "after": changed_after})
+    return [attempt_record(row) for row in rows]
 
 
 def attempts_by_id(tx: Tx, ids: Iterable[str]) -> dict[str, Attempt]:
     """The attempts that exist among `ids`."""
     found: dict[str, Attempt] = {}
     for part in parts(sorted(set(ids))):
-        for row in tx.execute(select(attempts).where(attempts.c.id.in_(part))):
+        for row in tx.execute(sql.ATTEMPTS_BY_ID, {"ids": part}):
             found[row.id] = attempt_record(row)
     return found
 
@@ -149,8 +145,7 @@ def open_attempts(tx: Tx, node_ids: Iterable[str]) -> dict[str, list[Attempt]]:
     """Unreleased attempts by node, oldest first."""
     found: dict[str, list[Attempt]] = {}
     for part in parts(sorted(set(node_ids))):
-        query = select(attempts).where(attempts.c.node.in_(part), ~attempts.c.released)
-        for row in tx.execute(query.order_by(attempts.c.id)):
+        for row in tx.execute(sql.OPEN_ATTEMPTS, {"ids": part}):
             found.setdefault(row.node, []).append(attempt_record(row))
     return found
 
@@ -165,8 +160,7 @@ def orders_of(tx: Tx, run_ids: Iterable[str]) -> dict[str, Order]:
     """The orders of runs."""
     found: dict[str, Order] = {}
     for part in parts(sorted(set(run_ids))):
-        query = select(runs.c.id, orders.c.data).join(orders).where(runs.c.id.in_(part))
-        for row in tx.execute(query):
+        for row in tx.execute(sql.ORDERS_OF, {"ids": part}):
             found[row.id] = unpack(row.data, Order)
     return found
 
@@ -180,18 +174,8 @@ def offer(tx: Tx, ids: Iterable[str]) -> dict[str, int]:
     """
     offered: dict[str, int] = {}
     for part in parts(sorted(set(ids))):
-        statement = (
-            update(attempts)
-            .where(
-                attempts.c.id.in_(part),
-                attempts.c.snapshot.is_(None),
-                ~attempts.c.released,
-                attempts.c.wanted == Wanted.RUN.value,
-            )
-            .values(offered=True, version=attempts.c.version + 1)
-            .returning(attempts.c.id, attempts.c.version)
-        )
-        offered.update((row.id, row.version) for row in tx.execute(statement))
+        rows = tx.execute(sql.OFFER, {"ids": part})
+        offered.update((row.id, row.version) for row in rows)
     return offered
 
 
@@ -227,10 +211,7 @@ def to_seal(tx: Tx, limit: int, skip: Iterable[str], after: str = "") -> list[At
     chosen: list[str] = []
     last = after
     while len(chosen) < limit:
-        query = select(attempts.c.id).where(
-            and_(attempts.c.ended, ~attempts.c.sealed), attempts.c.id > last
-        )
-        page = list(tx.scalars(query.order_by(attempts.c.id).limit(BATCH)))
+        page = list(tx.scalars(sql.TO_SEAL, {"after": last, "most": BATCH}))
         chosen += [id for id in page if id not in skipped]
         if len(page) < BATCH:
             break
@@ -278,23 +259,12 @@ def save_attempts(tx: Tx, changed: Iterable[tuple[Attempt, Attempt]], now: datet
         values.append(row)
     if not values:
         return set()
-    columns = [name.removeprefix("b_") for name in values[0] if name.startswith("b_")]
-    fixed = ("id", "run", "task", "node", "number", "fresh", "sealed_at", "purged")
-    statement = (
-        update(attempts)
-        .where(attempts.c.id == bindparam("b_id"), attempts.c.version == bindparam("guard"))
-        .values(
-            {name: bindparam("b_" + name) for name in columns if name not in fixed}
-            | {"fresh": attempts.c.fresh | bindparam("b_fresh", type_=attempts.c.fresh.type)}
-            | {"sealed_at": func.coalesce(attempts.c.sealed_at, bindparam("b_sealed_at"))}
-            | {"purged": attempts.c.purged | bindparam("b_purged", type_=attempts.c.purged.type)}
-        )
-    )
-    if tx.execute(statement, values).rowcount != len(values):
+    names = tuple(name.removeprefix("b_") for name in values[0] if name.startswith("b_"))
+    if tx.execute(sql.saving_attempts(names), values).rowcount != len(values):
         raise StaleWrite
     due = {row["b_run"] for row in values if row["b_fresh"]}
     for part in parts(sorted(due)):
-        tx.execute(update(runs).where(runs.c.id.in_(part)).values(due=True))
+        tx.execute(sql.MARK_DUE, {"ids": part})
     return due
 
 
@@ -305,15 +275,10 @@ def due_runs(tx: Tx, limit: int) -> list[str]:
 
 def fresh(tx: Tx, run_id: str, limit: int) -> list[tuple[Task, Attempt]]:
     """Attempts of a run that changed since it was last stepped, with their tasks."""
-    changed = [
-        attempt_record(row)
-        for row in tx.execute(
-            select(attempts).where(attempts.c.run == run_id, attempts.c.fresh).limit(limit)
-        )
-    ]
+    changed = [attempt_record(row) for row in tx.execute(sql.FRESH, {"run": run_id, "most": limit})]
     by_id: dict[str, Task] = {}
     for part in parts([attempt.task for attempt in changed]):
-        for row in tx.execute(select(tasks).where(tasks.c.id.in_(part))):
+        for row in tx.execute(sql.TASKS_BY_ID, {"ids": part}):
             by_id[row.id] = task_record(row)
     return [(by_id[attempt.task], attempt) for attempt in changed]
 
@@ -325,14 +290,15 @@ def stepped(tx: Tx, run: Run, moved: Sequence[Task], seen: Sequence[Attempt], *,
     that is StaleWrite, as is another version.
     """
     after = msgspec.structs.replace(run, version=run.version + 1)
+    values = {"due": more, **run_state_values(after)}
+    guards = {
+        "b_id": run.id,
+        "guard": run.version,
+        "allowed": [at.value for at in RunState if run.state in (at, *RUN_MOVES[at])],
+    }
     result = tx.execute(
-        update(runs)
-        .where(
-            runs.c.id == run.id,
-            runs.c.version == run.version,
-            runs.c.state.in_([at.value for at in RunState if run.state in (at, *RUN_MOVES[at])]),
-        )
-        .values(due=more, **run_state_values(after))
+        sql.stepping_run(tuple(values)),
+        guards | {"b_" + name: value for name, value in values.items()},
     )
     if result.rowcount != 1:
         raise StaleWrite
@@ -348,24 +314,10 @@ def stepped(tx: Tx, run: Run, moved: Sequence[Task], seen: Sequence[Attempt], *,
             }
             for task in moved
         ]
-        tx.execute(
-            update(tasks)
-            .where(tasks.c.id == bindparam("b_id"), _task_may_move())
-            .values({name: bindparam("b_" + name) for name in TASK_STATE_FIELDS}),
-            rows,
-        )
+        tx.execute(sql.moving_tasks(TASK_STATE_FIELDS), rows)
     for part in parts([attempt.id for attempt in seen]):
-        tx.execute(update(attempts).where(attempts.c.id.in_(part)).values(fresh=False))
+        tx.execute(sql.MARK_SEEN, {"ids": part})
     return after
-
-
-def _task_may_move() -> ColumnElement[bool]:
-    """Whether the table has the move of a row to `b_state`; what has not ended may stay."""
-    to = bindparam("b_state", type_=tasks.c.state.type)
-    allowed = [
-        (at, state) for at, targets in TASK_MOVES.items() if targets for state in (at, *targets)
-    ]
-    return or_(*(and_(tasks.c.state == at.value, to == state.value) for at, state in allowed))
 
 
 def _has_output(attempt: Attempt) -> bool:

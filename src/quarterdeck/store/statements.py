@@ -1,0 +1,152 @@
+"""The statements of what happens for every run, built once.
+
+Building an expression of SQLAlchemy and finding its compiled form again costs several times what
+SQLite needs to carry it out, so what is always the same is made at import or at its first use. A
+name in `bindparam` is what `execute` is given; `ids` stands for one portion of `rows.parts`.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Insert,
+    Table,
+    Update,
+    and_,
+    bindparam,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from quarterdeck.core.model import Wanted
+from quarterdeck.core.states import TASK_MOVES
+from quarterdeck.store.tables import attempts, nodes, orders, runs, tasks, tokens
+
+# columns of an attempt that keep their first value, or change only as `saving_attempts` says
+FIXED = ("id", "run", "task", "node", "number", "fresh", "sealed_at", "purged")
+
+
+def among(column: Column[Any]) -> ColumnElement[bool]:
+    """One of `ids`."""
+    return column.in_(bindparam("ids", expanding=True))
+
+
+TOKEN = select(tokens).where(tokens.c.id == bindparam("id"))
+
+REMOVED_AMONG = select(nodes.c.id).where(nodes.c.removed_at.is_not(None), among(nodes.c.id))
+
+INSERT_TASKS = insert(tasks)
+INSERT_ATTEMPTS = insert(attempts)
+
+RUN = select(runs).where(runs.c.id == bindparam("id"))
+RUN_BEGINNING = (
+    select(runs.c.id)
+    .where(runs.c.id >= bindparam("from_id"), runs.c.id < bindparam("to_id"))
+    .limit(2)
+)
+TASKS_OF = (
+    select(tasks)
+    .where(tasks.c.run == bindparam("run"), tasks.c.changed > bindparam("after"))
+    .order_by(tasks.c.position)
+)
+ATTEMPTS_OF = select(attempts).where(attempts.c.run == bindparam("run")).order_by(attempts.c.id)
+ATTEMPTS_CHANGED = (
+    select(attempts)
+    .join(tasks)
+    .where(attempts.c.run == bindparam("run"), tasks.c.changed > bindparam("after"))
+    .order_by(attempts.c.id)
+)
+ATTEMPTS_BY_ID = select(attempts).where(among(attempts.c.id))
+TASKS_BY_ID = select(tasks).where(among(tasks.c.id))
+OPEN_ATTEMPTS = (
+    select(attempts).where(among(attempts.c.node), ~attempts.c.released).order_by(attempts.c.id)
+)
+ORDERS_OF = select(runs.c.id, orders.c.data).join(orders).where(among(runs.c.id))
+FRESH = (
+    select(attempts)
+    .where(attempts.c.run == bindparam("run"), attempts.c.fresh)
+    .limit(bindparam("most"))
+)
+TO_SEAL = (
+    select(attempts.c.id)
+    .where(and_(attempts.c.ended, ~attempts.c.sealed), attempts.c.id > bindparam("after"))
+    .order_by(attempts.c.id)
+    .limit(bindparam("most"))
+)
+
+OFFER = (
+    update(attempts)
+    .where(
+        among(attempts.c.id),
+        attempts.c.snapshot.is_(None),
+        ~attempts.c.released,
+        attempts.c.wanted == Wanted.RUN.value,
+    )
+    .values(offered=True, version=attempts.c.version + 1)
+    .returning(attempts.c.id, attempts.c.version)
+)
+MARK_DUE = update(runs).where(among(runs.c.id)).values(due=True)
+MARK_SEEN = update(attempts).where(among(attempts.c.id)).values(fresh=False)
+
+
+@cache
+def saving_attempts(names: tuple[str, ...]) -> Update:
+    """Columns of attempts (given as `b_NAME`) under the version guard `guard`."""
+    return (
+        update(attempts)
+        .where(attempts.c.id == bindparam("b_id"), attempts.c.version == bindparam("guard"))
+        .values(
+            {name: bindparam("b_" + name) for name in names if name not in FIXED}
+            | {"fresh": attempts.c.fresh | bindparam("b_fresh", type_=attempts.c.fresh.type)}
+            | {"sealed_at": func.coalesce(attempts.c.sealed_at, bindparam("b_sealed_at"))}
+            | {"purged": attempts.c.purged | bindparam("b_purged", type_=attempts.c.purged.type)}
+        )
+    )
+
+
+@cache
+def stepping_run(names: tuple[str, ...]) -> Update:
+    """Columns of a run (given as `b_NAME`) under `guard`, from one of the states `allowed`."""
+    return (
+        update(runs)
+        .where(
+            runs.c.id == bindparam("b_id"),
+            runs.c.version == bindparam("guard"),
+            runs.c.state.in_(bindparam("allowed", expanding=True)),
+        )
+        .values({name: bindparam("b_" + name) for name in names})
+    )
+
+
+@cache
+def moving_tasks(names: tuple[str, ...]) -> Update:
+    """Columns of tasks (given as `b_NAME`), where the table of states has the move."""
+    return (
+        update(tasks)
+        .where(tasks.c.id == bindparam("b_id"), _task_may_move())
+        .values({name: bindparam("b_" + name) for name in names})
+    )
+
+
+@cache
+def inserting_absent(table: Table, dialect: str) -> Insert:
+    """A row unless a unique column of it is there already; its key when it was inserted."""
+    made = postgresql.insert(table) if dialect == "postgresql" else sqlite.insert(table)
+    return made.on_conflict_do_nothing().returning(*table.primary_key.columns)
+
+
+def _task_may_move() -> ColumnElement[bool]:
+    """Whether the table has the move of a row to `b_state`; what has not ended may stay."""
+    to = bindparam("b_state", type_=tasks.c.state.type)
+    allowed = [
+        (at, state) for at, targets in TASK_MOVES.items() if targets for state in (at, *targets)
+    ]
+    return or_(*(and_(tasks.c.state == at.value, to == state.value) for at, state in allowed))
