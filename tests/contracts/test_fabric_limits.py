@@ -7,10 +7,19 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from quarterdeck.errors import Invalid, NotFound
 from quarterdeck.fabric.base import Fabric, Limits, Refused, Stored
-from tests.contracts.fabric_place import DEADLINE_S, Connections, Inbox, Place, replayed, take
+from tests.contracts.fabric_place import (
+    DEADLINE_S,
+    QUICK,
+    Connections,
+    Inbox,
+    Place,
+    replayed,
+    take,
+)
 
 
 async def state(server: Fabric, stream: str) -> dict[str, Any]:
@@ -83,6 +92,49 @@ async def test_no_more_than_max_ack_pending_is_given_out(place: Place) -> None:
     first[1].ack()
     assert [int(one.data) for one in await rest] == [5, 6, 7]
     assert (await state(server, "EV"))["messages"] == 5
+    await deliveries.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_pull_brings_no_more_bytes_than_it_may_and_a_larger_message_comes_alone(
+    place: Place,
+) -> None:
+    _, node = await place.fleet(ev_message_bytes=100_000)
+    bytes_of = [300] * 20 + [5000, 5000] + [300] * 20 + [9000]
+    for number, size in enumerate(bytes_of):
+        await node.store("ev.n1.a", bytes([number]) * size, message_id=str(number))
+    server = await place.join("server", "s2", options=structs.replace(QUICK, pull_bytes=2000))
+    deliveries = server.consume("EV", "ingest", batch=50)
+    found: list[int] = []
+    async with asyncio.timeout(DEADLINE_S):
+        async for batch in deliveries:
+            sizes = [len(one.data) for one in batch]
+            assert len(sizes) == 1 or sum(sizes) <= 2000
+            for one in batch:
+                found.append(one.data[0])
+                one.ack()
+            if len(found) == len(bytes_of):
+                break
+    assert found == list(range(len(bytes_of)))
+    assert not place.errors
+    await deliveries.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_pull_whose_bytes_come_out_even_is_followed_by_another(place: Place) -> None:
+    first_server, node = await place.fleet()
+    await node.store("ev.n1.a", b"x", message_id="0")
+    deliveries = first_server.consume("EV", "ingest", batch=1)
+    (first,) = await take(deliveries, 1)
+    first.ack()
+    await deliveries.aclose()  # type: ignore[attr-defined]
+    reply: str = first._reply  # type: ignore[attr-defined]
+    size = len("ev.n1.a" + reply + "NATS/1.0\r\nNats-Msg-Id: 0\r\n\r\n" + "x")
+    for number in range(1, 5):
+        await node.store("ev.n1.a", b"x", message_id=str(number))
+    patient = structs.replace(QUICK, pull_bytes=2 * size, idle_heartbeat_s=60.0)
+    server = await place.join("server", "s2", options=patient)
+    deliveries = server.consume("EV", "ingest", batch=50)
+    assert len(await take(deliveries, 4)) == 4
+    assert not place.errors
     await deliveries.aclose()  # type: ignore[attr-defined]
 
 

@@ -24,6 +24,7 @@ class _Pull:
     def __init__(self, to: str, batch: int, until: float, beat_s: float, now: float) -> None:
         self.to = to
         self.left = batch
+        self.left_bytes = float("inf")
         self.until = until
         self.beat_s = beat_s
         self.spoke_at = now
@@ -64,6 +65,7 @@ class Consumer:
         expires = question.get("expires", 0) / _SECOND_NS or float("inf")
         beat_s = question.get("idle_heartbeat", 0) / _SECOND_NS or float("inf")
         pull = _Pull(to, question.get("batch", 1), now + expires, beat_s, now)
+        pull.left_bytes = question.get("max_bytes", 0) or float("inf")
         self._pulls.append(pull)
         self._watch(pull)
         self.serve()
@@ -92,9 +94,11 @@ class Consumer:
             entry = self._take()
             if entry is None:
                 return
-            self._deliver(pull, entry)
             self._pulls.popleft()
-            if pull.left:
+            if not self._deliver(pull, entry):
+                self._put_back(entry)
+                pull.end()
+            elif pull.left:
                 self._pulls.append(pull)
             else:
                 pull.end()
@@ -135,8 +139,25 @@ class Consumer:
                 return entry
         return None
 
-    def _deliver(self, pull: _Pull, entry: Entry) -> None:
+    def _put_back(self, entry: Entry) -> None:
+        """The next to be taken is this one, as if it had not been."""
+        if entry.sequence in self._pending:
+            self._again = {entry.sequence: None, **self._again}
+        else:
+            self._cursor = entry.sequence
+
+    def _deliver(self, pull: _Pull, entry: Entry) -> bool:
+        """False when it exceeds the bytes of the pull, which has been told so."""
         now = asyncio.get_running_loop().time()
+        pending = self._pending.get(entry.sequence)
+        reply = self._reply(entry, 1 if pending is None else pending.deliveries + 1, now)
+        size = len(entry.subject) + len(reply) + len(entry.headers) + len(entry.data)
+        if size > pull.left_bytes:
+            head = "NATS/1.0 409 Message Size Exceeds MaxBytes\r\n"
+            left = f"Nats-Pending-Messages: {pull.left}\r\nNats-Pending-Bytes: {pull.left_bytes}"
+            self._post(pull.to, b"", f"{head}{left}\r\n\r\n".encode())
+            return False
+        pull.left_bytes -= size
         # Taken out and put back: the first of all is the next to be due.
         pending = self._pending.pop(entry.sequence, None) or _Pending(0.0)
         self._pending[entry.sequence] = pending
@@ -145,17 +166,17 @@ class Consumer:
         self._deliveries += 1
         pull.left -= 1
         pull.spoke_at = now
-        name, durable = self._stream.config["name"], self.config["durable_name"]
-        facts = f"{pending.deliveries}.{entry.sequence}.{self._deliveries}.{int(now * _SECOND_NS)}"
-        left = self._stream.last - self._cursor + 1
-        self._post(
-            pull.to,
-            entry.data,
-            entry.headers,
-            subject=entry.subject,
-            reply=f"$JS.ACK.{name}.{durable}.{facts}.{left}",
-        )
+        self._post(pull.to, entry.data, entry.headers, subject=entry.subject, reply=reply)
+        if not pull.left_bytes:
+            pull.left = 0
+            self._post(pull.to, b"", b"NATS/1.0 409 Batch Completed\r\n\r\n")
         self._arm()
+        return True
+
+    def _reply(self, entry: Entry, delivery: int, now: float) -> str:
+        name, durable = self._stream.config["name"], self.config["durable_name"]
+        facts = f"{delivery}.{entry.sequence}.{self._deliveries + 1}.{int(now * _SECOND_NS)}"
+        return f"$JS.ACK.{name}.{durable}.{facts}.{self._stream.last - self._cursor + 1}"
 
     def _arm(self) -> None:
         if self._timer is None and self._pending:

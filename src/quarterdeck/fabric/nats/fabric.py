@@ -281,6 +281,7 @@ class LinkedFabric:
             f"{self._inbox}.{self._token()}.c",
             f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}",
             batch,
+            most_bytes=self._options.pull_bytes,
             idle_heartbeat_s=self._options.idle_heartbeat_s,
             random=self._random,
             complain=self._complain,

@@ -34,6 +34,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     idle_heartbeat_s: float = 5.0
     window_messages: int = 2048
     window_bytes: int = 16 << 20
+    pull_bytes: int = 8 << 20
 
 
 class Standing:

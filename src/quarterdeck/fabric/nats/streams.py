@@ -22,6 +22,8 @@ from quarterdeck.fabric.nats.link import Link
 _BATCH_MESSAGES = 1024
 _BATCH_BYTES = 4 << 20
 _SILENT_BEATS = 2.5
+# What a pull says that its bytes ended before its count; the second when they came out even.
+_BYTES_ENDED = (b" 409 Message Size Exceeds MaxBytes", b" 409 Batch Completed")
 ACK_MARK = b"$JS.ACK."
 
 Raw = tuple[bytes, bytes, bytes, bytes | None]
@@ -183,30 +185,45 @@ class _Delivered:
 
 
 class _Puller:
-    """The pulls on one connection: one at a time, the next before the last is worked on."""
+    """The pulls on one connection: one at a time, the next before the last is worked on.
 
-    def __init__(self, link: Link, client: Connection, inbox: str, api: str, batch: int) -> None:
+    A pull ends with its count of messages or with its bytes, whichever comes first. A message that
+    is larger than all the bytes of a pull is then pulled alone, without a limit.
+    """
+
+    def __init__(
+        self, link: Link, client: Connection, inbox: str, api: str, batch: int, most_bytes: int
+    ) -> None:
         self._link = link
         self._client = client
         self._api = api
         self._batch = batch
+        self._most_bytes = most_bytes
         self._inbox = inbox
         self._number = 0
         self._owed = 0
+        self._owed_bytes = 0
+        self._any = False
+        self._alone = False
         self.refused = False
         self.mailbox = Mailbox(client, f"{inbox}.*")
 
     def pull(self, idle_heartbeat_s: float) -> None:
         self._number += 1
-        self._owed = self._batch
+        self._any = False
+        self._owed = 1 if self._alone else self._batch
+        self._owed_bytes = self._most_bytes
         beat = int(idle_heartbeat_s * 1e9)
-        question = {"batch": self._batch, "expires": 6 * beat, "idle_heartbeat": beat}
+        question = {"batch": self._owed, "expires": 6 * beat, "idle_heartbeat": beat}
+        if not self._alone:
+            question["max_bytes"] = self._most_bytes
+        self._alone = False
         self._client.post(self._api, msgspec.json.encode(question), f"{self._inbox}.{self._number}")
 
     @property
     def wanting(self) -> bool:
         """Whether the present pull is used up."""
-        return self._owed <= 0
+        return self._owed <= 0 or self._owed_bytes <= 0
 
     def sort(self, arrived: list[Raw], complain: Callable[[str], None]) -> list[Delivery]:
         """The messages among what arrived; statuses change what is owed."""
@@ -215,15 +232,20 @@ class _Puller:
         for subject, reply, data, headers in arrived:
             if reply.startswith(ACK_MARK):
                 self._owed -= 1
+                self._owed_bytes -= len(subject) + len(reply) + len(data) + len(headers or b"")
+                self._any = True
                 found.append(_Delivered(self._link, text_of(subject), data, text_of(reply)))
                 continue
             status = status_of(headers)
             if status == 100 or subject != current:
                 continue
             self._owed = 0
-            if status not in (404, 408) and headers is not None:
-                words = headers.partition(b"\r\n")[0].decode(errors="replace")
-                complain(f"a pull from {self._api} was refused: {words.removeprefix('NATS/1.0 ')}")
+            words = (headers or b"").partition(b"\r\n")[0]
+            if words.endswith(_BYTES_ENDED):
+                self._alone = not self._any
+            elif status not in (404, 408) and headers is not None:
+                said = words.decode(errors="replace").removeprefix("NATS/1.0 ")
+                complain(f"a pull from {self._api} was refused: {said}")
                 self.refused = True
         return found
 
@@ -243,11 +265,13 @@ async def consume(
     api: str,
     batch: int,
     *,
+    most_bytes: int,
     idle_heartbeat_s: float,
     random: Callable[[], float],
     complain: Callable[[str], None],
 ) -> AsyncIterator[list[Delivery]]:
-    """See `Fabric.consume`. Ends when the link is stopped. Holds at most two batches."""
+    """See `Fabric.consume`. Ends when the link is stopped. Holds at most two pulls of `batch`
+    messages and about `most_bytes`."""
     told: set[str] = set()
 
     def complain_once(text: str) -> None:
@@ -256,7 +280,7 @@ async def consume(
             complain(text)
 
     while (client := await link.wait_up()) is not None:
-        puller = _Puller(link, client, inbox, api, batch)
+        puller = _Puller(link, client, inbox, api, batch, most_bytes)
         try:
             puller.pull(idle_heartbeat_s)
             while client.lost_reason is None:
