@@ -112,6 +112,12 @@ class TokenRevoked(Event, frozen=True, kw_only=True):
     by: str
 
 
+class StraysPurged(Warned, frozen=True, kw_only=True):
+    """The cache of output held chunks of so many attempts that nobody owns."""
+
+    subjects: int
+
+
 class LeaseTaken(Event, frozen=True, kw_only=True):
     """This server does a duty from now on."""
 

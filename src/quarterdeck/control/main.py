@@ -25,6 +25,7 @@ from quarterdeck.control.remove import Removals
 from quarterdeck.control.run import Runs
 from quarterdeck.control.seal import Seal
 from quarterdeck.control.status import Survey
+from quarterdeck.control.strays import Strays
 from quarterdeck.control.streams import Streams
 from quarterdeck.control.watch import Watching
 from quarterdeck.core.ids import RANDOM_BYTES, run_id
@@ -174,6 +175,12 @@ class Server:
             server=self.parts.id,
             poke=seal,
         )
+        self._strays = Strays(
+            database=self.database,
+            fabric=self.fabric,
+            leases=self.leases,
+            telemetry=self.telemetry,
+        )
         self.watching = Watching(
             database=self.database,
             fabric=self.fabric,
@@ -236,6 +243,7 @@ class Server:
             ("due runs", self.runs.step_due),
             ("seal", self._seal.seal_logs),
             ("purge", self._seal.purge_cache),
+            ("strays", self._strays.purge_strays),
             ("removals", self.removals.cut_off),
         ):
             self.services.loop(name, loop)

@@ -100,6 +100,19 @@ async def ensure(fabric: Requester, limits: Limits, *, timeout_s: float = 10.0) 
     _check(answer, f"{EV}.{INGEST}")
 
 
+async def subjects(fabric: Requester, stream: str, pattern: str, *, timeout_s: float) -> list[str]:
+    """The subjects of which a stream holds messages. Raises `Unavailable`."""
+    found: list[str] = []
+    while True:
+        question = {"subjects_filter": pattern, "offset": len(found)}
+        info = await _call(fabric, f"STREAM.INFO.{stream}", question, timeout_s)
+        _check(info, stream)
+        page = info["state"].get("subjects") or {}
+        found += page
+        if not page or len(found) >= info.get("total", 0):
+            return found
+
+
 async def fill(fabric: Requester, *, timeout_s: float) -> tuple[Fill, ...]:
     """How full EV and OUT are. Raises `Unavailable`."""
     found = []

@@ -233,6 +233,16 @@ def mark_purged(tx: Tx, ids: Iterable[str]) -> None:
         tx.execute(update(attempts).where(attempts.c.id.in_(part)).values(purged=True))
 
 
+def not_purged(tx: Tx, ids: Iterable[str]) -> list[tuple[str, str, str]]:
+    """(attempt, run, node) of those among `ids` whose chunks may lie in the cache."""
+    found = []
+    for part in parts(sorted(set(ids))):
+        query = select(attempts.c.id, attempts.c.run, attempts.c.node)
+        rows = tx.execute(query.where(attempts.c.id.in_(part), ~attempts.c.purged))
+        found += [(row.id, row.run, row.node) for row in rows]
+    return found
+
+
 def save_attempts(tx: Tx, changed: Iterable[tuple[Attempt, Attempt]], now: datetime) -> set[str]:
     """Write (before, after) pairs that differ; mark their runs due; the ids of these runs.
 

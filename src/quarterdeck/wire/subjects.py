@@ -11,6 +11,7 @@ INGEST = "ingest"
 
 ALL_BEATS = "hb.*"
 CHANGED = "live.changed"
+ALL_OUTPUT = "out.>"
 
 
 def _token(text: str) -> str:

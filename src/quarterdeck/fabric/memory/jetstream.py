@@ -14,6 +14,7 @@ from quarterdeck.fabric.memory.stream import DEFAULT_WINDOW_NS, Full, Stream
 from quarterdeck.service import caught
 
 _NO_STREAM = (404, 10059, "stream not found")
+_SUBJECTS_PER_PAGE = 100_000
 _NO_CONSUMER = (404, 10014, "consumer not found")
 _NAME_IN_USE = (400, 10058, "stream name already in use with a different configuration")
 _BAD_JSON = (400, 10025, "invalid JSON")
@@ -127,7 +128,13 @@ class JetStream:
                 for key in [key for key in self._consumers if key[0] == name]:
                     self._consumers.pop(key).crash()
                 return {"success": True}
-        return _info(stream)
+        info = _info(stream)
+        if verb == "INFO" and (pattern := body.get("subjects_filter")):
+            held = sorted(stream.subjects(pattern).items())
+            page = held[body.get("offset", 0) :][:_SUBJECTS_PER_PAGE]
+            info["state"]["subjects"] = dict(page)
+            info |= {"total": len(held), "offset": body.get("offset", 0)}
+        return info
 
     def _create_consumer(self, of: str, name: str, config: dict[str, Any]) -> dict[str, Any]:
         stream = self.streams.get(of)

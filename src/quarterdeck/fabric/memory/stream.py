@@ -108,6 +108,14 @@ class Stream:
                 if sequence >= start:
                     yield self.entries[sequence]
 
+    def subjects(self, pattern: str) -> dict[str, int]:
+        """How many messages of each subject there are."""
+        return {
+            subject: len(same)
+            for subject, same in self._by_subject.items()
+            if matches(pattern, subject)
+        }
+
     def restarted(self, now: float) -> None:
         """After a crash only ids of messages that are still there are known."""
         self._ids = {
