@@ -170,6 +170,13 @@ class FactRejected(Warned, frozen=True, kw_only=True):
     error: str
 
 
+class FactTooLarge(Warned, frozen=True, kw_only=True):
+    """The stream takes no fact of this size: it is sent with less of its error, or dropped."""
+
+    attempt: str
+    bytes: int
+
+
 class RunCreated(Event, frozen=True, kw_only=True):
     run: str
     tasks: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import pytest
@@ -66,3 +67,12 @@ async def test_only_a_row_that_nobody_moved_is_forgotten(database: Database) -> 
     assert longer is not None
     await database.write(partial(store.forget, lease=longer))
     assert await database.read(store.every) == []
+
+
+async def test_servers_of_one_database_server_share_its_clock(database: Database) -> None:
+    now = datetime.now(UTC)
+    told = await database.read(store.shared_time)
+    if told is None:
+        assert "sqlite" in type(database).__name__.lower(), "only a file has no clock"
+    else:
+        assert abs(told - now) < timedelta(minutes=1) and told.tzinfo is UTC

@@ -148,7 +148,9 @@ class HandNode:
 
 
 @contextlib.asynccontextmanager
-async def serving(place: Harbour, name: str = "server") -> AsyncIterator[tuple[Server, Ears]]:
+async def serving(
+    place: Harbour, name: str = "server", *, clock: Clock | None = None
+) -> AsyncIterator[tuple[Server, Ears]]:
     """A server on the fabric of a harbour; all servers of one harbour share its database."""
     data = place.root / name
     data.mkdir(exist_ok=True)
@@ -170,7 +172,7 @@ async def serving(place: Harbour, name: str = "server") -> AsyncIterator[tuple[S
         shared = open_database(Secret(""), place.root / "shared.sqlite3")
         return msgspec.structs.replace(parts, database=shared)
 
-    server = Server(settings, telemetry=telemetry, clock=SystemClock(), opened=opened)
+    server = Server(settings, telemetry=telemetry, clock=clock or SystemClock(), opened=opened)
     try:
         await server.start()
         yield server, ears

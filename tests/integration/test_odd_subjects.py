@@ -135,7 +135,11 @@ async def test_no_node_can_take_the_ids_under_which_another_reports(pair: Pair) 
     for guess in (f"{attempt}:3:1", f"session-1:{attempt}:3:1"):
         await bad.fabric.store(subjects.snapshots(bad.id), b"junk", message_id=guess)
     outbox = Outbox(
-        node=good.id, session="0123456789abcdef", fabric=good.fabric, services=server.services
+        node=good.id,
+        session="0123456789abcdef",
+        fabric=good.fabric,
+        services=server.services,
+        telemetry=server.telemetry,
     )
     server.services.loop("facts of good", outbox.send_facts)
     outbox.put(snapshot(attempt, 3, "ended", exit_code=0, cached=True))

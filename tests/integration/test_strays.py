@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from quarterdeck.control.main import Server
 from quarterdeck.core.ids import split_attempt
+from quarterdeck.fabric.topology import held_subjects
 from quarterdeck.telemetry import StraysPurged
 from quarterdeck.wire import subjects
 from quarterdeck.wire.codec import Chunk, encode_chunk
@@ -25,10 +26,10 @@ async def test_chunks_of_attempts_that_nobody_ordered_leave_the_cache_and_others
     for attempt, of_run in ((mine, run), (unknown, split_attempt(unknown)[0]), (mine, other_run)):
         await node.fabric.store(subjects.output(node.id, of_run, attempt), CHUNK)
     await node.fabric.store(f"out.{node.id}.odd", CHUNK)
-    assert len(await server.fabric.subjects(subjects.OUT, subjects.ALL_OUTPUT)) == 4
+    assert len(await held_subjects(server.fabric, subjects.OUT, subjects.ALL_OUTPUT)) == 4
     await server._strays.round()
     assert (await ears.until(StraysPurged)).subjects == 3
-    left = await server.fabric.subjects(subjects.OUT, subjects.ALL_OUTPUT)
+    left = await held_subjects(server.fabric, subjects.OUT, subjects.ALL_OUTPUT)
     assert left == [subjects.output(node.id, run, mine)]
     await server._strays.round()
     assert len(ears.all(StraysPurged)) == 1

@@ -6,6 +6,7 @@ from typing import cast
 
 import pytest
 
+from quarterdeck.agent import orders
 from quarterdeck.agent.host import Host, Refusal
 from quarterdeck.agent.orders import OrderDesk
 from quarterdeck.agent.run import Attempts
@@ -16,6 +17,7 @@ from quarterdeck.service import Services, SystemClock
 from quarterdeck.telemetry import Telemetry
 from quarterdeck.wire.run import (
     AnswerItem,
+    AttemptBusy,
     AttemptRefused,
     OrderMessage,
     ReleaseAttempt,
@@ -54,6 +56,10 @@ class Desk:
             beat=lambda: None,
         )
 
+    @property
+    def remembered(self) -> dict[str, Refusal]:
+        return self._desk._refused
+
     async def ask(self, item: StartAttempt | RevokeAttempt | ReleaseAttempt) -> AnswerItem:
         return await self._desk._do(item)
 
@@ -81,6 +87,25 @@ async def test_on_a_disk_that_takes_no_tombstone_the_session_keeps_the_words(
     desk = Desk(SimulatedHost(machine))
     assert await desk.ask(START) == FULL == await desk.ask(START)
     assert machine.tombstones == {}
+
+
+async def test_without_room_to_remember_nothing_is_refused(
+    machine: SimulatedMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orders, "MOST_REFUSED", 3)
+    machine.full = True
+    desk = Desk(SimulatedHost(machine))
+    asked = [StartAttempt(attempt=f"{ID[:-1]}{n}", order=START.order) for n in range(1, 6)]
+    told = [await desk.ask(item) for item in asked]
+    refused, busy = told[:3], told[3:]
+    assert all(isinstance(answer, AttemptRefused) for answer in refused)
+    assert all(isinstance(answer, AttemptBusy) and "make room" in answer.text for answer in busy)
+    desk.full = ""
+    assert [await desk.ask(item) for item in asked[:3]] == refused, "what was refused stays so"
+    machine.full = False
+    assert [await desk.ask(item) for item in asked[:3]] == refused
+    assert set(machine.tombstones) == {item.attempt for item in asked[:3]}
+    assert not desk.remembered, "what the disk keeps is not kept twice"
 
 
 async def test_what_was_called_off_or_released_stays_called_off(

@@ -79,7 +79,11 @@ class Agent:
 
     def _attempts(self, link: Link, settling: Settling) -> tuple[Attempts, Outbox]:
         outbox = Outbox(
-            node=link.node, session=self._session, fabric=link.fabric, services=self._services
+            node=link.node,
+            session=self._session,
+            fabric=link.fabric,
+            services=self._services,
+            telemetry=self._telemetry,
         )
         window = Window()
 

@@ -42,6 +42,8 @@ from quarterdeck.wire.run import (
 )
 
 READ_BYTES = 1 << 20
+MOST_REFUSED = 10_000
+"""Refusals that the disk did not take, remembered for a session: a few MiB."""
 READABLE = ("stdout", "stderr", "times")
 
 
@@ -181,13 +183,21 @@ class OrderDesk:
         """Why it was refused before: the answer may have been lost, and a repeat gets it again."""
         return self._refused.get(attempt) or self._host.buried(attempt)
 
-    async def _refuse(self, attempt: str, why: Refusal) -> AttemptRefused:
+    async def _refuse(self, attempt: str, why: Refusal) -> AnswerItem:
         """Refuse for ever. On a disk that takes not even a tombstone this session remembers it;
-        orders of earlier sessions are not obeyed anyway."""
-        self._refused[attempt] = why
+        orders of earlier sessions are not obeyed anyway. Without room to remember nothing is
+        refused: the server asks again."""
         if self._host.buried(attempt) is None:
             with contextlib.suppress(OSError):
                 await self._host.bury(attempt, why)
+        buried = self._host.buried(attempt)
+        if buried == why:
+            self._refused.pop(attempt, None)
+        elif attempt in self._refused or len(self._refused) < MOST_REFUSED:
+            self._refused[attempt] = why
+        elif buried is None:
+            text = "The node's disk takes no note of a refusal; make room on it."
+            return AttemptBusy(attempt=attempt, text=text)
         return AttemptRefused(attempt=attempt, code=why.code, text=why.text)
 
     def _read(self, item: ReadOutput) -> AnswerItem:

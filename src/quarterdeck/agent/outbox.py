@@ -13,7 +13,9 @@ import msgspec
 
 from quarterdeck.core.model import Phase
 from quarterdeck.fabric.base import Fabric, Stored
+from quarterdeck.fabric.topology import TOO_LARGE
 from quarterdeck.service import Poke, Services, jitter
+from quarterdeck.telemetry import FactTooLarge, Telemetry
 from quarterdeck.wire import subjects
 from quarterdeck.wire.codec import encode
 from quarterdeck.wire.run import AttemptSnapshot
@@ -22,17 +24,28 @@ AT_ONCE = 64
 HOLD_S = 0.02
 FIRST_PAUSE_S = 0.5
 MAX_PAUSE_S = 30.0
+SHORT_ERROR = 4096
+"""Characters of an error that a fact keeps when it was too large for the stream."""
 
 
 class Outbox:
     """Delivers snapshots; a lost answer only means that one is sent twice."""
 
-    def __init__(self, *, node: str, session: str, fabric: Fabric, services: Services) -> None:
+    def __init__(
+        self,
+        *,
+        node: str,
+        session: str,
+        fabric: Fabric,
+        services: Services,
+        telemetry: Telemetry,
+    ) -> None:
         # ids are deduplicated over all nodes: no other node knows a session, so none can use ours
         self._session = session
         self._subject = subjects.snapshots(node)
         self._fabric = fabric
         self._services = services
+        self._telemetry = telemetry
         self._newest: dict[str, AttemptSnapshot] = {}
         self._sending: dict[str, asyncio.Task[None]] = {}
         self._held: set[str] = set()
@@ -92,10 +105,27 @@ class Outbox:
         )
         if isinstance(answer, Stored):
             self._pause_s = 0.0
-            if self._newest.get(attempt) is snapshot:
-                del self._newest[attempt]
+            self._done(snapshot)
+        elif answer.code == TOO_LARGE:
+            self._too_large(snapshot, len(data))
         else:
             self._pause_s = min(max(self._pause_s * 2, FIRST_PAUSE_S), MAX_PAUSE_S)
+
+    def _done(self, snapshot: AttemptSnapshot) -> None:
+        if self._newest.get(snapshot.attempt) is snapshot:
+            del self._newest[snapshot.attempt]
+
+    def _too_large(self, snapshot: AttemptSnapshot, size: int) -> None:
+        """The stream will never take it: say it in fewer words, or not at all; the server still
+        has the beats, and asks."""
+        attempt, error = snapshot.attempt, snapshot.error or ""
+        self._telemetry.emit(FactTooLarge(attempt=attempt, bytes=size))
+        if self._newest.get(attempt) is not snapshot:
+            return
+        del self._newest[attempt]
+        if len(error) > SHORT_ERROR:
+            cut = f"{error[:SHORT_ERROR]} ..."
+            self._newest[attempt] = msgspec.structs.replace(snapshot, error=cut)
 
     def _sent(self, attempt: str, _task: asyncio.Task[None]) -> None:
         self._sending.pop(attempt, None)

@@ -17,6 +17,7 @@ from quarterdeck.control.ingest import Ingest
 from quarterdeck.control.lease import OFFERS, Leases
 from quarterdeck.control.observe import Fleet
 from quarterdeck.control.orders import Orderer
+from quarterdeck.control.steady import Steady
 from quarterdeck.core import attempt as machine
 from quarterdeck.core.model import Attempt, Order, Reason
 from quarterdeck.core.reconcile import Command, Release, Revoke, Start, Stop, orders_for
@@ -58,6 +59,7 @@ class Dispatch:
         ingest: Ingest,
         services: Services,
         clock: Clock,
+        steady: Steady,
         leases: Leases,
         telemetry: Telemetry,
         poke: Poke,
@@ -70,6 +72,7 @@ class Dispatch:
         self._ingest = ingest
         self._services = services
         self._clock = clock
+        self._steady = steady
         self._telemetry = telemetry
         self._poke = poke
         self._ask = ask
@@ -132,7 +135,7 @@ class Dispatch:
         """Loop: end what was never sent and whose time to live is over (duty of one server)."""
         while True:
             await asyncio.sleep(TICK_S)
-            now = self._clock.now()
+            now = self._steady.now()
             if not self._leases.holds(OFFERS):
                 continue
             if await self._database.read(partial(run_store.expired_offers, now=now)):
@@ -142,7 +145,7 @@ class Dispatch:
         now = self._clock.now()
         return [
             (attempt, machine.step(attempt, machine.OfferExpired(), now))
-            for attempt in run_store.expired_offers(tx, now)
+            for attempt in run_store.expired_offers(tx, self._steady.now())
         ]
 
     def _talk(self, node: str, commands: list[Command], attempts: dict[str, Attempt]) -> None:

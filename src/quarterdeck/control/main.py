@@ -25,6 +25,7 @@ from quarterdeck.control.remove import Removals
 from quarterdeck.control.run import Runs
 from quarterdeck.control.seal import Seal
 from quarterdeck.control.status import Survey
+from quarterdeck.control.steady import Steady
 from quarterdeck.control.strays import Strays
 from quarterdeck.control.streams import Streams
 from quarterdeck.control.watch import Watching
@@ -74,6 +75,7 @@ class Server:
         self.url = ""  # where others reach the API
         self.parts = opened(settings, self.services, telemetry, clock)
         self.database = MeasuredDatabase(self.parts.database, clock, self._unit_done)
+        self.steady = Steady(database=self.database, clock=clock)
         self.fabric = self.parts.fabric
         self._streams = Streams(
             fabric=self.fabric,
@@ -131,6 +133,7 @@ class Server:
             database=self.database,
             fleet=self.fleet,
             clock=self.clock,
+            steady=self.steady,
             telemetry=self.telemetry,
             moves=moves,
             leases=self.leases,
@@ -148,6 +151,7 @@ class Server:
             ingest=self._ingest,
             services=self.services,
             clock=self.clock,
+            steady=self.steady,
             leases=self.leases,
             telemetry=self.telemetry,
             poke=dispatch,
@@ -219,6 +223,7 @@ class Server:
     async def start(self) -> None:
         """Raises Unavailable or Denied with a sentence."""
         await self.database.start()
+        await self.steady.begin()
         await self._register_tokens()
         await self.fleet.load()
         self.progress.waits_for("the fabric")

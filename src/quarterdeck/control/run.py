@@ -18,6 +18,7 @@ import msgspec
 from quarterdeck.control.lease import DUE, Leases
 from quarterdeck.control.moves import Moves
 from quarterdeck.control.observe import Fleet
+from quarterdeck.control.steady import Steady
 from quarterdeck.core import attempt as attempt_machine
 from quarterdeck.core import liveness
 from quarterdeck.core import run as machine
@@ -63,6 +64,7 @@ class Runs:
         database: Database,
         fleet: Fleet,
         clock: Clock,
+        steady: Steady,
         telemetry: Telemetry,
         moves: Moves,
         leases: Leases,
@@ -74,6 +76,7 @@ class Runs:
         self._database = database
         self._fleet = fleet
         self._clock = clock
+        self._steady = steady
         self._telemetry = telemetry
         self._moves = moves
         self._dispatch = dispatch
@@ -218,7 +221,7 @@ class Runs:
                 task=task.id,
                 node=task.node,
                 number=1,
-                offer_until=now + timedelta(seconds=self._ttl(new, node, now)),
+                offer_until=self._steady.now() + timedelta(seconds=self._ttl(new, node, now)),
             )
             for task, node in zip(tasks, nodes, strict=True)
         ]

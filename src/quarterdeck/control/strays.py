@@ -14,6 +14,7 @@ import asyncio
 from quarterdeck.control.lease import PURGE, Leases
 from quarterdeck.errors import Invalid
 from quarterdeck.fabric.base import Fabric
+from quarterdeck.fabric.topology import held_subjects
 from quarterdeck.store import run as run_store
 from quarterdeck.store.base import Database
 from quarterdeck.telemetry import StraysPurged, Telemetry
@@ -45,7 +46,7 @@ class Strays:
 
     async def round(self) -> None:
         """Look at everything OUT holds once. Raises Unavailable."""
-        held = await self._fabric.subjects(subjects.OUT, subjects.ALL_OUTPUT)
+        held = await held_subjects(self._fabric, subjects.OUT, subjects.ALL_OUTPUT)
         strays: list[str] = []
         for start in range(0, len(held), AT_ONCE):
             strays += await self._strays(held[start : start + AT_ONCE])

@@ -147,10 +147,6 @@ class Fabric(Protocol):
         call it at any time. Raises `Unavailable`, and `Invalid` for refused limits."""
         ...
 
-    async def subjects(self, stream: str, pattern: str) -> list[str]:
-        """The subjects of which a stream holds messages now. Raises `Unavailable`."""
-        ...
-
     async def purge(self, stream: str, subject: str) -> None:
         """Delete the messages of one subject from the stream. Raises `Unavailable`."""
         ...

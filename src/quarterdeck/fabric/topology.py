@@ -100,7 +100,9 @@ async def ensure(fabric: Requester, limits: Limits, *, timeout_s: float = 10.0) 
     _check(answer, f"{EV}.{INGEST}")
 
 
-async def subjects(fabric: Requester, stream: str, pattern: str, *, timeout_s: float) -> list[str]:
+async def held_subjects(
+    fabric: Requester, stream: str, pattern: str, *, timeout_s: float = 10.0
+) -> list[str]:
     """The subjects of which a stream holds messages. Raises `Unavailable`."""
     found: list[str] = []
     while True:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, func, select, update
 
 from quarterdeck.core.lease import Lease
 from quarterdeck.store.base import Tx
@@ -45,6 +46,14 @@ def forget(tx: Tx, lease: Lease) -> None:
             table.c.duty == lease.duty, table.c.term == lease.term, table.c.beat == lease.beat
         )
     )
+
+
+def shared_time(tx: Tx) -> datetime | None:
+    """The clock of the database server; None for a database without a server."""
+    if tx.dialect.name != "postgresql":
+        return None
+    told: datetime = tx.execute(select(func.clock_timestamp())).scalar_one()
+    return told.astimezone(UTC)
 
 
 def _change(tx: Tx, seen: Lease, *, holder: str, term: int, beat: int) -> Lease | None:

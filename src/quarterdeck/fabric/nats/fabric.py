@@ -290,11 +290,6 @@ class LinkedFabric:
     async def ensure_streams(self, limits: Limits) -> None:
         await topology.ensure(self, limits)
 
-    async def subjects(self, stream: str, pattern: str) -> list[str]:
-        check_subject(pattern)
-        timeout_s = self._options.answer_timeout_s
-        return await topology.subjects(self, stream, pattern, timeout_s=timeout_s)
-
     async def purge(self, stream: str, subject: str) -> None:
         check_subject(subject)
         data = await self.request(
