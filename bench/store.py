@@ -24,7 +24,8 @@ from quarterdeck.control.ingest import AttemptEvent, Ingest
 from quarterdeck.control.moves import Moves
 from quarterdeck.core.attempt import Reported
 from quarterdeck.core.ids import RANDOM_BYTES, attempt_id, run_id, task_id
-from quarterdeck.core.model import Attempt, Counts, Order, Phase, Run, Snapshot, Task
+from quarterdeck.core.model import Attempt, Counts, Order, Run, Snapshot, Task
+from quarterdeck.core.states import Phase
 from quarterdeck.service import Poke, SystemClock
 from quarterdeck.settings import Secret
 from quarterdeck.store import run as run_store

@@ -4,91 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
 from quarterdeck.agent import machine as real
-from quarterdeck.agent.host import Claim, Held, Host, Refusal
-from quarterdeck.agent.machine import RealHost
+from quarterdeck.agent.held import Held, Refusal
+from quarterdeck.agent.host import Claim, Host
 from quarterdeck.agent.shim import files
-from quarterdeck.agent.simulated.behaviour import piece
-from quarterdeck.agent.simulated.host import SimulatedHost
-from quarterdeck.agent.simulated.machine import SimulatedMachine
-from quarterdeck.core.model import Phase
+from quarterdeck.core.states import Phase
 from quarterdeck.errors import Broken, Conflict, Invalid
 from quarterdeck.service import SystemClock
-from quarterdeck.settings import task_environment
 from quarterdeck.wire.run import OrderMessage
+from tests.contracts.host_bench import Bench, RealBench, SimulatedBench
 
 RUN = "0123456789abcdef"
 FIRST = f"{RUN}-0-1"
 DEADLINE_S = 30.0
-
-
-class Bench(Protocol):
-    """A machine for one test: hosts on it, orders it understands, the death of a shim."""
-
-    def host(self) -> Host: ...
-
-    def order(
-        self, *, ticks: int = 1, every: float = 0.02, exit: int = 0, stubborn: bool = False
-    ) -> tuple[str, ...]: ...
-
-    def written(self, attempt: str, ticks: int) -> bytes:
-        """What a command of so many ticks (fewer than 4) writes to stdout."""
-        ...
-
-    def kill_shim(self, held: Held) -> None: ...
-
-
-class RealBench:
-    """This machine, with a directory of the test's own."""
-
-    def __init__(self, state: Path) -> None:
-        self._state = state
-
-    def host(self) -> Host:
-        return RealHost(self._state, task_environment())
-
-    def order(
-        self, *, ticks: int = 1, every: float = 0.02, exit: int = 0, stubborn: bool = False
-    ) -> tuple[str, ...]:
-        lines = f"for n in $(seq {ticks}); do sleep {every}; echo line $n; done; exit {exit}"
-        return ("sh", "-c", f"trap '' TERM; {lines}" if stubborn else lines)
-
-    def written(self, attempt: str, ticks: int) -> bytes:
-        return b"".join(b"line %d\n" % number for number in range(1, ticks + 1))
-
-    def kill_shim(self, held: Held) -> None:
-        assert held.started is not None
-        os.kill(held.started.shim.pid, signal.SIGKILL)
-
-
-class SimulatedBench:
-    """A machine in memory."""
-
-    def __init__(self) -> None:
-        self._machine = SimulatedMachine("m", SystemClock())
-
-    def host(self) -> Host:
-        return SimulatedHost(self._machine)
-
-    def order(
-        self, *, ticks: int = 1, every: float = 0.02, exit: int = 0, stubborn: bool = False
-    ) -> tuple[str, ...]:
-        words = ("sim", f"ticks={ticks}", f"every={every}", f"exit={exit}")
-        return (*words, "stubborn") if stubborn else words
-
-    def written(self, attempt: str, ticks: int) -> bytes:
-        return b"".join(piece(attempt, number, 64) for number in range(ticks))
-
-    def kill_shim(self, held: Held) -> None:
-        assert self._machine.kill_shim(held.attempt)
 
 
 @pytest.fixture(params=["real", "simulated"])
@@ -99,9 +33,9 @@ async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
 @pytest.fixture
 async def host(bench: Bench) -> AsyncIterator[Host]:
     host = bench.host()
-    host.start()
+    await host.start()
     yield host
-    host.stop()
+    await host.stop()
 
 
 async def seen(host: Host, attempt: str, condition: Callable[[Held], bool]) -> Held:
@@ -114,6 +48,19 @@ async def seen(host: Host, attempt: str, condition: Callable[[Held], bool]) -> H
                 held = host.look(attempt)
                 if held is not None and condition(held):
                     return held
+                await changed.wait()
+                changed.clear()
+    finally:
+        watch.close()
+
+
+async def writing(host: Host) -> None:
+    """Wait until the command of the attempt has written something."""
+    changed = asyncio.Event()
+    watch = host.watch(FIRST, changed.set)
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            while not await host.spool(FIRST).size("stdout"):
                 await changed.wait()
                 changed.clear()
     finally:
@@ -184,11 +131,11 @@ async def test_a_command_runs_to_its_end_with_exact_output(host: Host, bench: Be
     assert (end.reason, end.code, end.signal) == (None, 7, None)
     expected = bench.written(FIRST, 3)
     spool = host.spool(FIRST)
-    assert spool.read("stdout", 0, 1 << 20) == expected
-    assert spool.read("stdout", 2, 5) == expected[2:7]
-    assert spool.size("stdout") == end.streams["stdout"].bytes == len(expected)
+    assert await spool.read("stdout", 0, 1 << 20) == expected
+    assert await spool.read("stdout", 2, 5) == expected[2:7]
+    assert await spool.size("stdout") == end.streams["stdout"].bytes == len(expected)
     assert end.streams["stdout"].sha256 == hashlib.sha256(expected).hexdigest()
-    assert spool.size("times") > 0
+    assert await spool.size("times") > 0
     spool.close()
     held_after = host.look(FIRST)
     assert held_after is not None
@@ -208,7 +155,7 @@ async def test_what_began_once_is_not_started_again(host: Host, bench: Bench) ->
     await ended(host)
     with pytest.raises(Broken):
         await taken(host, FIRST).start()
-    assert host.spool(FIRST).size("stdout") == len(bench.written(FIRST, 1))
+    assert await host.spool(FIRST).size("stdout") == len(bench.written(FIRST, 1))
     taken(host, FIRST).close()
 
 
@@ -227,7 +174,7 @@ async def test_a_stop_before_the_start_keeps_the_command_from_running(
 
 async def test_a_stop_ends_a_running_command_with_its_signal(host: Host, bench: Bench) -> None:
     await started(host, bench.order(ticks=1000))
-    await seen(host, FIRST, lambda _: host.spool(FIRST).size("stdout") > 0)
+    await writing(host)
     await host.ask_stop(FIRST, stop(1))
     end = await ended(host)
     assert (end.reason, end.code, end.signal) == ("cancelled", None, signal.SIGTERM)
@@ -235,7 +182,7 @@ async def test_a_stop_ends_a_running_command_with_its_signal(host: Host, bench: 
 
 async def test_what_ignores_a_stop_is_killed_after_its_grace(host: Host, bench: Bench) -> None:
     await started(host, bench.order(ticks=1000, stubborn=True))
-    await seen(host, FIRST, lambda _: host.spool(FIRST).size("stdout") > 0)
+    await writing(host)
     await host.ask_stop(FIRST, stop(1, grace_s=0.1))
     end = await ended(host)
     assert (end.reason, end.signal) == ("cancelled", signal.SIGKILL)
@@ -243,7 +190,7 @@ async def test_what_ignores_a_stop_is_killed_after_its_grace(host: Host, bench: 
 
 async def test_each_stop_is_a_fact_of_its_own(host: Host, bench: Bench) -> None:
     await started(host, bench.order(ticks=1000, stubborn=True))
-    await seen(host, FIRST, lambda _: host.spool(FIRST).size("stdout") > 0)
+    await writing(host)
     await host.ask_stop(FIRST, stop(1))
     held = host.look(FIRST)
     assert held is not None and held.revision == 3
@@ -269,7 +216,7 @@ async def test_output_past_the_limit_is_dropped_and_counted(host: Host, bench: B
 
 async def test_a_killed_shim_leaves_its_output_and_no_end(host: Host, bench: Bench) -> None:
     held = await started(host, bench.order(ticks=1000))
-    await seen(host, FIRST, lambda _: host.spool(FIRST).size("stdout") > 0)
+    await writing(host)
     bench.kill_shim(held)
     async with asyncio.timeout(DEADLINE_S):
         await host.until_shim_gone(FIRST)
@@ -277,7 +224,7 @@ async def test_a_killed_shim_leaves_its_output_and_no_end(host: Host, bench: Ben
     held_after = host.look(FIRST)
     assert held_after is not None and held_after.end is None
     remains = await claim.clear(held_after)
-    data = host.spool(FIRST).read("stdout", 0, 1 << 20)
+    data = await host.spool(FIRST).read("stdout", 0, 1 << 20)
     assert remains.survivors == 0 and not remains.rebooted
     assert remains.streams["stdout"].bytes == len(data)
     assert remains.streams["stdout"].sha256 == hashlib.sha256(data).hexdigest()
@@ -290,16 +237,16 @@ async def test_a_killed_shim_leaves_its_output_and_no_end(host: Host, bench: Ben
 
 async def test_a_machine_has_one_agent_and_the_next_one_adopts(bench: Bench) -> None:
     first, second = bench.host(), bench.host()
-    first.start()
+    await first.start()
     try:
         with pytest.raises(Conflict):
-            second.start()
-        second.stop()
+            await second.start()
+        await second.stop()
         await started(first, bench.order(ticks=1000))
     finally:
-        first.stop()
+        await first.stop()
     third = bench.host()
-    third.start()
+    await third.start()
     try:
         assert third.scan() == [FIRST]
         assert third.claim(FIRST) is None
@@ -307,7 +254,7 @@ async def test_a_machine_has_one_agent_and_the_next_one_adopts(bench: Bench) -> 
         end = await ended(third)
         assert end.reason == "cancelled"
     finally:
-        third.stop()
+        await third.stop()
 
 
 async def test_a_release_deletes_all_but_a_tombstone(host: Host, bench: Bench) -> None:
@@ -316,7 +263,7 @@ async def test_a_release_deletes_all_but_a_tombstone(host: Host, bench: Bench) -
     await host.release(FIRST)
     await host.release(FIRST)
     assert host.look(FIRST) is None and host.scan() == [] and host.buried(FIRST)
-    assert host.spool(FIRST).size("stdout") == 0
+    assert await host.spool(FIRST).size("stdout") == 0
 
 
 async def test_a_tombstone_stays_until_it_is_old(host: Host) -> None:
@@ -333,13 +280,13 @@ async def test_the_words_of_a_refusal_are_found_again_by_the_next_agent(
 ) -> None:
     full = Refusal(code="refused", text="The disk is full.")
     await host.bury(FIRST, full)
-    host.stop()
+    await host.stop()
     after = bench.host()
-    after.start()
+    await after.start()
     try:
         assert after.scan() == [] and after.buried(FIRST) == full
     finally:
-        after.stop()
+        await after.stop()
 
 
 async def test_the_leash_and_the_hint_are_kept_with_the_attempt(host: Host, bench: Bench) -> None:
@@ -377,7 +324,7 @@ async def test_the_end_of_a_short_command_is_noticed_without_a_poll(
     monkeypatch.setattr(real, "SHIM_LOOK_S", 10 * DEADLINE_S)
     bench = RealBench(tmp_path / "state")
     host = bench.host()
-    host.start()
+    await host.start()
     try:
         await host.accept(FIRST, OrderMessage(argv=("true",)))
         await taken(host, FIRST).start()
@@ -386,4 +333,4 @@ async def test_the_end_of_a_short_command_is_noticed_without_a_poll(
         held = host.look(FIRST)
         assert held is not None and held.end is not None and held.end.code == 0
     finally:
-        host.stop()
+        await host.stop()

@@ -13,18 +13,8 @@ from sqlalchemy import func, select
 
 from quarterdeck.core.attempt import Dropped, Event, Reported, Sealed, StopAsked, step
 from quarterdeck.core.ids import attempt_id, run_id, task_id
-from quarterdeck.core.model import (
-    Attempt,
-    Counts,
-    Node,
-    Order,
-    Phase,
-    Run,
-    Snapshot,
-    StreamEnd,
-    Task,
-)
-from quarterdeck.core.states import AttemptState, Outcome, RunState, TaskState
+from quarterdeck.core.model import Attempt, Counts, Node, Order, Run, Snapshot, StreamEnd, Task
+from quarterdeck.core.states import AttemptState, Outcome, Phase, RunState, TaskState
 from quarterdeck.errors import Conflict, NotFound
 from quarterdeck.store import node as node_store
 from quarterdeck.store import rows

@@ -5,8 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from quarterdeck.core.model import Phase
-from quarterdeck.core.states import AttemptState, RunState, TaskState
+from quarterdeck.core.states import AttemptState, Phase, RunState, TaskState
 from quarterdeck.errors import Broken
 from quarterdeck.store import run as store
 from quarterdeck.store.base import Database, StaleWrite

@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from quarterdeck.core import attempt as machine
-from quarterdeck.core.model import Phase, Snapshot
-from quarterdeck.core.states import AttemptState, Outcome
+from quarterdeck.core.model import Snapshot
+from quarterdeck.core.states import AttemptState, Outcome, Phase
 from quarterdeck.errors import Denied, NotFound
 from quarterdeck.store import node as node_store
 from quarterdeck.telemetry import LogSealed, NodeSession, RunEnded

@@ -22,8 +22,8 @@ import hashlib
 
 from quarterdeck.agent.simulated.machine import SimulatedMachine, Truth
 from quarterdeck.core import liveness
-from quarterdeck.core.model import STREAMS, Attempt, Phase, Reason, Snapshot
-from quarterdeck.core.states import ATTEMPT_MOVES, AttemptState, Outcome
+from quarterdeck.core.model import STREAMS, Attempt, Reason, Snapshot
+from quarterdeck.core.states import ATTEMPT_MOVES, AttemptState, Outcome, Phase
 from quarterdeck.store import log as log_store
 from quarterdeck.store import run as run_store
 from quarterdeck.store.archive import SealedLog

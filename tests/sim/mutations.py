@@ -12,7 +12,7 @@ from sqlalchemy import update
 
 from quarterdeck.agent import orders as agent_orders
 from quarterdeck.agent import run as agent_run
-from quarterdeck.agent.host import Held, Refusal
+from quarterdeck.agent.held import Held, Refusal
 from quarterdeck.agent.orders import OrderDesk
 from quarterdeck.agent.run import Attempts, Move
 from quarterdeck.agent.shim import files
@@ -23,8 +23,9 @@ from quarterdeck.control.dispatch import Dispatch
 from quarterdeck.control.ingest import Ingest, _fact
 from quarterdeck.core import attempt as machine
 from quarterdeck.core import liveness, reconcile
-from quarterdeck.core.model import Attempt, Phase, Reason, Snapshot, StreamEnd
+from quarterdeck.core.model import Attempt, Reason, Snapshot, StreamEnd
 from quarterdeck.core.reconcile import Release
+from quarterdeck.core.states import Phase
 from quarterdeck.core.stream import Gap, Taken, splice
 from quarterdeck.errors import Invalid
 from quarterdeck.store import run as run_store

@@ -24,8 +24,8 @@ from quarterdeck.core.attempt import (
     outcome,
     step,
 )
-from quarterdeck.core.model import Attempt, Phase, Reason, Snapshot, StreamEnd, Wanted
-from quarterdeck.core.states import ATTEMPT_MOVES, AttemptState, Outcome
+from quarterdeck.core.model import Attempt, Reason, Snapshot, StreamEnd, Wanted
+from quarterdeck.core.states import ATTEMPT_MOVES, AttemptState, Outcome, Phase
 
 NOW = datetime(2031, 5, 6, 7, 8, 9, tzinfo=UTC)
 ID = "0123456789abcdef-0-1"

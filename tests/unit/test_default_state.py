@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from quarterdeck.agent import serve
-from quarterdeck.agent.machine import RealHost
+from quarterdeck.agent.local import RealHost
 from quarterdeck.cli.main import cli
 from quarterdeck.settings import AgentSettings, default_data, default_state
 
@@ -59,6 +59,6 @@ def test_it_lies_beside_the_agents_of_qd_up(monkeypatch: pytest.MonkeyPatch) -> 
 async def test_the_directory_and_the_one_around_it_are_private() -> None:
     state = Path(default_state())
     host = RealHost(state, {})
-    host.start()
-    host.stop()
+    await host.start()
+    await host.stop()
     assert {stat.S_IMODE(path.stat().st_mode) for path in (state, state.parent)} == {0o700}

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from quarterdeck.core.model import Facts, Load, Order, Phase, Reason, Snapshot, StreamEnd
+from quarterdeck.core.model import Facts, Load, Order, Reason, Snapshot, StreamEnd
+from quarterdeck.core.states import Phase
 from quarterdeck.core.stream import Mark
 from quarterdeck.wire.codec import (
     Chunk,

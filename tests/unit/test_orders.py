@@ -7,7 +7,8 @@ from typing import cast
 import pytest
 
 from quarterdeck.agent import orders
-from quarterdeck.agent.host import Host, Refusal
+from quarterdeck.agent.held import Refusal
+from quarterdeck.agent.host import Host
 from quarterdeck.agent.orders import OrderDesk
 from quarterdeck.agent.run import Attempts
 from quarterdeck.agent.simulated.host import SimulatedHost

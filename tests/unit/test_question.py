@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 import msgspec
 
 from quarterdeck.control.dispatch import _question
-from quarterdeck.core.model import Attempt, Phase, Snapshot
+from quarterdeck.core.model import Attempt, Snapshot
+from quarterdeck.core.states import Phase
 from quarterdeck.wire.run import ReleaseAttempt, ReportAttempt
 
 ID = "0123456789abcdef-0-1"

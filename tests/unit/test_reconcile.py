@@ -21,7 +21,7 @@ from quarterdeck.core.attempt import (
     Vanished,
     step,
 )
-from quarterdeck.core.model import Attempt, Phase, Reason, Snapshot, Wanted
+from quarterdeck.core.model import Attempt, Reason, Snapshot, Wanted
 from quarterdeck.core.reconcile import (
     Beat,
     Command,
@@ -34,6 +34,7 @@ from quarterdeck.core.reconcile import (
     compare,
     orders_for,
 )
+from quarterdeck.core.states import Phase
 
 NOW = datetime(2031, 5, 6, 7, 8, 9, tzinfo=UTC)
 RUN = "0123456789abcdef"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quarterdeck.core.model import Attempt, Counts, Order, Phase, Run, Snapshot, Task
+from quarterdeck.core.model import Attempt, Counts, Order, Run, Snapshot, Task
 from quarterdeck.core.run import (
     CancelAsked,
     StopTasks,
@@ -24,6 +24,7 @@ from quarterdeck.core.states import (
     TASK_MOVES,
     AttemptState,
     Outcome,
+    Phase,
     RunState,
     TaskState,
 )

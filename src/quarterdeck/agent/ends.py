@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from quarterdeck.agent.host import Held, Remains
+from quarterdeck.agent.held import Held, Remains
 from quarterdeck.agent.shim import files
 
 NO_OUTPUT = files.StreamEnd(bytes=0, sha256=hashlib.sha256(b"").hexdigest(), dropped=0)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib import metadata
+from dataclasses import dataclass
 from pathlib import Path
-
-import msgspec
+from typing import Any
 
 from quarterdeck.agent.addresses import addresses
 from quarterdeck.agent.shim.tree import boot_id
-from quarterdeck.settings import host_name
-from quarterdeck.wire.run import FactsMessage, LoadMessage
 
 
-class CpuTimes(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class CpuTimes:
     """Busy and total ticks of all processors since boot."""
 
     busy: int
@@ -29,36 +27,35 @@ class Figures:
         self._state = state
         self._before = _cpu_times()
 
-    def read(self) -> LoadMessage:
+    def read(self) -> dict[str, Any]:
+        """The fields of a `LoadMessage`."""
         now = _cpu_times()
         total = now.total - self._before.total
         busy = now.busy - self._before.busy
         self._before = now
         memory = _memory()
         disk = os.statvfs(self._state)
-        return LoadMessage(
-            cpu_percent=round(100 * busy / total, 1) if total > 0 else 0.0,
-            load1=round(os.getloadavg()[0], 2),
-            memory_total=memory["MemTotal"],
-            memory_used=memory["MemTotal"] - memory["MemAvailable"],
-            disk_total=disk.f_blocks * disk.f_frsize,
-            disk_free=disk.f_bavail * disk.f_frsize,
-        )
+        return {
+            "cpu_percent": round(100 * busy / total, 1) if total > 0 else 0.0,
+            "load1": round(os.getloadavg()[0], 2),
+            "memory_total": memory["MemTotal"],
+            "memory_used": memory["MemTotal"] - memory["MemAvailable"],
+            "disk_total": disk.f_blocks * disk.f_frsize,
+            "disk_free": disk.f_bavail * disk.f_frsize,
+        }
 
 
-def facts() -> FactsMessage:
-    """What this machine is."""
+def facts() -> dict[str, Any]:
+    """What this machine is: the fields of a `FactsMessage`, but for its name and our version."""
     system = os.uname()
-    return FactsMessage(
-        os=system.sysname.lower(),
-        kernel=system.release,
-        arch=platform.machine(),
-        cpus=os.cpu_count() or 1,
-        boot_id=boot_id(),
-        hostname=host_name(),
-        addresses=addresses(),
-        version=metadata.version("quarterdeck"),
-    )
+    return {
+        "os": system.sysname.lower(),
+        "kernel": system.release,
+        "arch": platform.machine(),
+        "cpus": os.cpu_count() or 1,
+        "boot_id": boot_id(),
+        "addresses": addresses(),
+    }
 
 
 def _cpu_times() -> CpuTimes:

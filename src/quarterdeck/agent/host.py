@@ -1,7 +1,7 @@
 """The seam between an agent and its machine: attempts kept, shims run, output read.
 
 What an agent decides (run, output, orders, observe, outbox) knows its machine only through `Host`.
-`agent/machine.py` is the real one; `agent/simulated/` is a whole machine in memory. One suite
+`agent/local.py` is the real one; `agent/simulated/` is a whole machine in memory. One suite
 holds for both.
 
 What any host promises:
@@ -16,59 +16,12 @@ What any host promises:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Protocol
 
-import msgspec
-
+from quarterdeck.agent.held import REVOKED, Held, Refusal, Remains
 from quarterdeck.agent.shim import files
-from quarterdeck.core.model import Phase
 from quarterdeck.wire.run import FactsMessage, LoadMessage, OrderMessage
-
-
-class Held(msgspec.Struct, frozen=True, kw_only=True):
-    """What the directory of one attempt says. `broken` is set when a file can't be read."""
-
-    attempt: str
-    accepted_at: float
-    started: files.Started | None = None
-    stop: files.Stop | None = None
-    overdue: bool = False
-    end: files.Exit | None = None
-    broken: str | None = None
-    facts: int = 1
-
-    @property
-    def revision(self) -> int:
-        """How many facts there are, readable or not: it must never go back."""
-        return self.facts + (max(self.stop.count - 1, 0) if self.stop else 0)
-
-    @property
-    def phase(self) -> Phase:
-        if self.end is not None:
-            return Phase.ENDED
-        if self.stop is not None or self.overdue:
-            return Phase.STOPPING
-        return Phase.ACCEPTED if self.started is None else Phase.RUNNING
-
-
-class Refusal(msgspec.Struct, frozen=True, kw_only=True):
-    """Why an attempt never starts here: the words of the first answer serve for each repeat."""
-
-    code: str
-    text: str
-
-
-REVOKED = Refusal(code="revoked", text="It was called off before it began.")
-"""What a tombstone without words says: that of a release, of a revoke, or of an older agent."""
-
-
-class Remains(msgspec.Struct, frozen=True, kw_only=True):
-    """What a shim that was killed left: its output, and how many processes could not be killed."""
-
-    streams: Mapping[str, files.StreamEnd]
-    survivors: int
-    rebooted: bool
 
 
 class Claim(Protocol):
@@ -95,11 +48,11 @@ class Claim(Protocol):
 class Spool(Protocol):
     """The output of one attempt on its node: `stdout`, `stderr` and the marks in `times`."""
 
-    def size(self, name: str) -> int:
+    async def size(self, name: str) -> int:
         """Its present length; 0 while there is none."""
         ...
 
-    def read(self, name: str, offset: int, length: int) -> bytes:
+    async def read(self, name: str, offset: int, length: int) -> bytes:
         """Up to `length` bytes; fewer at the present end."""
         ...
 
@@ -128,12 +81,12 @@ class Watch(Protocol):
 class Host(Protocol):
     """One machine as its agent uses it. Attempt ids that are none raise Invalid everywhere."""
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """Take the state directory. Raises Conflict when another agent has it, Unavailable when
         it can't be used."""
         ...
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """Give it up; shims live on. May be called twice."""
         ...
 

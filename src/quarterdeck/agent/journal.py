@@ -8,20 +8,22 @@ number of facts in the directory, so it needs no counter: the order, `started`, 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
+import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
-import msgspec
-
-from quarterdeck.agent.host import REVOKED, Held, Refusal
+from quarterdeck.agent.held import REVOKED, Held, Refusal
 from quarterdeck.agent.shim import disk, files
 from quarterdeck.core.ids import split_attempt
 from quarterdeck.errors import Invalid
 from quarterdeck.service import lock_directory
-from quarterdeck.wire.run import OrderMessage
+
+T = TypeVar("T")
 
 HASH_BYTES = 1 << 20
 
@@ -60,18 +62,12 @@ class Journal:
                 shutil.rmtree(directory, ignore_errors=True)
         return found
 
-    def accept(
-        self, attempt: str, run: str, order: OrderMessage, environ: Mapping[str, str]
-    ) -> None:
-        """Write the order durably. Raises OSError: then nothing was accepted."""
+    def accept(self, attempt: str, order: Mapping[str, Any]) -> None:
+        """Write a `files.order_json` durably. Raises OSError: then nothing was accepted."""
         directory = self.directory(attempt)
         directory.mkdir(mode=0o700, exist_ok=True)
         try:
-            disk.write_json(
-                directory / "order",
-                files.order_json(_shim_order(attempt, run, order, environ)),
-                also=[self._attempts],
-            )
+            disk.write_json(directory / "order", order, also=[self._attempts])
         except OSError:
             shutil.rmtree(directory, ignore_errors=True)
             raise
@@ -89,17 +85,27 @@ class Journal:
         if "order" in present:
             accepted_at = (directory / "order").stat().st_mtime
         facts = 1 + len(present & {"started", "stop", "overdue", "exit.json"})
-        held = Held(attempt=attempt, accepted_at=accepted_at, facts=facts)
-        for name, read in (
-            ("started", files.read_started),
-            ("stop", files.read_stop),
-            ("end", files.read_exit),
-        ):
+        broken: str | None = None
+
+        def read(reader: Callable[[Path], T]) -> T | None:
+            nonlocal broken
             try:
-                held = msgspec.structs.replace(held, **{name: read(directory)})
+                return reader(directory)
             except (ValueError, OSError) as error:
-                held = msgspec.structs.replace(held, broken=str(error))
-        return msgspec.structs.replace(held, overdue="overdue" in present)
+                broken = str(error)
+                return None
+
+        started, stop, end = read(files.read_started), read(files.read_stop), read(files.read_exit)
+        return Held(
+            attempt=attempt,
+            accepted_at=accepted_at,
+            started=started,
+            stop=stop,
+            overdue="overdue" in present,
+            end=end,
+            broken=broken,
+            facts=facts,
+        )
 
     def leashed(self, attempt: str) -> bool:
         """Whether the attempt ends when its node hears no server for long (`lost_after`)."""
@@ -134,7 +140,7 @@ class Journal:
         split_attempt(attempt)
         if why != REVOKED:
             with contextlib.suppress(OSError):
-                disk.write_json(self._tombstones / attempt, msgspec.to_builtins(why))
+                disk.write_json(self._tombstones / attempt, dataclasses.asdict(why))
                 return
         files_flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
         os.close(os.open(self._tombstones / attempt, files_flags, 0o600))
@@ -144,11 +150,21 @@ class Journal:
     def buried(self, attempt: str) -> Refusal | None:
         """Why it must never start here; None without a tombstone. Damaged words say nothing."""
         try:
-            return msgspec.json.decode((self._tombstones / attempt).read_bytes(), type=Refusal)
+            words = json.loads((self._tombstones / attempt).read_bytes())
+            return Refusal(code=str(words["code"]), text=str(words["text"]))
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.DecodeError):
+        except (OSError, ValueError, TypeError, KeyError):
             return REVOKED
+
+    def tombstones(self) -> dict[str, Refusal]:
+        """All that must never start here."""
+        found = {}
+        for path in self._tombstones.iterdir():
+            with contextlib.suppress(Invalid):
+                split_attempt(path.name)
+                found[path.name] = self.buried(path.name) or REVOKED
+        return found
 
     def prune(self, before: float) -> int:
         """Remove tombstones set before a unix time; how many."""
@@ -175,9 +191,9 @@ class Journal:
     def acked(self, attempt: str) -> dict[str, int]:
         """The offsets up to which the fabric has taken output, as far as known."""
         try:
-            data = (self.directory(attempt) / "acked").read_bytes()
-            return msgspec.json.decode(data, type=dict[str, int])
-        except (OSError, msgspec.DecodeError):
+            kept = json.loads((self.directory(attempt) / "acked").read_bytes())
+            return {name: int(kept[name]) for name in files.STREAMS}
+        except (OSError, ValueError, TypeError, KeyError):
             return {}
 
     def save_acked(self, attempt: str, offsets: dict[str, int]) -> None:
@@ -185,25 +201,5 @@ class Journal:
         path = self.directory(attempt) / "acked"
         with contextlib.suppress(OSError):
             draft = path.with_suffix(".tmp")
-            draft.write_bytes(msgspec.json.encode(offsets))
+            draft.write_bytes(json.dumps(offsets).encode())
             draft.rename(path)
-
-
-def _shim_order(
-    attempt: str, run: str, order: OrderMessage, environ: Mapping[str, str]
-) -> files.Order:
-    return files.Order(
-        attempt=attempt,
-        run=run,
-        argv=order.argv or None,
-        script=None if order.argv else order.script,
-        args=order.args,
-        environ=environ,
-        cwd=order.cwd,
-        stdin=order.stdin or None,
-        timeout_s=order.timeout_s,
-        grace_s=order.grace_s,
-        max_output=order.max_output,
-        leftovers=order.leftovers,
-        lost_after_s=order.lost_after_s,
-    )

@@ -1,4 +1,8 @@
-"""The real host: directories and locks, shims made by the spawner, inotify, figures of /proc."""
+"""A machine as it is: directories and locks, shims made by the spawner, inotify, figures of /proc.
+
+It needs the standard library alone, with what it imports, because it also goes where nothing else
+of ours is installed (agent/ssh). `agent/local.py` makes it the host of the agent that runs on it.
+"""
 
 from __future__ import annotations
 
@@ -9,37 +13,38 @@ import signal
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from quarterdeck.agent.figures import Figures, facts
-from quarterdeck.agent.follow import Follower
-from quarterdeck.agent.host import REVOKED, Claim, Held, Refusal, Remains, Spool, Watch
+from quarterdeck.agent.figures import Figures
+from quarterdeck.agent.follow import DirectoryWatch, Follower
+from quarterdeck.agent.held import REVOKED, Held, Refusal, Remains
 from quarterdeck.agent.journal import Journal
 from quarterdeck.agent.process import Spawner, until_gone
 from quarterdeck.agent.shim import files, tree
 from quarterdeck.agent.shim.sweep import sweep
-from quarterdeck.core.ids import split_attempt
 from quarterdeck.errors import Conflict, Unavailable
 from quarterdeck.service import free_bytes, lock_directory
-from quarterdeck.settings import ATTEMPT_MARK
-from quarterdeck.wire.run import FactsMessage, LoadMessage, OrderMessage
 
 SWEEP_S = 10.0
 SHIM_LOOK_S = 0.05
+INLINE_BYTES = 256 << 10  # what is read without a thread
 
 
-class RealHost:
-    """This machine, with its state directory. `environ` is what commands inherit."""
+class Machine:
+    """This machine, with its state directory. `mark` names the variable by which what a dead shim
+    left is found."""
 
-    def __init__(self, state: Path, environ: Mapping[str, str]) -> None:
+    def __init__(self, state: Path, mark: str, spawner: Spawner | None = None) -> None:
         self._state = state
-        self._environ = environ
+        self._mark = mark
         self._lock: int | None = None
         self._journal = Journal(state)
-        self._shims = Shims(self._journal)
+        self._shims = Shims(self._journal, spawner or Spawner())
         self._follower = Follower()
         self._figures = Figures(state)
 
-    def start(self) -> None:
+    async def start(self) -> None:
+        """Take the state directory. Raises Conflict or Unavailable."""
         try:
             # made here, the folder around it is private too: it may be the data directory
             for directory in (self._state.parent, self._state):
@@ -54,7 +59,8 @@ class RealHost:
         self._follower.start()
         self._shims.start()
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
+        """Give it up; shims live on."""
         self._follower.stop()
         self._shims.stop()
         if self._lock is not None:
@@ -64,10 +70,9 @@ class RealHost:
     def scan(self) -> list[str]:
         return self._journal.scan()
 
-    async def accept(self, attempt: str, order: OrderMessage) -> None:
-        run = split_attempt(attempt)[0]
-        environ = {**self._environ, **order.env, "QD_RUN_ID": run, ATTEMPT_MARK: attempt}
-        await asyncio.to_thread(self._journal.accept, attempt, run, order, environ)
+    async def write_order(self, attempt: str, order: Mapping[str, Any]) -> None:
+        """Accept an order (`files.order_json`). Raises OSError."""
+        await asyncio.to_thread(self._journal.accept, attempt, order)
 
     def look(self, attempt: str) -> Held | None:
         return self._journal.look(attempt)
@@ -75,14 +80,14 @@ class RealHost:
     async def leashed(self, attempt: str) -> bool:
         return await asyncio.to_thread(self._journal.leashed, attempt)
 
-    def claim(self, attempt: str) -> Claim | None:
+    def claim(self, attempt: str) -> RealClaim | None:
         fd = self._journal.lock(attempt)
         if fd is None:
             return None
         if _shim_lives(self._journal.look(attempt)):  # somebody deleted the lock that it holds
             os.close(fd)
             return None
-        return RealClaim(attempt, fd, self._journal, self._shims)
+        return RealClaim(attempt, fd, self._journal, self._shims, self._mark)
 
     async def until_shim_gone(self, attempt: str) -> None:
         while self._journal.look(attempt) is not None:
@@ -113,16 +118,18 @@ class RealHost:
     async def prune(self, before: float) -> int:
         return await asyncio.to_thread(self._journal.prune, before)
 
-    def watch(self, attempt: str, changed: Callable[[], None]) -> Watch:
+    def watch(self, attempt: str, changed: Callable[[], None]) -> DirectoryWatch:
         return self._follower.add(self._journal.directory(attempt), changed)
 
-    def spool(self, attempt: str) -> Spool:
+    def spool(self, attempt: str) -> RealSpool:
         return RealSpool(attempt, self._journal)
 
-    def facts(self) -> FactsMessage:
-        return facts()
+    def tombstones(self) -> dict[str, Refusal]:
+        """All attempts that must never start here."""
+        return self._journal.tombstones()
 
-    def load(self) -> LoadMessage:
+    def figures(self) -> dict[str, Any]:
+        """The fields of a `LoadMessage`; processor use is since the last reading."""
         return self._figures.read()
 
     def free_bytes(self) -> int:
@@ -135,9 +142,9 @@ class RealHost:
 class Shims:
     """Shims made by this agent, known by what the spawner answered; others by their `started`."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, spawner: Spawner) -> None:
         self._journal = journal
-        self._spawner = Spawner()
+        self._spawner = spawner
         self._made: dict[str, files.Identity] = {}
 
     def start(self) -> None:
@@ -167,7 +174,8 @@ class Shims:
 class RealClaim:
     """The descriptor of an attempt's lock."""
 
-    def __init__(self, attempt: str, fd: int, journal: Journal, shims: Shims) -> None:
+    def __init__(self, attempt: str, fd: int, journal: Journal, shims: Shims, mark: str) -> None:
+        self._mark = mark
         self._attempt = attempt
         self._fd: int | None = fd
         self._journal = journal
@@ -184,7 +192,7 @@ class RealClaim:
         if held.started is not None:
             rebooted = not _is_of_this_boot(held.started)
             started = files.started_json(held.started)
-            killed = partial(sweep, f"{ATTEMPT_MARK}={self._attempt}", started, deadline_s=SWEEP_S)
+            killed = partial(sweep, f"{self._mark}={self._attempt}", started, deadline_s=SWEEP_S)
             survivors = await asyncio.to_thread(killed)
         streams = await asyncio.to_thread(self._journal.stream_ends, self._attempt)
         return Remains(streams=streams, survivors=survivors, rebooted=rebooted)
@@ -207,13 +215,17 @@ class RealSpool:
         self._directory = journal.directory(attempt)
         self._files: dict[str, int] = {}
 
-    def size(self, name: str) -> int:
+    async def size(self, name: str) -> int:
         fd = self._open(name)
         return 0 if fd is None else os.fstat(fd).st_size
 
-    def read(self, name: str, offset: int, length: int) -> bytes:
+    async def read(self, name: str, offset: int, length: int) -> bytes:
         fd = self._open(name)
-        return b"" if fd is None else os.pread(fd, length, offset)
+        if fd is None:
+            return b""
+        if length > INLINE_BYTES:
+            return await asyncio.to_thread(os.pread, fd, length, offset)
+        return os.pread(fd, length, offset)
 
     def acked(self) -> dict[str, int]:
         return self._journal.acked(self._attempt)

@@ -53,7 +53,7 @@ class Agent:
 
     async def start(self) -> None:
         """Raises Conflict, Invalid or Denied with a sentence; waits for servers that are away."""
-        self._host.start()
+        await self._host.start()
         self._running = True
         link = await self._parts.join()
         self._fabric = link.fabric
@@ -72,7 +72,7 @@ class Agent:
         if self._fabric is not None:
             await self._fabric.stop()
             self._fabric = None
-        self._host.stop()
+        await self._host.stop()
         if self._running:
             self._running = False
             self._telemetry.emit(Stopped(what="agent"))

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import assert_never
 
-from quarterdeck.agent.host import REVOKED, Host, Refusal
+from quarterdeck.agent.held import REVOKED, Refusal
+from quarterdeck.agent.host import Host
 from quarterdeck.agent.run import Attempts
 from quarterdeck.agent.shim import files
 from quarterdeck.core.model import MAX_ORDER_BYTES
@@ -122,7 +123,7 @@ class OrderDesk:
 
     async def _do(self, item: OrderItem) -> AnswerItem:
         if isinstance(item, ReadOutput):
-            return await asyncio.to_thread(self._read, item)
+            return await self._read(item)
         async with self._turn:
             try:
                 return await self._change(item)
@@ -200,13 +201,13 @@ class OrderDesk:
             return AttemptBusy(attempt=attempt, text=text)
         return AttemptRefused(attempt=attempt, code=why.code, text=why.text)
 
-    def _read(self, item: ReadOutput) -> AnswerItem:
+    async def _read(self, item: ReadOutput) -> AnswerItem:
         if item.stream not in READABLE or item.offset < 0:
             return AttemptUnknown(attempt=item.attempt)
         spool = self._host.spool(item.attempt)
         try:
-            data = spool.read(item.stream, item.offset, max(0, min(item.length, READ_BYTES)))
-            size = spool.size(item.stream)
+            data = await spool.read(item.stream, item.offset, max(0, min(item.length, READ_BYTES)))
+            size = await spool.size(item.stream)
         finally:
             spool.close()
         # looked at after the read: a release in between must not look like an empty file

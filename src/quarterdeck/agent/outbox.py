@@ -11,7 +11,7 @@ from functools import partial
 
 import msgspec
 
-from quarterdeck.core.model import Phase
+from quarterdeck.core.states import Phase
 from quarterdeck.fabric.base import Fabric, Stored
 from quarterdeck.fabric.topology import TOO_LARGE
 from quarterdeck.service import Poke, Services, jitter

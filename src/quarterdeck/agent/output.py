@@ -75,8 +75,8 @@ class Sender:
 
     async def advance(self) -> None:
         """Send what the files hold beyond what was sent."""
-        sizes = {stream: self._spool.size(stream) for stream in STREAMS}
-        self._read_marks()
+        sizes = {stream: await self._spool.size(stream) for stream in STREAMS}
+        await self._read_marks()
         for segment in self._timeline.take(sizes):
             await self._send(segment)
         self._note_acks()
@@ -100,7 +100,7 @@ class Sender:
         start = segment.start
         while start < segment.end:
             length = min(CHUNK_BYTES, segment.end - start)
-            data = self._spool.read(segment.stream, start, length)
+            data = await self._spool.read(segment.stream, start, length)
             if not data:
                 return
             await self._window.take(len(data))
@@ -125,8 +125,8 @@ class Sender:
             self._spool.save_acked(self._acked)
             self._saved_at = now
 
-    def _read_marks(self) -> None:
-        while data := self._spool.read("times", self._marks_read, MARKS_BYTES):
+    async def _read_marks(self) -> None:
+        while data := await self._spool.read("times", self._marks_read, MARKS_BYTES):
             marks, used = decode_marks(data)
             self._timeline.add(marks)
             self._marks_read += used

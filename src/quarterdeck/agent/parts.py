@@ -10,7 +10,7 @@ import msgspec
 
 from quarterdeck.agent.enrol import Member
 from quarterdeck.agent.host import Host
-from quarterdeck.agent.machine import RealHost
+from quarterdeck.agent.local import RealHost
 from quarterdeck.errors import Unavailable
 from quarterdeck.fabric.base import Fabric
 from quarterdeck.fabric.nats.fabric import NatsFabric

@@ -9,6 +9,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from quarterdeck.agent.shim.files import Identity
@@ -16,12 +17,28 @@ from quarterdeck.agent.shim.tree import identity
 from quarterdeck.errors import Broken
 
 REPLY_BYTES = 65536
+Program = Callable[[Sequence[str], int], "subprocess.Popen[bytes]"]
+
+
+def installed_spawner(arguments: Sequence[str], fd: int) -> subprocess.Popen[bytes]:
+    """The spawner of this installation."""
+    return subprocess.Popen(
+        [sys.executable, "-I", "-m", "quarterdeck.agent.spawner", *arguments],
+        pass_fds=[fd],
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 class Spawner:
-    """The small process that forks shims. It is started when needed and again when it died."""
+    """The small process that forks shims. It is started when needed and again when it died.
 
-    def __init__(self) -> None:
+    `program` is a Python process that runs `quarterdeck.agent.spawner` with the arguments that it
+    is given, and inherits the descriptor that it is given.
+    """
+
+    def __init__(self, program: Program | None = None) -> None:
+        self._program = program or installed_spawner
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._waiting: dict[int, asyncio.Future[Identity]] = {}
@@ -64,19 +81,8 @@ class Spawner:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         with theirs:
-            self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-I",
-                    "-m",
-                    "quarterdeck.agent.spawner",
-                    "--fd",
-                    str(theirs.fileno()),
-                ],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+            fd = theirs.fileno()
+            self._process = self._program(("--fd", str(fd)), fd)
         self._socket = ours
         asyncio.get_running_loop().add_reader(ours, self._read)
         return ours

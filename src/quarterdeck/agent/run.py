@@ -21,7 +21,8 @@ from enum import Enum, auto
 from typing import assert_never
 
 from quarterdeck.agent import ends
-from quarterdeck.agent.host import Claim, Held, Host
+from quarterdeck.agent.held import Held
+from quarterdeck.agent.host import Claim, Host
 from quarterdeck.agent.outbox import Outbox
 from quarterdeck.agent.output import Sender
 from quarterdeck.agent.settle import Settling

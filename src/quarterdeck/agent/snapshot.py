@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from quarterdeck.agent.host import Held
+from quarterdeck.agent.held import Held
 from quarterdeck.agent.shim import files
 from quarterdeck.core.model import Reason
 from quarterdeck.wire.run import AttemptSnapshot, StreamEndMessage

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from quarterdeck.control.changes import Changes, end_topic, run_topic
-from quarterdeck.core.model import Attempt, Phase, Run
+from quarterdeck.core.model import Attempt, Run
 from quarterdeck.core.reconcile import orders_for
+from quarterdeck.core.states import Phase
 from quarterdeck.service import Clock, Poke
 from quarterdeck.telemetry import AttemptsMoved, RunEnded, Telemetry
 

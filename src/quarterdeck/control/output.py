@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from quarterdeck.control.orders import Orderer
-from quarterdeck.core.model import STREAMS, Attempt, Phase
+from quarterdeck.core.model import STREAMS, Attempt
+from quarterdeck.core.states import Phase
 from quarterdeck.core.stream import Backwards, Mark, Segment, Taken, Timeline, splice
 from quarterdeck.errors import Broken, Invalid, Unavailable
 from quarterdeck.fabric.base import Fabric

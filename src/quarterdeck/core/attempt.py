@@ -19,8 +19,8 @@ from typing import assert_never
 
 import msgspec
 
-from quarterdeck.core.model import Attempt, Phase, Reason, Record, Snapshot, Wanted
-from quarterdeck.core.states import ATTEMPT_MOVES, AttemptState, Outcome
+from quarterdeck.core.model import Attempt, Reason, Record, Snapshot, Wanted
+from quarterdeck.core.states import ATTEMPT_MOVES, AttemptState, Outcome, Phase
 
 
 class Reported(Record, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ import msgspec
 from quarterdeck.core.states import (
     AttemptState,
     Outcome,
+    Phase,
     RunState,
     TaskState,
 )
@@ -54,15 +55,6 @@ class Wanted(StrEnum):
     RUN = "run"
     STOP = "stop"
     FORGET = "forget"
-
-
-class Phase(StrEnum):
-    """How far an attempt has come on its node."""
-
-    ACCEPTED = "accepted"
-    RUNNING = "running"
-    STOPPING = "stopping"
-    ENDED = "ended"
 
 
 class Reason(StrEnum):

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
-from quarterdeck.core.model import Attempt, Phase, Record, Wanted
+from quarterdeck.core.model import Attempt, Record, Wanted
+from quarterdeck.core.states import Phase
 
 
 class Start(Record, frozen=True, kw_only=True):

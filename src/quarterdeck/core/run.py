@@ -11,12 +11,13 @@ from typing import assert_never
 
 import msgspec
 
-from quarterdeck.core.model import Attempt, Counts, Phase, Record, Run, Task
+from quarterdeck.core.model import Attempt, Counts, Record, Run, Task
 from quarterdeck.core.states import (
     RUN_MOVES,
     TASK_MOVES,
     AttemptState,
     Outcome,
+    Phase,
     RunState,
     TaskState,
 )

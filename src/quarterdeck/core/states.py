@@ -20,6 +20,15 @@ class AttemptState(StrEnum):
     ENDED = "ended"
 
 
+class Phase(StrEnum):
+    """How far an attempt has come on its node."""
+
+    ACCEPTED = "accepted"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    ENDED = "ended"
+
+
 class TaskState(StrEnum):
     """Where a run's part on one node stands."""
 

@@ -16,13 +16,12 @@ from quarterdeck.core.model import (
     Load,
     Node,
     Order,
-    Phase,
     Run,
     Snapshot,
     Task,
     Wanted,
 )
-from quarterdeck.core.states import AttemptState, Outcome, RunState, TaskState
+from quarterdeck.core.states import AttemptState, Outcome, Phase, RunState, TaskState
 from quarterdeck.store.base import Tx
 from quarterdeck.store.statements import inserting_absent
 

@@ -10,15 +10,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from quarterdeck.core.model import (
-    Facts,
-    Load,
-    Order,
-    Phase,
-    Reason,
-    Snapshot,
-    StreamEnd,
-)
+from quarterdeck.core.model import Facts, Load, Order, Reason, Snapshot, StreamEnd
+from quarterdeck.core.states import Phase
 from quarterdeck.wire.codec import WireMessage
 
 BEAT_LIMIT = 500

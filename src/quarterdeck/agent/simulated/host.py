@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from quarterdeck.agent.host import REVOKED, Claim, Held, Refusal, Remains, Spool, Watch
+from quarterdeck.agent.held import REVOKED, Held, Refusal, Remains
+from quarterdeck.agent.host import Claim, Spool, Watch
 from quarterdeck.agent.shim import files
 from quarterdeck.agent.simulated.machine import Directory, SimulatedMachine
 from quarterdeck.core.ids import split_attempt
@@ -58,12 +59,12 @@ class SimulatedHost:
         self._machine = machine
         self.process = AgentProcess(machine)
 
-    def start(self) -> None:
+    async def start(self) -> None:
         if self._machine.owner is not None:
             raise Conflict("state_in_use", f"{self._machine.name} has an agent already.")
         self._machine.owner = self.process
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         self.process.let_go()
 
     def scan(self) -> list[str]:
@@ -214,10 +215,10 @@ class SimulatedSpool:
         self._machine = machine
         self._attempt = attempt
 
-    def size(self, name: str) -> int:
+    async def size(self, name: str) -> int:
         return len(self._data(name))
 
-    def read(self, name: str, offset: int, length: int) -> bytes:
+    async def read(self, name: str, offset: int, length: int) -> bytes:
         return bytes(self._data(name)[offset : offset + length])
 
     def acked(self) -> dict[str, int]:

@@ -13,7 +13,7 @@ import hashlib
 import os
 from collections.abc import Callable
 
-from quarterdeck.agent.host import REVOKED, Held, Refusal
+from quarterdeck.agent.held import REVOKED, Held, Refusal
 from quarterdeck.agent.shim import files
 from quarterdeck.agent.simulated.shim import SimulatedShim
 from quarterdeck.core.ids import split_attempt
