@@ -133,6 +133,22 @@ class LeaseLost(Event, frozen=True, kw_only=True):
     server: str
 
 
+class ClaimSilent(Warned, frozen=True, kw_only=True):
+    """A claim to a lock was removed because its beats had stopped."""
+
+    lock: str
+    claim: str
+
+
+class ClaimToldToLeave(Event, frozen=True, kw_only=True):
+    """Somebody took a claim to a lock away from its holder."""
+
+    lock: str
+    claim: str
+    host: str
+    by: str
+
+
 class OrderRejected(Warned, frozen=True, kw_only=True):
     """An agent threw an order away: not signed, not for it, not for this session."""
 

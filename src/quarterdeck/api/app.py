@@ -17,7 +17,7 @@ from litestar.di import Provide
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi import OpenAPIConfig
 
-from quarterdeck.api import access, observe, run, status
+from quarterdeck.api import access, lock, observe, run, status
 from quarterdeck.api.auth import require_api_token, require_stage
 from quarterdeck.api.describe import describe
 from quarterdeck.api.measure import measured
@@ -39,7 +39,14 @@ HttpRequest = Request[object, object, State]
 def application(server: Server | None) -> Litestar:
     """The ASGI application over a server's services; without a server only to be described."""
     app = Litestar(
-        route_handlers=[run.router, observe.router, access.router, observe.pages, status.router],
+        route_handlers=[
+            run.router,
+            lock.router,
+            observe.router,
+            access.router,
+            observe.pages,
+            status.router,
+        ],
         guards=[require_stage, require_api_token],
         dependencies={"server": Provide(lambda: server, sync_to_thread=False)},
         exception_handlers={

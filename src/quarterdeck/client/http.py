@@ -37,11 +37,17 @@ class Connection:
 
     `fingerprint` (or that of the token) is of the certificate that the server must show; without
     one it is verified as everywhere. `patience_s`: how long a server that is starting is asked
-    again.
+    again; `timeout_s`: how long a call may say nothing.
     """
 
     def __init__(
-        self, url: str, token: str, *, fingerprint: str = "", patience_s: float = PATIENCE_S
+        self,
+        url: str,
+        token: str,
+        *,
+        fingerprint: str = "",
+        patience_s: float = PATIENCE_S,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
         try:
             parts = urllib.parse.urlsplit(url)
@@ -64,6 +70,7 @@ class Connection:
             )
         self._context: ssl.SSLContext | None = None
         self._patience_s = patience_s
+        self._timeout_s = timeout_s
         self._idle: list[http.client.HTTPConnection] = []
 
     def __del__(self) -> None:
@@ -92,6 +99,16 @@ class Connection:
     def delete(self, path: str) -> Any:
         """The decoded answer."""
         return self._call("DELETE", path, None, {}, {})
+
+    def hasty(self, timeout_s: float) -> Connection:
+        """Another one to the same server, for calls that must be over in time."""
+        return Connection(
+            self.url,
+            self._token,
+            fingerprint=self._fingerprint,
+            patience_s=0.0,
+            timeout_s=timeout_s,
+        )
 
     def stream(self, path: str, **query: str | int | None) -> Iterator[bytes]:
         """The bytes of an answer, piece by piece. Raises Unavailable when it is cut short."""
@@ -142,7 +159,7 @@ class Connection:
         query: Mapping[str, str | int | None],
         headers: Mapping[str, str],
     ) -> Any:
-        connection, answer = self._open(method, path, body, query, headers, TIMEOUT_S)
+        connection, answer = self._open(method, path, body, query, headers, self._timeout_s)
         try:
             found = json.loads(answer.read())
         except (OSError, http.client.HTTPException, ValueError) as error:

@@ -14,6 +14,7 @@ from quarterdeck.control.dispatch import Dispatch
 from quarterdeck.control.enrol import Enrolments
 from quarterdeck.control.ingest import Ingest
 from quarterdeck.control.lease import Leases
+from quarterdeck.control.lock import Locks
 from quarterdeck.control.metrics import Metrics
 from quarterdeck.control.moves import Moves
 from quarterdeck.control.observe import Fleet
@@ -87,6 +88,13 @@ class Server:
             database=self.database, clock=clock, telemetry=telemetry, server=self.parts.id
         )
         self.changes = Changes(self.parts.id, self.leases.alone)
+        self.locks = Locks(
+            database=self.database,
+            clock=clock,
+            telemetry=telemetry,
+            changes=self.changes,
+            draining=self.draining,
+        )
         self._assemble()
         self.version = importlib.metadata.version("quarterdeck")
         self.metrics = Metrics(self.version)
@@ -250,6 +258,7 @@ class Server:
             ("purge", self._seal.purge_cache),
             ("strays", self._strays.purge_strays),
             ("removals", self.removals.cut_off),
+            ("locks", self.locks.watch_beats),
         ):
             self.services.loop(name, loop)
         await self.progress.reach(Stage.WHOLE)

@@ -204,6 +204,33 @@ leases = Table(
     Column("beat", BigInteger, nullable=False),
 )
 
+locks = Table(
+    "locks",
+    metadata,
+    Column("namespace", _text(64), primary_key=True),
+    Column("name", _text(128), primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("next_ticket", BigInteger, nullable=False),
+)
+
+claims = Table(
+    "claims",
+    metadata,
+    Column("id", _text(64), primary_key=True),
+    Column("namespace", _text(64), nullable=False),
+    Column("name", _text(128), nullable=False),
+    Column("ticket", BigInteger, nullable=False),
+    Column("slots", Integer, nullable=False),
+    _flag("holding"),
+    _flag("leaving"),
+    Column("beat", BigInteger, nullable=False),
+    Column("asked_at", BigInteger, nullable=False),
+    Column("held_at", BigInteger),
+    Column("by", _text(64), nullable=False),
+    Column("who", LargeBinary, nullable=False),
+    UniqueConstraint("namespace", "name", "ticket"),
+)
+
 rejected = Table(
     "rejected",
     metadata,
