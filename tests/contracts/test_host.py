@@ -145,7 +145,7 @@ async def test_a_command_runs_to_its_end_with_exact_output(host: Host, bench: Be
 async def test_a_shim_holds_its_attempt_until_it_is_gone(host: Host, bench: Bench) -> None:
     await started(host, bench.order(ticks=1000))
     assert host.claim(FIRST) is None
-    await host.ask_stop(FIRST, stop(1, signal.SIGKILL))
+    await host.ask(FIRST, stop(1, signal.SIGKILL))
     await ended(host)
     taken(host, FIRST).close()
 
@@ -163,7 +163,7 @@ async def test_a_stop_before_the_start_keeps_the_command_from_running(
     host: Host, bench: Bench
 ) -> None:
     await host.accept(FIRST, OrderMessage(argv=bench.order(ticks=3)))
-    await host.ask_stop(FIRST, stop(1))
+    await host.ask(FIRST, stop(1))
     held = host.look(FIRST)
     assert held is not None and held.phase is Phase.STOPPING and held.revision == 2
     await taken(host, FIRST).start()
@@ -175,7 +175,7 @@ async def test_a_stop_before_the_start_keeps_the_command_from_running(
 async def test_a_stop_ends_a_running_command_with_its_signal(host: Host, bench: Bench) -> None:
     await started(host, bench.order(ticks=1000))
     await writing(host)
-    await host.ask_stop(FIRST, stop(1))
+    await host.ask(FIRST, stop(1))
     end = await ended(host)
     assert (end.reason, end.code, end.signal) == ("cancelled", None, signal.SIGTERM)
 
@@ -183,7 +183,7 @@ async def test_a_stop_ends_a_running_command_with_its_signal(host: Host, bench: 
 async def test_what_ignores_a_stop_is_killed_after_its_grace(host: Host, bench: Bench) -> None:
     await started(host, bench.order(ticks=1000, stubborn=True))
     await writing(host)
-    await host.ask_stop(FIRST, stop(1, grace_s=0.1))
+    await host.ask(FIRST, stop(1, grace_s=0.1))
     end = await ended(host)
     assert (end.reason, end.signal) == ("cancelled", signal.SIGKILL)
 
@@ -191,10 +191,10 @@ async def test_what_ignores_a_stop_is_killed_after_its_grace(host: Host, bench: 
 async def test_each_stop_is_a_fact_of_its_own(host: Host, bench: Bench) -> None:
     await started(host, bench.order(ticks=1000, stubborn=True))
     await writing(host)
-    await host.ask_stop(FIRST, stop(1))
+    await host.ask(FIRST, stop(1))
     held = host.look(FIRST)
     assert held is not None and held.revision == 3
-    await host.ask_stop(FIRST, stop(3, signal.SIGKILL))
+    await host.ask(FIRST, stop(3, signal.SIGKILL))
     await ended(host)
     held = host.look(FIRST)
     assert held is not None and held.revision == 6
@@ -250,7 +250,7 @@ async def test_a_machine_has_one_agent_and_the_next_one_adopts(bench: Bench) -> 
     try:
         assert third.scan() == [FIRST]
         assert third.claim(FIRST) is None
-        await third.ask_stop(FIRST, stop(1))
+        await third.ask(FIRST, stop(1))
         end = await ended(third)
         assert end.reason == "cancelled"
     finally:
@@ -291,7 +291,7 @@ async def test_the_words_of_a_refusal_are_found_again_by_the_next_agent(
 
 async def test_the_leash_and_the_hint_are_kept_with_the_attempt(host: Host, bench: Bench) -> None:
     await host.accept(FIRST, OrderMessage(argv=bench.order(), lost_after_s=5.0))
-    assert await host.leashed(FIRST)
+    assert (await host.terms(FIRST)).leashed
     spool = host.spool(FIRST)
     assert spool.acked() == {}
     spool.save_acked({"stdout": 3, "stderr": 0})

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from quarterdeck.agent.shim import main as shim_main
+from quarterdeck.agent.shim import last_words
 from quarterdeck.fabric.identity import Identity
 from quarterdeck.telemetry import FabricTrouble, NodeCloned, NodeSession
 from quarterdeck.wire.enrol import Enrolment, signed_part
@@ -158,7 +158,7 @@ def test_a_defect_that_a_shim_wrote_down_is_told(tmp_path: Path) -> None:
     attempt = tmp_path / "agents" / "web1" / "attempts" / "abc-1.0.1"
     attempt.mkdir(parents=True)
     assert not call(tmp_path, "--data", str(tmp_path)).of("shim", "warn")
-    shim_main._note_crash(str(attempt), "Trace of calls\n  a line\nKeyError: 'stdin'\n")
+    last_words.note_crash(str(attempt), "Trace of calls\n  a line\nKeyError: 'stdin'\n")
     found = call(tmp_path, "--data", str(tmp_path)).of("shim", "warn")
     assert "abc-1.0.1" in found and "KeyError: 'stdin'" in found and str(attempt) in found
 

@@ -96,9 +96,9 @@ def begun_attempts_are_started_again(put: Set) -> None:
         move = real(held, lock_held=lock_held)
         return Move.START if move is Move.DECLARE_LOST else move
 
-    async def start(self: Any, attempt: str, claim: Any) -> None:
+    async def start(self: Any, held: Held, claim: Any) -> None:
         claim._directory.started = None  # as if the shim did not look either
-        await real_start(self, attempt, claim)
+        await real_start(self, held, claim)
 
     real_start = Attempts._start
     put(agent_run, "next_move", next_move)

@@ -25,6 +25,21 @@ def unstarted(held: Held, now: float) -> files.Exit:
     )
 
 
+def start_timeout(held: Held, now: float, start_timeout_s: float, error: str) -> files.Exit:
+    """The end of an attempt for which no shim could be had in time."""
+    return files.Exit(
+        reason="start_timeout",
+        code=None,
+        signal=None,
+        error=f"No process could be started for it within {start_timeout_s:g} s: {error}",
+        started_at=held.accepted_at,
+        ended_at=now,
+        streams=dict.fromkeys(files.STREAMS, NO_OUTPUT),
+        survivors=0,
+        kill_failed=False,
+    )
+
+
 def lost(held: Held, now: float, remains: Remains) -> files.Exit:
     """The end of an attempt whose shim is gone without a word."""
     error = held.broken or "Its shim was killed, so the exit status is unknown."

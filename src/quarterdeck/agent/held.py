@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from quarterdeck.agent.shim import files
 from quarterdeck.core.states import Phase
 
+Request = files.Stop | tuple[files.Signal, ...]
+"""What is asked of a running attempt. Of signals it is always all that there were."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Held:
@@ -20,13 +23,17 @@ class Held:
     stop: files.Stop | None = None
     overdue: bool = False
     end: files.Exit | None = None
+    signals: tuple[files.Signal, ...] = ()
+    signalled: int = 0
+    gone_at: float | None = None
     broken: str | None = None
     facts: int = 1
 
     @property
     def revision(self) -> int:
         """How many facts there are, readable or not: it must never go back."""
-        return self.facts + (max(self.stop.count - 1, 0) if self.stop else 0)
+        counts = (self.stop.count if self.stop else 0, len(self.signals), self.signalled)
+        return self.facts + sum(max(count - 1, 0) for count in counts)
 
     @property
     def phase(self) -> Phase:
@@ -35,6 +42,15 @@ class Held:
         if self.stop is not None or self.overdue:
             return Phase.STOPPING
         return Phase.ACCEPTED if self.started is None else Phase.RUNNING
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Terms:
+    """What an order says about its time: whether it ends when its node hears no server for long
+    (`lost_after`), and how long its start may take (0: no limit)."""
+
+    leashed: bool = False
+    start_timeout_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

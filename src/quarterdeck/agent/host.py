@@ -5,8 +5,8 @@ What an agent decides (run, output, orders, observe, outbox) knows its machine o
 holds for both.
 
 What any host promises:
-1. `accept`, `ask_stop`, `Claim.end` and `bury` are durable when they return: a crash of the agent
-   or of the machine right after finds them again. When they raise OSError nothing has changed.
+1. `accept`, `ask`, `Claim.end` and `bury` are durable when they return: a crash of the agent or of
+   the machine right after finds them again. When they raise OSError nothing has changed.
 2. An attempt has at most one holder: its shim, or whoever has its `Claim`. Only the holder may
    start it, clear up after it, or write its end, so these are methods of the claim.
 3. A shim starts its command at most once, and never when the directory says that it began before.
@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from quarterdeck.agent.held import REVOKED, Held, Refusal, Remains
+from quarterdeck.agent.held import REVOKED, Held, Refusal, Remains, Request, Terms
 from quarterdeck.agent.shim import files
 from quarterdeck.wire.run import FactsMessage, LoadMessage, OrderMessage
 
@@ -95,15 +95,16 @@ class Host(Protocol):
         ...
 
     async def accept(self, attempt: str, order: OrderMessage) -> None:
-        """Write the order durably. Raises OSError: then nothing was accepted."""
+        """Write the order durably. Raises OSError, or Invalid for what this machine can't do (an
+        unknown user): then nothing was accepted."""
         ...
 
     def look(self, attempt: str) -> Held | None:
         """What its directory says now, None when there is none. Never raises for damage."""
         ...
 
-    async def leashed(self, attempt: str) -> bool:
-        """Whether it ends when its node hears no server for long (`lost_after`)."""
+    async def terms(self, attempt: str) -> Terms:
+        """What its order says about time; never raises for damage."""
         ...
 
     def claim(self, attempt: str) -> Claim | None:
@@ -114,8 +115,12 @@ class Host(Protocol):
         """Wait until no shim holds the attempt any more."""
         ...
 
-    async def ask_stop(self, attempt: str, stop: files.Stop) -> None:
-        """Record a stop, and tell the shim if there is one. Raises OSError."""
+    async def ask(self, attempt: str, request: Request | None) -> None:
+        """Record a request and have the shim look. Raises OSError.
+
+        Of signals the request is all there were. None only has the shim look again: an agent may
+        have died between its record and its word.
+        """
         ...
 
     async def release(self, attempt: str) -> None:

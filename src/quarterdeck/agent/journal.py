@@ -1,8 +1,8 @@
 """The journal of a node: one directory per attempt, and tombstones of what must never start again.
 
 The directory is the record (docs/ATTEMPT.md); this module reads it into `Held`. A revision is the
-number of facts in the directory, so it needs no counter: the order, `started`, each stop,
-`overdue`, and the end.
+number of facts in the directory, so it needs no counter: the order, `started`, each stop and each
+signal (asked for, sent), `overdue`, the end, and that what could not be killed has gone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from quarterdeck.agent.held import REVOKED, Held, Refusal
+from quarterdeck.agent.held import REVOKED, Held, Refusal, Request, Terms
 from quarterdeck.agent.shim import disk, files
 from quarterdeck.core.ids import split_attempt
 from quarterdeck.errors import Invalid
@@ -26,6 +26,7 @@ from quarterdeck.service import lock_directory
 T = TypeVar("T")
 
 HASH_BYTES = 1 << 20
+FACTS = {"started", "stop", "signals", "signalled", "overdue", "exit.json", "gone"}
 
 
 class Journal:
@@ -84,7 +85,7 @@ class Journal:
             return None
         if "order" in present:
             accepted_at = (directory / "order").stat().st_mtime
-        facts = 1 + len(present & {"started", "stop", "overdue", "exit.json"})
+        facts = 1 + len(present & FACTS)
         broken: str | None = None
 
         def read(reader: Callable[[Path], T]) -> T | None:
@@ -96,6 +97,9 @@ class Journal:
                 return None
 
         started, stop, end = read(files.read_started), read(files.read_stop), read(files.read_exit)
+        signals = read(files.read_signals) if "signals" in present else None
+        signalled = read(files.read_signalled) if "signalled" in present else None
+        gone_at = read(files.read_gone) if "gone" in present else None
         return Held(
             attempt=attempt,
             accepted_at=accepted_at,
@@ -103,25 +107,33 @@ class Journal:
             stop=stop,
             overdue="overdue" in present,
             end=end,
+            signals=signals or (),
+            signalled=signalled or 0,
+            gone_at=gone_at,
             broken=broken,
             facts=facts,
         )
 
-    def leashed(self, attempt: str) -> bool:
-        """Whether the attempt ends when its node hears no server for long (`lost_after`)."""
+    def terms(self, attempt: str) -> Terms:
+        """What the order says about time."""
         try:
             order = files.read_order(self.directory(attempt))
         except (OSError, ValueError):
-            return False
-        return order is not None and order.lost_after_s > 0
+            order = None
+        if order is None:
+            return Terms()
+        return Terms(leashed=order.lost_after_s > 0, start_timeout_s=order.start_timeout_s)
 
     def lock(self, attempt: str) -> int | None:
         """Take the attempt's lock; its descriptor, or None while a shim holds it."""
         return lock_directory(self.directory(attempt))
 
-    def ask_stop(self, attempt: str, stop: files.Stop) -> None:
-        """Record a stop; the shim acts on it when it is told, or when it starts."""
-        disk.write_json(self.directory(attempt) / "stop", files.stop_json(stop))
+    def ask(self, attempt: str, request: Request) -> None:
+        """Record a request; the shim acts on it when it is told, or when it starts."""
+        if isinstance(request, files.Stop):
+            disk.write_json(self.directory(attempt) / "stop", files.stop_json(request))
+        else:
+            disk.write_json(self.directory(attempt) / "signals", files.signals_json(request))
 
     def end(self, attempt: str, end: files.Exit) -> None:
         """Record an end that no shim could: lost, or cancelled before the start."""

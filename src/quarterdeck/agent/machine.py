@@ -17,7 +17,7 @@ from typing import Any
 
 from quarterdeck.agent.figures import Figures
 from quarterdeck.agent.follow import DirectoryWatch, Follower
-from quarterdeck.agent.held import REVOKED, Held, Refusal, Remains
+from quarterdeck.agent.held import REVOKED, Held, Refusal, Remains, Request, Terms
 from quarterdeck.agent.journal import Journal
 from quarterdeck.agent.process import Spawner, until_gone
 from quarterdeck.agent.shim import files, tree
@@ -77,8 +77,8 @@ class Machine:
     def look(self, attempt: str) -> Held | None:
         return self._journal.look(attempt)
 
-    async def leashed(self, attempt: str) -> bool:
-        return await asyncio.to_thread(self._journal.leashed, attempt)
+    async def terms(self, attempt: str) -> Terms:
+        return await asyncio.to_thread(self._journal.terms, attempt)
 
     def claim(self, attempt: str) -> RealClaim | None:
         fd = self._journal.lock(attempt)
@@ -98,9 +98,10 @@ class Machine:
                 return
             await asyncio.sleep(SHIM_LOOK_S)
 
-    async def ask_stop(self, attempt: str, stop: files.Stop) -> None:
-        await asyncio.to_thread(self._journal.ask_stop, attempt, stop)
-        # looked at after the write: a shim without `started` will read the stop by itself
+    async def ask(self, attempt: str, request: Request | None) -> None:
+        if request is not None:
+            await asyncio.to_thread(self._journal.ask, attempt, request)
+        # looked at after the write: a shim without `started` will read what is there by itself
         held = self._journal.look(attempt)
         if held is not None and held.started is not None:
             shim = held.started.shim

@@ -38,6 +38,7 @@ from quarterdeck.wire.run import (
     ReleaseAttempt,
     ReportAttempt,
     RevokeAttempt,
+    SignalAttempt,
     StartAttempt,
     StopAttempt,
 )
@@ -134,7 +135,12 @@ class OrderDesk:
 
     async def _change(
         self,
-        item: StartAttempt | StopAttempt | RevokeAttempt | ReleaseAttempt | ReportAttempt,
+        item: StartAttempt
+        | StopAttempt
+        | SignalAttempt
+        | RevokeAttempt
+        | ReleaseAttempt
+        | ReportAttempt,
     ) -> AnswerItem:
         attempt = item.attempt
         match item:
@@ -148,6 +154,10 @@ class OrderDesk:
                     grace_s=10.0 if grace_s is None else grace_s,
                 )
                 return await self._attempts.stop(attempt, wanted) or AttemptUnknown(attempt=attempt)
+            case SignalAttempt(signals=signals):
+                numbered = tuple(files.Signal(s.number, s.signal, s.tree) for s in signals)
+                known = await self._attempts.signal(attempt, numbered)
+                return known or AttemptUnknown(attempt=attempt)
             case RevokeAttempt():
                 return await self._revoke(attempt)
             case ReleaseAttempt():
@@ -170,6 +180,8 @@ class OrderDesk:
             return await self._refuse(item.attempt, problem)
         try:
             return await self._attempts.accept(item.attempt, item.order)
+        except Invalid as error:
+            return await self._refuse(item.attempt, Refusal(code="refused", text=error.message))
         except OSError as error:
             text = f"The node can't write the order: {error.strerror or error}."
             return await self._refuse(item.attempt, Refusal(code="disk", text=text))
@@ -233,9 +245,14 @@ def _problem(item: StartAttempt) -> str:
         return "The order needs exactly one of a script and an argv."
     if len(order.script) + len(order.stdin) > MAX_ORDER_BYTES:
         return f"Script and stdin together are larger than {MAX_ORDER_BYTES} bytes."
-    texts = [*order.argv, *order.args, *order.env, *order.env.values(), order.cwd or ""]
+    texts = [*order.argv, *order.args, *order.env, *order.env.values()]
+    texts += [order.cwd or "", order.user or "", order.pty.term if order.pty else ""]
     if any("\0" in text for text in texts):
-        return "An argument, variable or directory holds a NUL character."
+        return "An argument, variable, directory, user or terminal holds a NUL character."
+    if order.pty is not None and not (0 <= order.pty.rows < 65536 > order.pty.columns >= 0):
+        return f"A terminal can't have {order.pty.rows} rows of {order.pty.columns} columns."
+    if order.umask is not None and not 0 <= order.umask <= 0o777:
+        return f"`umask` is {order.umask:o} (octal); it can be 000 to 777."
     if any(not key or "=" in key for key in order.env):
         return "The name of an environment variable is empty or holds `=`."
     return ""

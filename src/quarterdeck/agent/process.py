@@ -17,6 +17,7 @@ from quarterdeck.agent.shim.tree import identity
 from quarterdeck.errors import Broken
 
 REPLY_BYTES = 65536
+REPLY_S = 10.0
 Program = Callable[[Sequence[str], int], "subprocess.Popen[bytes]"]
 
 
@@ -68,7 +69,17 @@ class Spawner:
                 raise Broken("spawner", f"The spawner died ({error}); try again.") from error
         finally:
             os.close(lock_fd)
-        return await future
+        try:
+            async with asyncio.timeout(REPLY_S):
+                return await future
+        except TimeoutError as error:
+            # what it has not read yet, the lock too, is gone with it; what it forked lives on
+            if self._process is not None:
+                self._process.kill()
+            self._lost()
+            raise Broken(
+                "spawner", f"The spawner did not answer for {REPLY_S:g} s and was killed."
+            ) from error
 
     def stop(self) -> None:
         """Let the spawner go; shims live on."""

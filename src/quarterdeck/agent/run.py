@@ -8,6 +8,8 @@ killed anywhere continues by looking again:
     lock held                      adopt: follow until the shim is gone
     started, lock free, no end     the shim was killed: sweep what is left, record `lost`
     end                            send the rest of the output, report, wait for release
+    end, lock held                 the shim is about to go; or it watches what could not be killed:
+                                   then report now, and once more when that has gone
 
 What an earlier start left is not started or ended before the node has settled (agent/settle.py).
 Every change of the directory makes a new snapshot, which the outbox sends until it is taken.
@@ -21,7 +23,7 @@ from enum import Enum, auto
 from typing import assert_never
 
 from quarterdeck.agent import ends
-from quarterdeck.agent.held import Held
+from quarterdeck.agent.held import Held, Terms
 from quarterdeck.agent.host import Claim, Host
 from quarterdeck.agent.outbox import Outbox
 from quarterdeck.agent.output import Sender
@@ -56,12 +58,21 @@ class Move(Enum):
 def next_move(held: Held, *, lock_held: bool) -> Move:
     """Decide from the directory and its lock alone."""
     if held.end is not None:
-        return Move.REPORT_END if not lock_held else Move.FOLLOW
+        # the shim of what could not be killed stays to see it end
+        return Move.REPORT_END if held.end.kill_failed or not lock_held else Move.FOLLOW
     if lock_held:
         return Move.FOLLOW
     if held.started is not None or held.broken is not None:
         return Move.DECLARE_LOST
     return Move.END_UNSTARTED if held.stop is not None else Move.START
+
+
+class Trying:
+    """Since when a shim is asked for, and why there was none the last time."""
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+        self.error = ""
 
 
 class Attempts:
@@ -90,6 +101,8 @@ class Attempts:
         self._pokes: dict[str, Poke] = {}
         self._said: dict[str, int] = {}
         self._leashed: set[str] = set()
+        self._terms: dict[str, Terms] = {}
+        self._trying: dict[str, Trying] = {}
 
     def resume(self) -> None:
         """Take up everything that the journal holds."""
@@ -124,14 +137,15 @@ class Attempts:
         if held is None:
             return None
         if held.end is None and (held.stop is None or held.stop.count < wanted.count):
-            await self._host.ask_stop(attempt, wanted)
+            await self._host.ask(attempt, wanted)
             self._poke(attempt)
         return self.report(attempt)
 
     async def release(self, attempt: str) -> bool:
-        """Delete an ended attempt; False while it has not ended."""
+        """Delete an ended attempt; False while it has not ended, or what could not be killed is
+        still watched."""
         held = self._host.look(attempt)
-        if held is not None and held.end is None:
+        if held is not None and (held.end is None or _is_watched(self._host, held)):
             return False
         tending = self._tending.get(attempt)
         if tending is not None:
@@ -139,6 +153,20 @@ class Attempts:
         self._drop(attempt)
         await self._host.release(attempt)
         return True
+
+    async def signal(
+        self, attempt: str, wanted: tuple[files.Signal, ...]
+    ) -> AttemptSnapshot | None:
+        """Record signals and tell the shim; numbers already known change nothing."""
+        held = self._host.look(attempt)
+        if held is None:
+            return None
+        known = max((one.number for one in held.signals), default=0)
+        fresh = tuple(one for one in wanted if one.number > known)
+        if held.end is None and fresh:
+            await self._host.ask(attempt, (*held.signals, *fresh))
+            self._poke(attempt)
+        return self.report(attempt)
 
     def _tend(self, attempt: str) -> None:
         if attempt not in self._tending:
@@ -165,7 +193,8 @@ class Attempts:
 
     async def _tending_of(self, attempt: str) -> None:
         sender = self._new_sender(attempt)
-        if await self._host.leashed(attempt):
+        self._terms[attempt] = terms = await self._host.terms(attempt)
+        if terms.leashed:
             self._leashed.add(attempt)
         try:
             adopting = True
@@ -173,6 +202,8 @@ class Attempts:
                 adopting = adopting and move is not Move.START
         finally:
             self._leashed.discard(attempt)
+            self._terms.pop(attempt, None)
+            self._trying.pop(attempt, None)
             sender.close()
 
     async def _next(self, attempt: str, sender: Sender, *, adopting: bool) -> Move | None:
@@ -200,10 +231,14 @@ class Attempts:
             await asyncio.sleep(min(wait_s, SETTLE_LOOK_S))
         if move is Move.REPORT_END:
             await self._report_end(attempt, sender)
+            if claim is None:
+                await self._host.until_shim_gone(attempt)
+                await self._report_end(attempt, sender)
             return None
         if move is Move.FOLLOW:
             if adopting:
                 self._telemetry.emit(AttemptAdopted(attempt=attempt))
+                await self._host.ask(attempt, None)
             await self._follow(attempt, sender)
         return move
 
@@ -218,13 +253,13 @@ class Attempts:
         now = self._clock.now().timestamp()
         match move:
             case Move.START:
-                await self._start(held.attempt, claim)
+                await self._start(held, claim)
             case Move.END_UNSTARTED:
-                await self._write_end(held, claim, ends.unstarted(held, now))
+                await _write_end(self._telemetry, held, claim, ends.unstarted(held, now))
             case Move.DECLARE_LOST:
                 remains = await claim.clear(held)
                 now = self._clock.now().timestamp()
-                await self._write_end(held, claim, ends.lost(held, now, remains))
+                await _write_end(self._telemetry, held, claim, ends.lost(held, now, remains))
             case Move.FOLLOW | Move.REPORT_END:
                 pass
             case _ as never:
@@ -237,10 +272,19 @@ class Attempts:
         self._found.discard(attempt)
         self._outbox.forget(attempt)
 
-    async def _start(self, attempt: str, claim: Claim) -> None:
+    async def _start(self, held: Held, claim: Claim) -> None:
+        attempt = held.attempt
+        trying = self._trying.setdefault(attempt, Trying(self._clock.monotonic()))
+        limit_s = self._terms[attempt].start_timeout_s
+        if limit_s > 0 and self._clock.monotonic() - trying.since >= limit_s:
+            now = self._clock.now().timestamp()
+            end = ends.start_timeout(held, now, limit_s, trying.error)
+            await _write_end(self._telemetry, held, claim, end)
+            return
         try:
             pid = await claim.start()
         except Broken as error:
+            trying.error = error.message
             self._telemetry.emit(AttemptBroken(attempt=attempt, error=error.message))
             await asyncio.sleep(RETRY_S)
             return
@@ -262,13 +306,6 @@ class Attempts:
             gone.cancel()
             watch.close()
 
-    async def _write_end(self, held: Held, claim: Claim, end: files.Exit) -> None:
-        try:
-            await claim.end(end)
-        except OSError as error:
-            self._telemetry.emit(AttemptBroken(attempt=held.attempt, error=str(error)))
-            await asyncio.sleep(RETRY_S)
-
     async def _report_end(self, attempt: str, sender: Sender) -> None:
         cached = await sender.finish()
         held = self._host.look(attempt)
@@ -279,3 +316,21 @@ class Attempts:
         self._telemetry.emit(
             AttemptEnded(attempt=attempt, reason=held.end.reason or "", exit_code=held.end.code)
         )
+
+
+async def _write_end(telemetry: Telemetry, held: Held, claim: Claim, end: files.Exit) -> None:
+    try:
+        await claim.end(end)
+    except OSError as error:
+        telemetry.emit(AttemptBroken(attempt=held.attempt, error=str(error)))
+        await asyncio.sleep(RETRY_S)
+
+
+def _is_watched(host: Host, held: Held) -> bool:
+    """Whether a shim still watches what could not be killed."""
+    if held.end is None or not held.end.kill_failed:
+        return False
+    claim = host.claim(held.attempt)
+    if claim is not None:
+        claim.close()
+    return claim is None

@@ -28,6 +28,9 @@ def snapshot(held: Held, *, cached: bool = False) -> AttemptSnapshot:
         kill_failed=end.kill_failed if end else False,
         cached=cached,
         stops=held.stop.count if held.stop else 0,
+        signals=max((one.number for one in held.signals), default=0),
+        signalled=held.signalled,
+        gone_at=held.gone_at,
     )
 
 

@@ -113,6 +113,7 @@ class CountsBody(Body, frozen=True, kw_only=True):
     cancelled: int
     lost: int
     kill_failed: int
+    start_timeout: int
 
 
 class RunBody(Body, frozen=True, kw_only=True):
@@ -124,6 +125,7 @@ class RunBody(Body, frozen=True, kw_only=True):
     target: str
     title: str
     origin: str
+    parent: str | None
     namespace: str
     created_at: datetime
     created_by: str
@@ -302,6 +304,7 @@ def _run_fields(run: Run) -> dict[str, Any]:
         "target": run.target,
         "title": run.title,
         "origin": run.origin,
+        "parent": run.parent,
         "namespace": run.namespace,
         "created_at": run.created_at,
         "created_by": run.created_by,

@@ -20,7 +20,7 @@ from quarterdeck.control.orders import Orderer
 from quarterdeck.control.steady import Steady
 from quarterdeck.core import attempt as machine
 from quarterdeck.core.model import Attempt, Order, Reason
-from quarterdeck.core.reconcile import Command, Release, Revoke, Start, Stop, orders_for
+from quarterdeck.core.reconcile import Command, Release, Revoke, Signal, Start, Stop, orders_for
 from quarterdeck.errors import Invalid, Unavailable
 from quarterdeck.service import Clock, Poke, Services
 from quarterdeck.store import run as run_store
@@ -36,9 +36,11 @@ from quarterdeck.wire.run import (
     ReleaseAttempt,
     ReportAttempt,
     RevokeAttempt,
+    SignalAttempt,
     StartAttempt,
     StopAttempt,
     order_message,
+    signal_items,
     snapshot_record,
 )
 
@@ -248,6 +250,8 @@ def _item(command: Command, order: Order) -> OrderItem:
             return StartAttempt(attempt=attempt, order=order_message(order))
         case Stop(attempt=attempt, count=count, signal=signal):
             return StopAttempt(attempt=attempt, count=count, signal=signal, grace_s=order.grace_s)
+        case Signal(attempt=attempt, signals=signals):
+            return SignalAttempt(attempt=attempt, signals=signal_items(signals))
         case Revoke(attempt=attempt):
             return RevokeAttempt(attempt=attempt)
         case Release(attempt=attempt):
@@ -267,7 +271,7 @@ def _event(asked: OrderItem, answer: AnswerItem) -> machine.Event | None:
         case AttemptUnknown():
             if isinstance(asked, ReleaseAttempt):
                 return machine.Dropped()
-            if isinstance(asked, ReportAttempt | StopAttempt):
+            if isinstance(asked, ReportAttempt | StopAttempt | SignalAttempt):
                 return machine.Vanished()
             return None
         case _:

@@ -7,8 +7,10 @@ Rules (docs/ATTEMPT.md):
    says so only in a repeat, or sealed).
 3. What was never offered to the node may be ended by the server alone; what was offered needs the
    node's word (a snapshot, or a refusal, which a node gives only for what it never accepted).
-4. After the log is sealed the node is told to forget; after its answer nothing is wanted any more.
-5. A node that was removed is asked nothing and believed nothing: what may run there is lost, and
+4. Signals are numbered; the node takes each number once. What has ended gets none.
+5. A `kill_failed` attempt stays that, but its record says when the rest has ended after all.
+6. After the log is sealed the node is told to forget; after its answer nothing is wanted any more.
+7. A node that was removed is asked nothing and believed nothing: what may run there is lost, and
    what the servers have of its output is its log.
 """
 
@@ -19,7 +21,7 @@ from typing import assert_never
 
 import msgspec
 
-from quarterdeck.core.model import Attempt, Reason, Record, Snapshot, Wanted
+from quarterdeck.core.model import Attempt, Reason, Record, SignalOrder, Snapshot, Wanted
 from quarterdeck.core.states import ATTEMPT_MOVES, AttemptState, Outcome, Phase
 
 
@@ -40,6 +42,14 @@ class StopAsked(Record, frozen=True, kw_only=True):
     """A person or a limit wants the attempt to stop."""
 
     signal: int
+
+
+class SignalAsked(Record, frozen=True, kw_only=True):
+    """A person wants one signal sent; `key` names the request, whose repeat changes nothing."""
+
+    signal: int
+    tree: bool
+    key: str
 
 
 class OfferExpired(Record, frozen=True, kw_only=True):
@@ -67,7 +77,17 @@ class NodeRemoved(Record, frozen=True, kw_only=True):
     """The node was removed from the fleet: its word no longer counts."""
 
 
-Event = Reported | TurnedDown | StopAsked | OfferExpired | Vanished | Sealed | Dropped | NodeRemoved
+Event = (
+    Reported
+    | TurnedDown
+    | StopAsked
+    | SignalAsked
+    | OfferExpired
+    | Vanished
+    | Sealed
+    | Dropped
+    | NodeRemoved
+)
 
 PHASE_STATE = {
     Phase.ACCEPTED: AttemptState.STARTING,
@@ -90,6 +110,8 @@ def step(attempt: Attempt, event: Event, now: datetime) -> Attempt:
             return _ended_unstarted(attempt, reason, error, now)
         case StopAsked(signal=signal):
             return _stop_asked(attempt, signal, now)
+        case SignalAsked():
+            return _signal_asked(attempt, event, now)
         case OfferExpired():
             if attempt.offered:
                 return attempt
@@ -121,6 +143,8 @@ def outcome(snapshot: Snapshot) -> Outcome:
             return Outcome.CANCELLED
         case Reason.LOST | Reason.LOST_AFTER | Reason.FORGOTTEN | Reason.NODE_REMOVED:
             return Outcome.LOST
+        case Reason.START_TIMEOUT:
+            return Outcome.START_TIMEOUT
         case Reason.START_ERROR | Reason.REFUSED | Reason.OFFLINE:
             return Outcome.FAILED
         case None:
@@ -142,6 +166,12 @@ def _reported(attempt: Attempt, snapshot: Snapshot) -> Attempt:
     known = attempt.snapshot
     ended = snapshot.phase is Phase.ENDED
     if known is not None and known.phase is Phase.ENDED:
+        if known.kill_failed and known.gone_at is None and snapshot.gone_at is not None:
+            # what could not be killed has ended after all; the outcome stays what it was
+            told = msgspec.structs.replace(
+                known, gone_at=snapshot.gone_at, revision=snapshot.revision
+            )
+            return msgspec.structs.replace(attempt, snapshot=told)
         if attempt.state is AttemptState.ENDED or not (ended and snapshot.cached):
             return attempt
         # the end stands as it was told; only its output can be read by now
@@ -193,6 +223,20 @@ def _stop_asked(attempt: Attempt, signal: int, now: datetime) -> Attempt:
     if not attempt.offered:
         return _ended_unstarted(stopped, Reason.CANCELLED, "Cancelled before it was sent.", now)
     return stopped
+
+
+def takes_signals(attempt: Attempt) -> bool:
+    """Whether the command has begun and its end is not known."""
+    known = attempt.snapshot
+    return known is not None and known.phase is not Phase.ENDED
+
+
+def _signal_asked(attempt: Attempt, asked: SignalAsked, now: datetime) -> Attempt:
+    if not takes_signals(attempt) or any(one.key == asked.key for one in attempt.signals):
+        return attempt
+    number = len(attempt.signals) + 1
+    order = SignalOrder(number=number, signal=asked.signal, tree=asked.tree, key=asked.key, at=now)
+    return msgspec.structs.replace(attempt, signals=(*attempt.signals, order))
 
 
 def _vanished(attempt: Attempt, error: str, now: datetime) -> Attempt:

@@ -27,10 +27,19 @@ MAX_ORDER_BYTES = 4 << 20
 DEFAULT_GRACE_S = 10.0
 DEFAULT_MAX_OUTPUT = 1 << 30
 DEFAULT_OFFLINE_TTL_S = 60.0
+DEFAULT_START_TIMEOUT_S = 60.0
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
     """Base of all core records."""
+
+
+class Terminal(Record, frozen=True, kw_only=True):
+    """The terminal that a command gets as its own; both streams come out of it as stdout."""
+
+    rows: int = 24
+    columns: int = 80
+    term: str = "xterm-256color"
 
 
 class Order(Record, frozen=True, kw_only=True):
@@ -47,6 +56,10 @@ class Order(Record, frozen=True, kw_only=True):
     max_output: int = DEFAULT_MAX_OUTPUT
     leftovers: str = "keep"
     lost_after_s: float = 0.0
+    user: str | None = None
+    pty: Terminal | None = None
+    umask: int | None = None
+    start_timeout_s: float = DEFAULT_START_TIMEOUT_S
 
 
 class Wanted(StrEnum):
@@ -65,10 +78,25 @@ class Reason(StrEnum):
     LOST = "lost"
     LOST_AFTER = "lost_after"
     START_ERROR = "start_error"
+    START_TIMEOUT = "start_timeout"
     REFUSED = "refused"
     OFFLINE = "offline"
     FORGOTTEN = "forgotten"
     NODE_REMOVED = "node_removed"
+
+
+class SignalOrder(Record, frozen=True, kw_only=True):
+    """One signal to a running attempt. They are numbered from 1, and each is sent once.
+
+    `key` names the request: a repeat of it adds none. `tree` sends it to every process below the
+    shim, else the main process alone gets it.
+    """
+
+    number: int
+    signal: int
+    tree: bool = False
+    key: str = ""
+    at: datetime
 
 
 class StreamEnd(Record, frozen=True, kw_only=True):
@@ -82,9 +110,11 @@ class StreamEnd(Record, frozen=True, kw_only=True):
 class Snapshot(Record, frozen=True, kw_only=True):
     """Everything a node knows of one attempt. A higher revision replaces a lower one.
 
-    `revision` is the number of facts in the attempt's directory (order, started, stop, overdue,
-    end), so it grows with every change and survives a restart of the agent without a counter.
-    `cached` says of an ended attempt that the fabric took all of its output.
+    `revision` is the number of facts in the attempt's directory (order, started, each stop and
+    signal, overdue, end), so it grows with every change and survives a restart of the agent
+    without a counter. `cached` says of an ended attempt that the fabric took all of its output.
+    `signals` is how many signals the node has recorded, `signalled` how many of them were sent.
+    `gone_at` is when processes that could not be killed ended after all.
     """
 
     attempt: str
@@ -103,6 +133,9 @@ class Snapshot(Record, frozen=True, kw_only=True):
     kill_failed: bool = False
     cached: bool = False
     stops: int = 0
+    signals: int = 0
+    signalled: int = 0
+    gone_at: datetime | None = None
 
 
 class Attempt(Record, frozen=True, kw_only=True):
@@ -116,6 +149,7 @@ class Attempt(Record, frozen=True, kw_only=True):
     wanted: Wanted = Wanted.RUN
     stops: int = 0
     stop_signal: int = 15
+    signals: tuple[SignalOrder, ...] = ()
     offered: bool = False
     offer_until: datetime | None = None
     state: AttemptState = AttemptState.PENDING
@@ -154,6 +188,7 @@ class Counts(Record, frozen=True, kw_only=True):
     cancelled: int = 0
     lost: int = 0
     kill_failed: int = 0
+    start_timeout: int = 0
 
     @property
     def ended(self) -> int:
@@ -169,6 +204,7 @@ class Run(Record, frozen=True, kw_only=True):
     created_at: datetime
     created_by: str
     origin: str = "run"
+    parent: str | None = None
     namespace: str = "default"
     title: str = ""
     state: RunState = RunState.PENDING

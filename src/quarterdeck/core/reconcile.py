@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
-from quarterdeck.core.model import Attempt, Record, Wanted
+from quarterdeck.core.model import Attempt, Record, SignalOrder, Wanted
 from quarterdeck.core.states import Phase
 
 
@@ -28,6 +28,13 @@ class Stop(Record, frozen=True, kw_only=True):
     signal: int
 
 
+class Signal(Record, frozen=True, kw_only=True):
+    """Send the signals that the node has not recorded yet."""
+
+    attempt: str
+    signals: tuple[SignalOrder, ...]
+
+
 class Revoke(Record, frozen=True, kw_only=True):
     """Ask the node never to accept an attempt it has not answered for."""
 
@@ -40,12 +47,25 @@ class Release(Record, frozen=True, kw_only=True):
     attempt: str
 
 
-Command = Start | Stop | Revoke | Release
+Command = Start | Stop | Signal | Revoke | Release
 
 
 def orders_for(attempts: Iterable[Attempt], now: datetime) -> list[Command]:
     """What differs between the rows of one node and their last snapshots, oldest first."""
-    return [order for attempt in attempts if (order := _order_for(attempt, now)) is not None]
+    return [order for attempt in attempts for order in _orders_for(attempt, now)]
+
+
+def _orders_for(attempt: Attempt, now: datetime) -> list[Command]:
+    found = (_signals_for(attempt), _order_for(attempt, now))
+    return [order for order in found if order is not None]
+
+
+def _signals_for(attempt: Attempt) -> Signal | None:
+    known = attempt.snapshot
+    if known is None or known.phase is Phase.ENDED or known.signals >= len(attempt.signals):
+        return None
+    unknown = tuple(one for one in attempt.signals if one.number > known.signals)
+    return Signal(attempt=attempt.id, signals=unknown)
 
 
 def _order_for(attempt: Attempt, now: datetime) -> Command | None:

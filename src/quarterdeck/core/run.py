@@ -49,11 +49,15 @@ SIGKILL = 9
 
 BAD_OUTCOMES = (
     Outcome.KILL_FAILED,
+    Outcome.START_TIMEOUT,
     Outcome.LOST,
     Outcome.FAILED,
     Outcome.TIMED_OUT,
     Outcome.CANCELLED,
 )
+
+# how an attempt may end, but a run is said to have failed then
+ONLY_OF_ATTEMPTS = (Outcome.KILL_FAILED, Outcome.START_TIMEOUT)
 
 
 def step(run: Run, event: Event, now: datetime) -> tuple[Run, tuple[Command, ...]]:
@@ -84,7 +88,7 @@ def run_outcome(run: Run) -> Outcome:
     present = [kind for kind in BAD_OUTCOMES if getattr(counts, kind.value)]
     if len(present) == 1:
         only = present[0]
-        return Outcome.FAILED if only is Outcome.KILL_FAILED else only
+        return Outcome.FAILED if only in ONLY_OF_ATTEMPTS else only
     return Outcome.FAILED
 
 

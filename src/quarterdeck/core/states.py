@@ -65,6 +65,7 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
     LOST = "lost"
     KILL_FAILED = "kill_failed"
+    START_TIMEOUT = "start_timeout"
 
 
 ATTEMPT_MOVES: Mapping[AttemptState, frozenset[AttemptState]] = {

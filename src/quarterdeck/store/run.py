@@ -58,6 +58,7 @@ def create(
         id=run.id,
         namespace=run.namespace,
         origin=run.origin,
+        parent=run.parent,
         title=plain(run.title),
         target=plain(run.target),
         order_hash=digest,

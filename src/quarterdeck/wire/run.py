@@ -10,11 +10,28 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from quarterdeck.core.model import Facts, Load, Order, Reason, Snapshot, StreamEnd
+from quarterdeck.core.model import (
+    Facts,
+    Load,
+    Order,
+    Reason,
+    SignalOrder,
+    Snapshot,
+    StreamEnd,
+    Terminal,
+)
 from quarterdeck.core.states import Phase
 from quarterdeck.wire.codec import WireMessage
 
 BEAT_LIMIT = 500
+
+
+class TerminalMessage(WireMessage, frozen=True, kw_only=True):
+    """The terminal a command gets."""
+
+    rows: int = 24
+    columns: int = 80
+    term: str = "xterm-256color"
 
 
 class OrderMessage(WireMessage, frozen=True, kw_only=True):
@@ -31,6 +48,10 @@ class OrderMessage(WireMessage, frozen=True, kw_only=True):
     max_output: int = 0
     leftovers: str = "keep"
     lost_after_s: float = 0.0
+    user: str | None = None
+    pty: TerminalMessage | None = None
+    umask: int | None = None
+    start_timeout_s: float = 60.0
 
 
 class StartAttempt(WireMessage, frozen=True, kw_only=True, tag="start"):
@@ -47,6 +68,21 @@ class StopAttempt(WireMessage, frozen=True, kw_only=True, tag="stop"):
     count: int
     signal: int
     grace_s: float | None = None
+
+
+class SignalItem(WireMessage, frozen=True, kw_only=True):
+    """One of the numbered signals of an attempt."""
+
+    number: int
+    signal: int
+    tree: bool = False
+
+
+class SignalAttempt(WireMessage, frozen=True, kw_only=True, tag="signal"):
+    """Send signals to a running attempt, each once: a number that is known changes nothing."""
+
+    attempt: str
+    signals: tuple[SignalItem, ...]
 
 
 class RevokeAttempt(WireMessage, frozen=True, kw_only=True, tag="revoke"):
@@ -76,7 +112,15 @@ class ReadOutput(WireMessage, frozen=True, kw_only=True, tag="read"):
     length: int
 
 
-OrderItem = StartAttempt | StopAttempt | RevokeAttempt | ReleaseAttempt | ReportAttempt | ReadOutput
+OrderItem = (
+    StartAttempt
+    | StopAttempt
+    | SignalAttempt
+    | RevokeAttempt
+    | ReleaseAttempt
+    | ReportAttempt
+    | ReadOutput
+)
 
 
 class Orders(WireMessage, frozen=True, kw_only=True):
@@ -114,6 +158,9 @@ class AttemptSnapshot(WireMessage, frozen=True, kw_only=True, tag="snapshot"):
     cached: bool = False
     stops: int = 0
     session: str = ""
+    signals: int = 0
+    signalled: int = 0
+    gone_at: float | None = None
 
 
 class AttemptRefused(WireMessage, frozen=True, kw_only=True, tag="refused"):
@@ -236,7 +283,20 @@ def order_message(order: Order) -> OrderMessage:
         max_output=order.max_output,
         leftovers=order.leftovers,
         lost_after_s=order.lost_after_s,
+        user=order.user,
+        pty=None if order.pty is None else _terminal_message(order.pty),
+        umask=order.umask,
+        start_timeout_s=order.start_timeout_s,
     )
+
+
+def _terminal_message(terminal: Terminal) -> TerminalMessage:
+    return TerminalMessage(rows=terminal.rows, columns=terminal.columns, term=terminal.term)
+
+
+def signal_items(signals: tuple[SignalOrder, ...]) -> tuple[SignalItem, ...]:
+    """Core to wire."""
+    return tuple(SignalItem(number=s.number, signal=s.signal, tree=s.tree) for s in signals)
 
 
 def snapshot_record(message: AttemptSnapshot) -> Snapshot:
@@ -259,6 +319,9 @@ def snapshot_record(message: AttemptSnapshot) -> Snapshot:
         kill_failed=message.kill_failed,
         cached=message.cached,
         stops=message.stops,
+        signals=message.signals,
+        signalled=message.signalled,
+        gone_at=_time(message.gone_at),
     )
 
 
@@ -287,6 +350,8 @@ def _check_numbers(message: AttemptSnapshot) -> None:
     for number in (
         message.revision,
         message.stops,
+        message.signals,
+        message.signalled,
         message.exit_code or 0,
         message.signal or 0,
         message.survivors,

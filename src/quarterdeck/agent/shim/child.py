@@ -3,6 +3,9 @@
 The gate is a pipe. One byte opens it; its end without a byte (the shim died, or the attempt was
 stopped before it began) means that the order must not run. What goes wrong on the way to exec is
 said twice: on the child's stderr, for the log, and on the fault pipe, for `exit.json`.
+
+Another user than ours gets nothing of the attempt's directory: its script and its input are its own
+files there, which it reaches through descriptors only, and its pipes are its own.
 """
 
 from __future__ import annotations
@@ -13,8 +16,9 @@ import signal
 from dataclasses import dataclass
 from typing import NoReturn
 
-from quarterdeck.agent.shim.files import Order
+from quarterdeck.agent.shim.files import Account, Order
 from quarterdeck.agent.shim.linux import close_all_but, fork_into, output_pipe
+from quarterdeck.agent.shim.terminal import open_terminal, put_in_front
 
 _OPEN = b"\x01"
 NOT_FOUND = 127
@@ -28,13 +32,13 @@ FAULT_BYTES = 4096  # at most PIPE_BUF: written, and read, at once
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A forked child at its gate, and our ends of its pipes."""
+    """A forked child at its gate, and our ends of its pipes; `stderr` None: it has a terminal."""
 
     pid: int
     gate: int
     fault: int
     stdout: int
-    stderr: int
+    stderr: int | None
     grouped: bool
 
     def open_gate(self) -> None:
@@ -74,20 +78,37 @@ def interpreter(script: bytes) -> tuple[bytes, ...]:
     return tuple(word.rstrip(b" \t") for word in words if word) or (_DEFAULT_INTERPRETER,)
 
 
+def other_account(order: Order) -> Account | None:
+    """Whom the command has to become; None when that is who we are."""
+    account = order.account
+    return account if account is not None and os.geteuid() == 0 else None
+
+
 def fork_child(order: Order, folder: str, group: str | None) -> Child:
     """Fork the child of an order, into a cgroup where the kernel can; it waits at its gate."""
     gate_read, gate_write = os.pipe()
     fault_read, fault_write = os.pipe()
-    out_read, out_write = output_pipe()
-    err_read, err_write = output_pipe()
+    terminal = None
+    if order.pty is None:
+        out_read, out_write = output_pipe()
+        err_read, err_write = output_pipe()
+    else:
+        out_read, terminal = open_terminal(*order.pty)
+        out_write, err_read, err_write = terminal, None, terminal
+    account = other_account(order)
+    if account is not None:
+        for fd in {out_write, err_write}:
+            os.fchown(fd, account.uid, account.gid)  # else it could not open /dev/stderr
     pid, grouped = _fork(group)
     if pid == 0:
         try:
-            _prepare(gate_read, fault_write, out_write, err_write)
+            _prepare(gate_read, fault_write, out_write, err_write, terminal)
             _become(order, folder, gate_read, fault_write)
         finally:
             os._exit(NOT_STARTED)
-    for fd in (gate_read, fault_write, out_write, err_write):
+    if terminal is not None:
+        put_in_front(terminal, pid)
+    for fd in {gate_read, fault_write, out_write, err_write}:
         os.close(fd)
     os.set_blocking(fault_read, False)
     return Child(pid, gate_write, fault_read, out_read, err_read, grouped)
@@ -103,11 +124,14 @@ def _fork(group: str | None) -> tuple[int, bool]:
     return os.fork(), False
 
 
-def _prepare(gate: int, fault: int, stdout: int, stderr: int) -> None:
+def _prepare(gate: int, fault: int, stdout: int, stderr: int, terminal: int | None) -> None:
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         signal.signal(number, signal.SIG_DFL)
-    os.setsid()
+    if terminal is None:
+        os.setsid()
+    else:
+        os.dup2(terminal, 0)
     os.dup2(stdout, 1)
     os.dup2(stderr, 2)
     close_all_but({0, 1, 2, gate, fault})
@@ -124,16 +148,42 @@ def _become(order: Order, folder: str, gate: int, fault: int) -> NoReturn:
             fd = os.open(os.path.join(folder, "stdin"), os.O_RDONLY)
             os.dup2(fd, 0)
             os.close(fd)
-        if order.cwd is not None:
-            what = f"enter the working directory {_shown(order.cwd)}"
-            os.chdir(order.cwd)
-        todo = command(order, os.path.join(folder, "script"))
+        path = os.path.join(folder, "script")
+        account = other_account(order)
+        if account is not None:
+            what = "read its script"
+            if order.script is not None:
+                # the folder is closed to the user; through the descriptor the file is not
+                fd = os.open(path, os.O_RDONLY)
+                os.set_inheritable(fd, True)
+                path = f"/proc/self/fd/{fd}"
+            what = f"become user {account.uid}"
+            os.setgroups(account.groups)
+            os.setgid(account.gid)
+            os.setuid(account.uid)
+        if order.umask is not None:
+            os.umask(order.umask)
+        what = f"enter the working directory {_shown(order.cwd or '')}"
+        _enter(order)
+        todo = command(order, path)
         what = f"run {_shown(os.fsdecode(todo.argv[0]))}"
         if todo.search:
             os.execvpe(todo.argv[0], todo.argv, order.environ)
+        what = f"run the interpreter {_shown(os.fsdecode(todo.argv[0]))} of the script"
         os.execve(todo.argv[0], todo.argv, order.environ)
     except (OSError, ValueError) as error:
         _fail(fault, what, error)
+
+
+def _enter(order: Order) -> None:
+    """The order's directory; without one the home of its user, where there is one."""
+    if order.cwd is not None:
+        os.chdir(order.cwd)
+    elif order.account is not None:
+        try:
+            os.chdir(order.account.home)
+        except OSError:
+            os.chdir("/")
 
 
 def _shown(name: str) -> str:
@@ -145,6 +195,8 @@ def _fail(fault: int, what: str, error: OSError | ValueError) -> NoReturn:
     missing = what.startswith("run ") and isinstance(error, FileNotFoundError)
     why = error.strerror if isinstance(error, OSError) else str(error)
     advice = "check the name and PATH" if missing else "check the order"
+    if missing and "interpreter" in what:
+        advice = "install it, or correct the first line of the script,"
     sentence = f"Cannot {what}: {why}; {advice} on this node."
     data = sentence.encode("utf-8", "backslashreplace")[:FAULT_BYTES]
     try:

@@ -48,13 +48,25 @@ def write_json(path: _Path, value: Mapping[str, Any], *, also: Iterable[_Path] =
         os.close(fd)
 
 
-def write_file(path: _Path, data: bytes, mode: int, *, durable: bool = False) -> None:
-    """Create or replace a file's content, not atomically; its name is not made durable."""
+def write_file(
+    path: _Path,
+    data: bytes,
+    mode: int,
+    *,
+    owner: tuple[int, int] | None = None,
+    durable: bool = False,
+) -> None:
+    """Create or replace a file's content, not atomically; its name is not made durable.
+
+    `owner`: the user and the group that get the file.
+    """
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
     fd = os.open(path, flags, mode)
     try:
         os.fchmod(fd, mode)
         _write(fd, data)
+        if owner is not None:
+            os.fchown(fd, *owner)
         if durable:
             os.fsync(fd)
     finally:

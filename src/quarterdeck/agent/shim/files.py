@@ -7,21 +7,26 @@ that is corrupt, half-written or of an unknown version; the caller never has to 
 from __future__ import annotations
 
 import base64
-import json
-import math
-import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-VERSION = 1
+from quarterdeck.agent.shim.fields import VERSION, Fields, Folder, load
+
 # stream (1 stdout, 2 stderr), offset of the first byte read then, unix time in microseconds
 MARK = struct.Struct("<BQQ")
 STREAMS = {"stdout": 1, "stderr": 2}
 
-_T = TypeVar("_T")
-_Path = str | os.PathLike[str]
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Who runs the command: looked up by the agent, so that no shim ever asks a directory."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    home: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,10 @@ class Order:
     lost_after_s: float = 0.0
     drain_s: float = 2.0
     kill_s: float = 10.0
+    account: Account | None = None
+    pty: tuple[int, int] | None = None
+    umask: int | None = None
+    start_timeout_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +64,15 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """Who runs the attempt; written before the exec. `cgroup` is its own one, where it has one."""
+    """Who runs the attempt; written before the exec. `cgroup` is its own one, where it has one;
+    `uid` is the user of the command, where that is another than ours."""
 
     boot_id: str
     shim: Identity
     child: Identity
     at: float
     cgroup: str | None = None
+    uid: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +83,15 @@ class Stop:
     signal: int
     reason: str
     grace_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """A request to send one signal; requests are numbered from 1, and each is done once."""
+
+    number: int
+    signal: int
+    tree: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +137,10 @@ def order_json(order: Order) -> dict[str, Any]:
         "lost_after_s": order.lost_after_s,
         "drain_s": order.drain_s,
         "kill_s": order.kill_s,
+        "account": None if order.account is None else _account_json(order.account),
+        "pty": None if order.pty is None else list(order.pty),
+        "umask": order.umask,
+        "start_timeout_s": order.start_timeout_s,
     }
 
 
@@ -129,6 +153,7 @@ def started_json(started: Started) -> dict[str, Any]:
         "child": {"pid": started.child.pid, "ticks": started.child.ticks},
         "at": started.at,
         "cgroup": started.cgroup,
+        "uid": started.uid,
     }
 
 
@@ -140,6 +165,11 @@ def stop_json(stop: Stop) -> dict[str, Any]:
         "reason": stop.reason,
         "grace_s": stop.grace_s,
     }
+
+
+def signals_json(signals: Iterable[Signal]) -> dict[str, Any]:
+    """The content of `signals`: all there were, for the agent to write before it sends SIGUSR1."""
+    return {"signals": [[one.number, one.signal, one.tree] for one in signals]}
 
 
 def exit_json(end: Exit) -> dict[str, Any]:
@@ -161,9 +191,9 @@ def exit_json(end: Exit) -> dict[str, Any]:
     }
 
 
-def read_order(folder: _Path) -> Order | None:
+def read_order(folder: Folder) -> Order | None:
     """The order of an attempt's directory."""
-    raw = _load(folder, "order")
+    raw = load(folder, "order")
     if raw is None:
         return None
     argv, script = raw.opt("argv", list), raw.blob("script_b64")
@@ -185,26 +215,31 @@ def read_order(folder: _Path) -> Order | None:
         lost_after_s=raw.number("lost_after_s", 0.0),
         drain_s=raw.number("drain_s", 2.0),
         kill_s=raw.number("kill_s", 10.0),
+        account=_account(raw.part("account")) if raw.opt("account", dict) else None,
+        pty=_pty(raw),
+        umask=raw.opt("umask", int),
+        start_timeout_s=raw.number("start_timeout_s", 0.0),
     )
 
 
-def read_started(folder: _Path) -> Started | None:
+def read_started(folder: Folder) -> Started | None:
     """Who runs, or ran, the attempt."""
-    raw = _load(folder, "started")
+    raw = load(folder, "started")
     if raw is None:
         return None
     return Started(
         boot_id=raw.get("boot_id", str),
-        shim=raw.process("shim"),
-        child=raw.process("child"),
+        shim=_process(raw.part("shim")),
+        child=_process(raw.part("child")),
         at=raw.number("at"),
         cgroup=raw.opt("cgroup", str),
+        uid=raw.opt("uid", int),
     )
 
 
-def read_stop(folder: _Path) -> Stop | None:
+def read_stop(folder: Folder) -> Stop | None:
     """The last request to stop."""
-    raw = _load(folder, "stop", versioned=False)
+    raw = load(folder, "stop", versioned=False)
     if raw is None:
         return None
     signal_number = raw.get("signal", int)
@@ -218,9 +253,36 @@ def read_stop(folder: _Path) -> Stop | None:
     )
 
 
-def read_exit(folder: _Path) -> Exit | None:
+def read_signals(folder: Folder) -> tuple[Signal, ...]:
+    """Every signal that was asked for."""
+    raw = load(folder, "signals", versioned=False)
+    if raw is None:
+        return ()
+    found = []
+    for part in raw.get("signals", list):
+        match part:
+            case [int(number), int(signal), bool(tree)] if 1 <= signal <= 64:
+                found.append(Signal(number, signal, tree))
+            case _:
+                raise raw.broken(f"has no signal {part!r}")
+    return tuple(found)
+
+
+def read_signalled(folder: Folder) -> int:
+    """How many of the signals were sent."""
+    raw = load(folder, "signalled", versioned=False)
+    return 0 if raw is None else raw.get("count", int)
+
+
+def read_gone(folder: Folder) -> float | None:
+    """When what could not be killed had ended after all."""
+    raw = load(folder, "gone", versioned=False)
+    return None if raw is None else raw.number("at")
+
+
+def read_exit(folder: Folder) -> Exit | None:
     """How the attempt ended."""
-    raw = _load(folder, "exit.json")
+    raw = load(folder, "exit.json")
     if raw is None:
         return None
     streams = raw.part("streams")
@@ -237,87 +299,31 @@ def read_exit(folder: _Path) -> Exit | None:
     )
 
 
-def _stream_end(raw: _Fields) -> StreamEnd:
+def _account_json(account: Account) -> dict[str, Any]:
+    groups = list(account.groups)
+    return {"uid": account.uid, "gid": account.gid, "groups": groups, "home": account.home}
+
+
+def _account(raw: Fields) -> Account:
+    groups = raw.get("groups", list)
+    if not all(type(group) is int for group in groups):
+        raise raw.broken("has groups that are not numbers")
+    return Account(raw.get("uid", int), raw.get("gid", int), tuple(groups), raw.get("home", str))
+
+
+def _pty(raw: Fields) -> tuple[int, int] | None:
+    match raw.opt("pty", list):
+        case None:
+            return None
+        case [int(rows), int(columns)] if 0 <= rows < 65536 and 0 <= columns < 65536:
+            return rows, columns
+        case other:
+            raise raw.broken(f"has no terminal size {other!r}")
+
+
+def _process(raw: Fields) -> Identity:
+    return Identity(raw.get("pid", int), raw.get("ticks", int))
+
+
+def _stream_end(raw: Fields) -> StreamEnd:
     return StreamEnd(raw.get("bytes", int), raw.get("sha256", str), raw.get("dropped", int))
-
-
-class _Fields:
-    """One JSON object of a file, read field by field with the file's name in every complaint."""
-
-    def __init__(self, path: str, values: dict[str, Any]) -> None:
-        self._path = path
-        self._values = values
-
-    def broken(self, what: str) -> ValueError:
-        return ValueError(f"{self._path} {what}; the file is corrupt")
-
-    def get(self, name: str, kind: type[_T]) -> _T:
-        value = self.opt(name, kind)
-        if value is None:
-            raise self.broken(f'lacks "{name}"')
-        return value
-
-    def opt(self, name: str, kind: type[_T]) -> _T | None:
-        value = self._values.get(name)
-        if type(value) is int and not -(2**53) <= value <= 2**53:
-            raise self.broken(f'has a "{name}" out of bounds')
-        # bool is an int in Python, never in our files
-        if value is not None and (not isinstance(value, kind) or type(value) is bool is not kind):
-            raise self.broken(f'has a wrong "{name}"')
-        return value
-
-    def number(self, name: str, default: float | None = None) -> float:
-        value: object = self._values.get(name, default)
-        if isinstance(value, int | float) and type(value) is not bool and 0 <= value < math.inf:
-            return float(value)
-        raise self.broken(f'has a wrong "{name}"')
-
-    def blob(self, name: str) -> bytes | None:
-        text = self.opt(name, str)
-        try:
-            return None if text is None else base64.b64decode(text, validate=True)
-        except ValueError:
-            raise self.broken(f'has a "{name}" that is not base64') from None
-
-    def texts(self, name: str, values: list[Any]) -> tuple[str, ...]:
-        if not all(isinstance(value, str) for value in values):
-            raise self.broken(f'has a "{name}" that is not a list of strings')
-        return tuple(values)
-
-    def environ(self, name: str) -> dict[str, str]:
-        values = self.get(name, dict)
-        if not all(isinstance(value, str) for value in values.values()):
-            raise self.broken(f'has a "{name}" with a value that is not a string')
-        return dict(values)
-
-    def one_of(self, name: str, words: tuple[str, ...]) -> str:
-        value = self._values.get(name, words[0])
-        if value not in words:
-            raise self.broken(f'has a "{name}" other than {" or ".join(words)}')
-        return str(value)
-
-    def part(self, name: str) -> _Fields:
-        return _Fields(self._path, self.get(name, dict))
-
-    def process(self, name: str) -> Identity:
-        part = self.part(name)
-        return Identity(part.get("pid", int), part.get("ticks", int))
-
-
-def _load(folder: _Path, name: str, *, versioned: bool = True) -> _Fields | None:
-    path = os.path.join(os.fspath(folder), name)
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except FileNotFoundError:
-        return None
-    try:
-        values = json.loads(data)
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); the file is corrupt") from None
-    fields = _Fields(path, values if isinstance(values, dict) else {})
-    if not isinstance(values, dict):
-        raise fields.broken("is not a JSON object")
-    if versioned and values.get("v") != VERSION:
-        raise ValueError(f"{path} has version {values.get('v')!r}; this one reads only {VERSION}")
-    return fields

@@ -13,6 +13,7 @@ Rules:
 - The end of the main process ends the attempt: after it, reasons are no longer set.
 - What the main process wrote before its end is always read (`OWED`), however long the disk takes;
   only what survivors write is cut off when the drain is over.
+- What was not executed by `start_by` never is: a working directory may hang for ever.
 - A request that came before the gate opened means that nothing of the order was run.
 - Killing is repeated with growing pauses until the tree is empty, at most `kill_s`.
 """
@@ -49,14 +50,17 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """The child is forked and blocked; nothing of the order has run."""
+    """The child is forked and blocked; nothing of the order has run. `start_by` None: no limit."""
+
+    start_by: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """The order runs; `overdue_at` None means no timeout."""
+    """The order runs; `overdue_at` None means no timeout. `start_by` is set until its exec."""
 
     overdue_at: float | None
+    start_by: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,11 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
+class Executed:
+    """The exec has worked."""
+
+
+@dataclass(frozen=True, slots=True)
 class StopAsked:
     """A stop request that was not seen before."""
 
@@ -133,7 +142,7 @@ class Looked:
     tree_empty: bool
 
 
-Event = Opened | StopAsked | ContactLost | MainEnded | Looked
+Event = Opened | Executed | StopAsked | ContactLost | MainEnded | Looked
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,13 +188,15 @@ def step(state: State, event: Event, now: float, limits: Limits) -> Step:
 def wake_at(state: State) -> float | None:
     """When time alone can change the state, None when it cannot."""
     match state:
-        case Running(overdue_at=at):
-            return at
+        case Running(overdue_at=overdue_at, start_by=start_by):
+            return min((at for at in (overdue_at, start_by) if at is not None), default=None)
         case Stopping(kill_at=at) | Draining(until=at):
             return at
         case Killing():
             return min(state.again_at, state.give_up_at)
-        case Waiting() | Ended():
+        case Waiting(start_by=at):
+            return at
+        case Ended():
             return None
         case _:
             assert_never(state)
@@ -194,7 +205,8 @@ def wake_at(state: State) -> float | None:
 def _waiting(state: Waiting, event: Event, now: float, limits: Limits) -> Step:
     match event:
         case Opened():
-            return Running(now + limits.timeout_s if limits.timeout_s > 0 else None), ()
+            overdue_at = now + limits.timeout_s if limits.timeout_s > 0 else None
+            return Running(overdue_at, state.start_by), ()
         case StopAsked(reason=reason):
             return _kill(reason, now, limits)  # nothing of the user's runs: no grace to give
         case ContactLost():
@@ -202,6 +214,8 @@ def _waiting(state: Waiting, event: Event, now: float, limits: Limits) -> Step:
         case MainEnded():
             return Draining(None, now + limits.drain_s, clear=True), ()
         case Looked():
+            return _not_started(state, now, limits)
+        case Executed():
             return state, ()
         case _:
             assert_never(event)
@@ -217,9 +231,11 @@ def _running(state: Running, event: Event, now: float, limits: Limits) -> Step:
             return Stopping("lost_after", now + limits.grace_s), (SignalTree(signal.SIGTERM),)
         case MainEnded():
             return Draining(None, now + limits.drain_s, limits.kill_leftovers), ()
+        case Executed():
+            return replace(state, start_by=None), ()
         case Looked():
             if state.overdue_at is None or now < state.overdue_at:
-                return state, ()
+                return _not_started(state, now, limits)
             stopping = Stopping("timeout", now + limits.grace_s)
             return stopping, (NoteOverdue(), SignalTree(signal.SIGTERM))
         case Opened():
@@ -242,7 +258,7 @@ def _stopping(state: Stopping, event: Event, now: float, limits: Limits) -> Step
             return Draining(state.reason, until, clear=True), ()
         case Looked():
             return _kill(state.reason, now, limits) if now >= state.kill_at else (state, ())
-        case Opened() | ContactLost():
+        case Opened() | Executed() | ContactLost():
             return state, ()
         case _:
             assert_never(event)
@@ -266,7 +282,7 @@ def _draining(state: Draining, event: Event, now: float, limits: Limits) -> Step
             if state.clear and not empty:
                 return state, ()
             return Ended(state.reason, state.kill_failed), ()
-        case Opened() | ContactLost() | MainEnded():
+        case Opened() | Executed() | ContactLost() | MainEnded():
             return state, ()
         case _:
             assert_never(event)
@@ -284,10 +300,15 @@ def _killing(state: Killing, event: Event, now: float, limits: Limits) -> Step:
         case Looked() if now >= state.again_at:
             pause_s = min(state.pause_s * 2, _LONGEST_PAUSE_S)
             return replace(state, again_at=now + pause_s, pause_s=pause_s), (KillTree(),)
-        case Looked() | Opened() | StopAsked() | ContactLost() | MainEnded():
+        case Looked() | Opened() | Executed() | StopAsked() | ContactLost() | MainEnded():
             return state, ()
         case _:
             assert_never(event)
+
+
+def _not_started(state: Waiting | Running, now: float, limits: Limits) -> Step:
+    late = state.start_by is not None and now >= state.start_by
+    return _kill("start_timeout", now, limits) if late else (state, ())
 
 
 def _kill(reason: str | None, now: float, limits: Limits) -> Step:

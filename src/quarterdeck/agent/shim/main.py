@@ -1,13 +1,13 @@
 """The shim's one loop: wait, pump, reap, ask life.py, act; at the end, write the exit.
 
 The loop waits for: the output pipes, the child's fault pipe, a signal (SIGCHLD: something to reap;
-SIGUSR1: a stop to read), and the earliest of the life's next moment, the next look at the contact
-file and the next try of a disk that refused. Nothing else blocks it, except a write to a file.
+SIGUSR1: a stop or a signal to read), and the earliest of the life's next moment, the next look at
+the contact file and the next try of a disk that refused. Nothing else blocks it, except a write to
+a file.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import select
 import signal
@@ -15,12 +15,14 @@ import time
 import traceback
 from typing import assert_never
 
-from quarterdeck.agent.shim import cgroup, disk, files, life, linux, tree
-from quarterdeck.agent.shim.child import FAULT_BYTES, NEVER_OPENED, fork_child
+from quarterdeck.agent.shim import cgroup, disk, files, last_words, life, linux, tree
+from quarterdeck.agent.shim.child import FAULT_BYTES, fork_child, other_account
 from quarterdeck.agent.shim.pump import Output
+from quarterdeck.agent.shim.requests import Requests
 
 _RETRY_S = 0.5
 _LONGEST_CONTACT_PAUSE_S = 1.0
+_WATCH_PAUSE_S = 5.0
 _LONGEST_PAUSE_S = 3600.0  # poll takes no more than an int of milliseconds
 
 
@@ -37,11 +39,11 @@ def run(folder: str, lock: int, cgroup_parent: str | None) -> None:
                 if order is None:
                     raise ValueError(f"{folder} has no order")
             except ValueError as error:
-                _refuse(folder, f"Cannot read the order: {error}.")
+                last_words.refuse(folder, f"Cannot read the order: {error}.")
             else:
                 Shim(folder, order, cgroup_parent).run()
     except BaseException:
-        _note_crash(folder, traceback.format_exc())
+        last_words.note_crash(folder, traceback.format_exc())
         raise
 
 
@@ -79,12 +81,12 @@ class Shim:
             kill_leftovers=order.leftovers == "kill",
         )
         self._pid = os.getpid()
-        self._state: life.State = life.Waiting()
         self._now = time.monotonic()
+        start_s = order.start_timeout_s
+        self._state: life.State = life.Waiting(self._now + start_s if start_s > 0 else None)
         self._name = linux.SHIM_NAME
         self._retry_at: float | None = None
-        self._asked = True  # a stop may have been written before we could hear of it
-        self._stops_seen = 0
+        self._requests = Requests(folder)
         self._contact = life.Contact(self._contact_mtime(), linux.boot_clock())
         self._contact_at = self._now
         self._status: int | None = None
@@ -109,7 +111,7 @@ class Shim:
             self._retry()
             if isinstance(self._state, life.Waiting) and not self._start():
                 return
-            self._hear_stop()
+            self._hear_requests()
             self._look_for_contact()
             self._feed(life.Looked(self._output.pipes(), self._tree_empty))
             if not isinstance(self._state, life.Ended):
@@ -118,6 +120,29 @@ class Shim:
         while not self._write_exit(end):
             linux.set_name(linux.BLOCKED_NAME)
             time.sleep(_RETRY_S)
+        if end.kill_failed:
+            self._watch_the_rest()
+
+    def _watch_the_rest(self) -> None:
+        """The attempt has ended as `kill_failed`: watch what is left, and say when it has gone."""
+        linux.set_name(linux.SHIM_NAME)
+        self._output.close()
+        poll = select.poll()
+        poll.register(self._wakeup, select.POLLIN)
+        while os.path.isdir(self._folder):
+            self._reap()
+            if self._tree_empty:
+                try:
+                    disk.write_json(self._path("gone"), {"at": time.time()})
+                    break
+                except OSError:
+                    linux.set_name(linux.BLOCKED_NAME)
+            else:
+                tree.kill_below(self._pid)
+            if poll.poll(_WATCH_PAUSE_S * 1000):
+                os.read(self._wakeup, 4096)
+        if self._tree_empty and self._group is not None:
+            cgroup.remove(self._group)
 
     def _hear_signals(self) -> int:
         """Turn SIGCHLD and SIGUSR1 into a readable descriptor."""
@@ -126,11 +151,8 @@ class Shim:
         os.set_blocking(write_end, False)
         signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
-        signal.signal(signal.SIGUSR1, self._on_stop)
+        signal.signal(signal.SIGUSR1, lambda _number, _frame: self._requests.ask())
         return read_end
-
-    def _on_stop(self, _number: int, _frame: object) -> None:
-        self._asked = True
 
     def _with_child(self, group: str | None) -> str | None:
         """The child's group, None when it could not be put there."""
@@ -148,12 +170,14 @@ class Shim:
         identity = tree.identity(self._child.pid)
         if identity is None:
             return True  # killed at the gate and reaped: the state knows at the next turn
+        account = other_account(self._order)
         started = files.Started(
             boot_id=tree.boot_id(),
             shim=files.Identity(*(tree.identity(self._pid) or (self._pid, 0))),
             child=files.Identity(*identity),
             at=time.time(),
             cgroup=self._group,
+            uid=None if account is None else account.uid,
         )
         try:
             self._output.open()
@@ -162,14 +186,15 @@ class Shim:
                 ("stdin", self._order.stdin, 0o600),
             ):
                 if data is not None:
-                    disk.write_file(self._path(name), data, mode)
+                    owner = None if account is None else (account.uid, account.gid)
+                    disk.write_file(self._path(name), data, mode, owner=owner)
             disk.write_json(self._path("started"), files.started_json(started))
         except OSError:
             self._retry_later()
             return os.path.isdir(self._folder)
         self._started_at = started.at
-        self._asked = True
-        self._hear_stop()  # the last moment at which a stop can keep the order from running
+        self._requests.ask()
+        self._hear_requests()  # the last moment at which a stop can keep the order from running
         if isinstance(self._state, life.Waiting):
             self._child.open_gate()
             self._opened = True
@@ -188,16 +213,18 @@ class Shim:
         if self._retry_at is None:
             self._retry_at = self._now + _RETRY_S
 
-    def _hear_stop(self) -> None:
-        if not self._asked:
-            return
-        self._asked = False
-        try:
-            stop = files.read_stop(self._folder)
-        except (ValueError, OSError):
-            return  # written atomically, so never half; the agent asks again with a higher count
-        if stop is not None and stop.count > self._stops_seen:
-            self._stops_seen = stop.count
+    def _hear_requests(self) -> None:
+        stop = self._requests.hear()
+        executed = self._opened and self._child.fault not in self._polled
+        if executed and self._status is None:
+            for wanted in self._requests.signals():
+                if wanted.tree:
+                    tree.signal_below(self._pid, wanted.signal)
+                else:
+                    tree.signal_child(self._child.pid, wanted.signal)
+        if not self._requests.note():
+            self._retry_later()
+        if stop is not None:
             self._feed(life.StopAsked(stop.signal, stop.reason, stop.grace_s))
 
     def _look_for_contact(self) -> None:
@@ -276,6 +303,8 @@ class Shim:
             self._fault = data.decode("utf-8", "replace")
         self._polled.discard(self._child.fault)
         os.close(self._child.fault)
+        if not data:
+            self._feed(life.Executed())
         if self._order.stdin is not None:
             try:
                 os.unlink(self._path("stdin"))  # it may hold secrets, and it has been opened
@@ -317,8 +346,8 @@ class Shim:
 
     def _end(self, ended: life.Ended) -> files.Exit:
         code = None if self._status is None else os.waitstatus_to_exitcode(self._status)
-        if code == NEVER_OPENED and ended.reason is not None and not self._opened:
-            code = None  # our own word for "stopped before the exec", not the command's
+        if ended.reason is not None and not self._opened:
+            code = None  # how we ended our own process at the gate, not the command
         killed_by = -code if code is not None and code < 0 else None
         if self._tree_empty and self._group is not None:
             cgroup.remove(self._group)
@@ -326,7 +355,7 @@ class Shim:
             reason=ended.reason or ("start_error" if self._fault else None),
             code=code if killed_by is None else None,
             signal=killed_by,
-            error=self._fault,
+            error=last_words.error(self._fault, ended, self._order.start_timeout_s),
             started_at=self._started_at,
             ended_at=self._ended_at if self._status is not None else time.time(),
             streams=self._output.ends(),
@@ -346,40 +375,3 @@ class Shim:
 
     def _path(self, name: str) -> str:
         return os.path.join(self._folder, name)
-
-
-def _refuse(folder: str, sentence: str) -> None:
-    """End an attempt whose order cannot be read: an end with a reason, never a silence."""
-    contents = {"stdout": b"", "stderr": (sentence + "\n").encode("utf-8", "backslashreplace")}
-    now = time.time()
-    end = files.Exit(
-        reason="start_error",
-        code=126,
-        signal=None,
-        error=sentence,
-        started_at=now,
-        ended_at=now,
-        streams={
-            name: files.StreamEnd(len(data), hashlib.sha256(data).hexdigest(), 0)
-            for name, data in contents.items()
-        },
-        survivors=0,
-        kill_failed=False,
-    )
-    while os.path.isdir(folder):
-        try:
-            for name, data in (*contents.items(), ("times", b"")):
-                disk.write_file(os.path.join(folder, name), data, 0o600, durable=True)
-            disk.write_json(os.path.join(folder, "exit.json"), files.exit_json(end))
-            return
-        except OSError:
-            linux.set_name(linux.BLOCKED_NAME)
-            time.sleep(_RETRY_S)
-
-
-def _note_crash(folder: str, trace: str) -> None:
-    """The shim has no screen: leave the trace of a defect where `qd doctor` finds it."""
-    try:
-        disk.write_file(os.path.join(folder, "crash"), trace.encode(), 0o600)
-    except OSError:
-        pass

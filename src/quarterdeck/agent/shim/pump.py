@@ -8,10 +8,11 @@ now": there is nothing better to do with output than to keep it and try again.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 
-from quarterdeck.agent.shim import disk
+from quarterdeck.agent.shim import disk, terminal
 from quarterdeck.agent.shim.files import MARK, STREAMS, StreamEnd
 from quarterdeck.agent.shim.life import Pipes
 from quarterdeck.agent.shim.linux import readable_bytes
@@ -68,22 +69,51 @@ class Sink:
 class Stream:
     """One pipe and its file."""
 
-    def __init__(self, number: int, pipe: int, path: str) -> None:
+    def __init__(self, number: int, pipe: int | None, path: str, *, terminal: bool) -> None:
         self.number = number
-        self.pipe = pipe
+        self.pipe = -1 if pipe is None else pipe
+        self.terminal = terminal
         self.sink = Sink(path)
         self.dropped = 0
-        self.ended = False
+        self.ended = pipe is None
         self.owed = 0
+
+    def read(self) -> bytes | None:
+        """What the pipe has; empty at its end, None when there is nothing now."""
+        try:
+            data = os.read(self.pipe, _READ_BYTES)
+        except BlockingIOError:
+            data = None
+        except OSError as error:
+            if error.errno != errno.EIO or not self.terminal:
+                raise
+            data = b""  # the end of a terminal: nobody has it open any more
+        self.owed -= len(data or b"")
+        if self.terminal and self.owed > 0 and not terminal.has_output(self.pipe):
+            self.owed = 0
+        return data
+
+    def owe(self) -> None:
+        """What is in the pipe now is owed. A terminal does not say how much it holds, but when a
+        read finds nothing it holds nothing."""
+        if self.ended:
+            return
+        if not self.terminal:
+            self.owed = readable_bytes(self.pipe)
+        elif terminal.has_output(self.pipe):
+            self.owed = terminal.HELD_BYTES
 
 
 class Output:
-    """Both streams of an attempt and their common time marks and limit (0 = none)."""
+    """Both streams of an attempt and their common time marks and limit (0 = none).
 
-    def __init__(self, folder: str, stdout: int, stderr: int, limit: int) -> None:
+    Without `stderr`, `stdout` is a terminal.
+    """
+
+    def __init__(self, folder: str, stdout: int, stderr: int | None, limit: int) -> None:
         pipes = {"stdout": stdout, "stderr": stderr}
         self._streams = {
-            name: Stream(number, pipes[name], os.path.join(folder, name))
+            name: Stream(number, pipes[name], os.path.join(folder, name), terminal=stderr is None)
             for name, number in STREAMS.items()
         }
         self._times = Sink(os.path.join(folder, "times"))
@@ -105,11 +135,9 @@ class Output:
 
     def read(self, stream: Stream, now: float, unix_us: int) -> None:
         """One read of a pipe that has something or has ended; `now` is monotonic."""
-        try:
-            data = os.read(stream.pipe, _READ_BYTES)
-        except BlockingIOError:
+        data = stream.read()
+        if data is None:
             return
-        stream.owed -= len(data)
         if not data:
             stream.ended = True
             os.close(stream.pipe)
@@ -140,8 +168,7 @@ class Output:
     def owe(self) -> None:
         """The main process has ended: what is in the pipes now is its output, to be read."""
         for stream in self._streams.values():
-            if not stream.ended:
-                stream.owed = readable_bytes(stream.pipe)
+            stream.owe()
 
     def pipes(self) -> Pipes:
         """What is still to come."""
@@ -149,6 +176,13 @@ class Output:
         if self.blocked or any(stream.owed > 0 and not stream.ended for stream in streams):
             return Pipes.OWED
         return Pipes.CLOSED if all(stream.ended for stream in streams) else Pipes.OPEN
+
+    def close(self) -> None:
+        """Read no more; a terminal hangs up."""
+        for stream in self._streams.values():
+            if not stream.ended:
+                stream.ended = True
+                os.close(stream.pipe)
 
     def sync(self) -> None:
         """Make the output durable; OSError: call again later."""

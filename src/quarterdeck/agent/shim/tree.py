@@ -121,6 +121,14 @@ def signal_process(pid: int, ticks: int, number: int) -> bool:
             os.close(pidfd)
 
 
+def signal_child(pid: int, number: int) -> None:
+    """Signal an unreaped child of ours: nobody else can have its pid."""
+    try:
+        os.kill(pid, number)
+    except PermissionError:
+        pass  # it has become another user's
+
+
 def signal_below(root: int, number: int) -> int:
     """Signal every descendant of `root`, once; how many it reached."""
     found = below(root, processes())

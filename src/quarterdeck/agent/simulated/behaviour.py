@@ -1,10 +1,11 @@
 """What a simulated command does, said by its own argv, so that an order alone decides it.
 
-    sim ticks=20 every=0.5 size=64 exit=3 stubborn broken
+    sim ticks=20 every=0.5 size=64 exit=3 stubborn broken hangs undying=9
 
 `ticks` times, every `every` seconds, it writes `size` bytes of numbered lines, mostly to stdout;
-then it exits with `exit`. `stubborn` ends only by KILL; `broken` can't be executed at all. The
-bytes follow from attempt, stream and number, so anybody can tell what a whole stream must be.
+then it exits with `exit`. `stubborn` ends only by KILL; `broken` can't be executed at all; `hangs`
+never comes to its exec; `undying` does not end of a KILL before that many seconds. The bytes follow
+from attempt, stream and number, so anybody can tell what a whole stream must be.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ class Behaviour(msgspec.Struct, frozen=True, kw_only=True):
     exit: int = 0
     stubborn: bool = False
     broken: bool = False
+    hangs: bool = False
+    undying: float = 0.0
 
 
 def behaviour(order: OrderMessage) -> Behaviour:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from quarterdeck.agent.held import REVOKED, Held, Refusal, Remains
+from quarterdeck.agent.held import REVOKED, Held, Refusal, Remains, Request, Terms
 from quarterdeck.agent.host import Claim, Spool, Watch
 from quarterdeck.agent.shim import files
 from quarterdeck.agent.simulated.machine import Directory, SimulatedMachine
@@ -79,9 +79,12 @@ class SimulatedHost:
         directory = self._machine.directories.get(attempt)
         return None if directory is None else directory.held()
 
-    async def leashed(self, attempt: str) -> bool:
+    async def terms(self, attempt: str) -> Terms:
         directory = self._machine.directories.get(attempt)
-        return directory is not None and directory.order.lost_after_s > 0
+        if directory is None:
+            return Terms()
+        order = directory.order
+        return Terms(leashed=order.lost_after_s > 0, start_timeout_s=order.start_timeout_s)
 
     def claim(self, attempt: str) -> Claim | None:
         directory = self._machine.directory(attempt)
@@ -98,18 +101,23 @@ class SimulatedHost:
             directory.waiting.append(gone)
             await gone.wait()
 
-    async def ask_stop(self, attempt: str, stop: files.Stop) -> None:
+    async def ask(self, attempt: str, request: Request | None) -> None:
+        """An agent that is killed right after its record does not tell."""
         directory = self._machine.directory(attempt)
 
         def write() -> None:
             self._machine.need_room()
-            directory.stop = stop
+            if isinstance(request, files.Stop):
+                directory.stop = request
+            elif request is not None:
+                directory.signals = request
             directory.changed()
-            shim = self._machine.shims.get(attempt)
-            if shim is not None and directory.started is not None:
-                shim.told()
 
-        await self.process.write(write)
+        if request is not None:
+            await self.process.write(write)
+        shim = self._machine.shims.get(attempt)
+        if shim is not None and directory.started is not None and not self.process.dead:
+            shim.told()
 
     async def release(self, attempt: str) -> None:
         def write() -> None:

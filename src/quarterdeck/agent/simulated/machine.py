@@ -36,6 +36,7 @@ class Truth:
         self.signal: int | None = None
         self.exited = False
         self.shim_killed = False
+        self.signals: list[int] = []
         self.written = {stream: bytearray() for stream in STREAMS}
 
 
@@ -48,6 +49,9 @@ class Directory:
         self.accepted_at = accepted_at
         self.started: files.Started | None = None
         self.stop: files.Stop | None = None
+        self.signals: tuple[files.Signal, ...] = ()
+        self.signalled = 0
+        self.gone_at: float | None = None
         self.overdue = False
         self.end: files.Exit | None = None
         self.output = {name: bytearray() for name in (*STREAMS, "times")}
@@ -60,7 +64,15 @@ class Directory:
 
     def held(self) -> Held:
         """As the journal shows it."""
-        facts = (self.started, self.stop, self.overdue or None, self.end)
+        facts = (
+            self.started,
+            self.stop,
+            self.signals or None,
+            self.signalled or None,
+            self.overdue or None,
+            self.end,
+            self.gone_at,
+        )
         return Held(
             attempt=self.attempt,
             accepted_at=self.accepted_at,
@@ -68,6 +80,9 @@ class Directory:
             stop=self.stop,
             overdue=self.overdue,
             end=self.end,
+            signals=self.signals,
+            signalled=self.signalled,
+            gone_at=self.gone_at,
             facts=1 + sum(fact is not None for fact in facts),
         )
 

@@ -53,8 +53,11 @@ class SimulatedShim:
             grace_s=order.grace_s,
             kill_leftovers=order.leftovers == "kill",
         )
-        self._state: life.State = life.Waiting()
+        start_s = order.start_timeout_s
+        start_by = self._loop.time() + start_s if start_s > 0 else None
+        self._state: life.State = life.Waiting(start_by)
         self._stops_seen = 0
+        self._executed = False
         self._ticks = 0
         self._owed = bytearray()
         self._owed_stream = "stdout"
@@ -67,8 +70,9 @@ class SimulatedShim:
         self._later(BEGIN_S, self._begin)
 
     def told(self) -> None:
-        """SIGUSR1: there is a new stop."""
+        """SIGUSR1: there is a new stop, or a signal."""
         self._hear_stop()
+        self._send_signals()
         self._turn()
 
     def killed(self) -> None:
@@ -109,6 +113,11 @@ class SimulatedShim:
         self._truth.execs += 1
         self._machine.on_exec(self.directory.attempt)
         self._feed(life.Opened())
+        if self._does.hangs:
+            return
+        self._executed = True
+        self._feed(life.Executed())
+        self._send_signals()
         if self._does.broken:
             self._command_ends(CAN_NOT_EXECUTE, None)
         else:
@@ -169,6 +178,17 @@ class SimulatedShim:
             self._stops_seen = stop.count
             self._feed(life.StopAsked(stop.signal, stop.reason, stop.grace_s))
 
+    def _send_signals(self) -> None:
+        """The command takes note of a signal and goes on."""
+        directory = self.directory
+        if not (self._executed and self._alive):
+            return
+        for one in directory.signals:
+            if one.number > directory.signalled:
+                self._truth.signals.append(one.number)
+                directory.signalled = one.number
+                directory.changed()
+
     def _look_for_contact(self) -> None:
         since = max(self._machine.contact_at, self._begun_at)
         if self._loop.time() - since > self._lost_after_s:
@@ -204,7 +224,8 @@ class SimulatedShim:
                     if not self._does.stubborn:
                         self._later(TERM_S, self._dies_of, number)
                 case life.KillTree():
-                    self._later(END_S, self._dies_of, signal.SIGKILL if opened else None)
+                    delay_s = max(END_S, self._does.undying)
+                    self._later(delay_s, self._dies_of, signal.SIGKILL if opened else None)
                 case life.NoteOverdue():
                     self.directory.overdue = True
                     self.directory.changed()
@@ -214,7 +235,18 @@ class SimulatedShim:
     def _dies_of(self, number: int | None) -> None:
         if self._alive:
             self._command_ends(None, number)
+        if self.directory.end is not None:
+            self._has_gone()
         self._turn()
+
+    def _has_gone(self) -> None:
+        """What could not be killed has ended after all."""
+        if self._machine.full:
+            self._later(RETRY_S, self._has_gone)
+        elif self.directory.gone_at is None:
+            self.directory.gone_at = self._now()
+            self.directory.changed()
+            self._later(END_S, self.killed)
 
     def _write_end(self) -> None:
         """Output first, then the exit."""
@@ -234,11 +266,12 @@ class SimulatedShim:
             started_at=directory.started.at if directory.started else self._ended_at,
             ended_at=self._ended_at,
             streams=directory.stream_ends(),
-            survivors=0,
+            survivors=int(self._state.kill_failed),
             kill_failed=self._state.kill_failed,
         )
         directory.changed()
-        self._later(END_S, self.killed)
+        if not self._state.kill_failed:
+            self._later(END_S, self.killed)
 
     def _later(self, delay_s: float, what: Callable[..., None], *args: object) -> None:
         if not self._gone:
