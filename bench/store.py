@@ -22,10 +22,11 @@ from bench import rigs
 from quarterdeck.control.changes import Changes
 from quarterdeck.control.ingest import AttemptEvent, Ingest
 from quarterdeck.control.moves import Moves
+from quarterdeck.control.steady import Steady
 from quarterdeck.core.attempt import Reported
 from quarterdeck.core.ids import RANDOM_BYTES, attempt_id, run_id, task_id
 from quarterdeck.core.model import Attempt, Counts, Order, Run, Snapshot, Task
-from quarterdeck.core.states import Phase
+from quarterdeck.core.states import Phase, TaskState
 from quarterdeck.service import Poke, SystemClock
 from quarterdeck.settings import Secret
 from quarterdeck.store import run as run_store
@@ -48,16 +49,18 @@ class Contestant:
     def __init__(self, database: Database) -> None:
         self.database = database
         self._clock = SystemClock()
+        steady = Steady(database=database, clock=self._clock)
         self._ingest = Ingest(
             database=database,
             fabric=UNASKED,
             clock=self._clock,
             telemetry=Telemetry(),
+            steady=steady,
             believes=lambda _node, _session: True,
             moves=Moves(
                 changes=Changes("bench", lambda: True),
                 telemetry=Telemetry(),
-                clock=self._clock,
+                steady=steady,
                 dispatch=Poke(),
                 seal=Poke(),
             ),
@@ -68,7 +71,15 @@ class Contestant:
         now = self._clock.now()
         id = run_id(int(now.timestamp() * 1000), os.urandom(RANDOM_BYTES))
         made = [
-            Task(id=task_id(id, at), run=id, position=at, node=f"n{at}", node_name=f"n{at}")
+            Task(
+                id=task_id(id, at),
+                run=id,
+                position=at,
+                node=f"n{at}",
+                node_name=f"n{at}",
+                state=TaskState.QUEUED,
+                tries=1,
+            )
             for at in range(tasks)
         ]
         tries = [
@@ -81,7 +92,7 @@ class Contestant:
             order=Order(argv=("true",)),
             created_at=now,
             created_by="bench",
-            counts=Counts(total=tasks, pending=tasks),
+            counts=Counts(total=tasks, queued=tasks),
         )
         await self.database.write(lambda tx: run_store.create(tx, run, made, tries, None))
         return tries

@@ -15,6 +15,7 @@ from sqlalchemy import func, select, update
 from quarterdeck.errors import Unavailable
 from quarterdeck.store import node as node_store
 from quarterdeck.store import run as store
+from quarterdeck.store import step as step_store
 from quarterdeck.store.base import Database, StaleWrite, Tx
 from quarterdeck.store.postgres import PostgresDatabase
 from quarterdeck.store.tables import rejected, runs
@@ -162,9 +163,9 @@ async def test_a_version_guard_holds_between_servers(server: PostgresServer) -> 
     url = server.fresh()
     async with opened(url, url) as (one, two):
         run, _, _ = await created(one)
-        await one.write(lambda tx: store.stepped(tx, run, [], [], more=False))
+        await one.write(lambda tx: step_store.stepped(tx, run, [], [], more=False))
         with pytest.raises(StaleWrite):
-            await two.write(lambda tx: store.stepped(tx, run, [], [], more=False))
+            await two.write(lambda tx: step_store.stepped(tx, run, [], [], more=False))
 
 
 async def test_a_read_is_one_snapshot_and_can_not_write(server: PostgresServer) -> None:

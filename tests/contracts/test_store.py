@@ -19,6 +19,7 @@ from quarterdeck.errors import Conflict, NotFound
 from quarterdeck.store import node as node_store
 from quarterdeck.store import rows
 from quarterdeck.store import run as store
+from quarterdeck.store import step as step_store
 from quarterdeck.store.base import Database, StaleWrite, Tx
 from quarterdeck.store.tables import orders
 
@@ -32,7 +33,15 @@ Rows = tuple[Run, list[Task], list[Attempt]]
 def new_run(number: int = 0, tasks: int = 1, **fields: Any) -> Rows:
     id = run_id(1_900_000_000_000 + number, b"abcd")
     made = [
-        Task(id=task_id(id, at), run=id, position=at, node=f"n{at}", node_name=f"web{at}")
+        Task(
+            id=task_id(id, at),
+            run=id,
+            position=at,
+            node=f"n{at}",
+            node_name=f"web{at}",
+            state=TaskState.QUEUED,
+            tries=1,
+        )
         for at in range(tasks)
     ]
     tries = [
@@ -45,7 +54,7 @@ def new_run(number: int = 0, tasks: int = 1, **fields: Any) -> Rows:
         order=Order(argv=("echo", "hi"), env={"A": "b"}, script=b"\0\xff"),
         created_at=NOW,
         created_by="token",
-        counts=Counts(total=tasks, pending=tasks),
+        counts=Counts(total=tasks, queued=tasks),
     )
     return msgspec.structs.replace(run, **fields), made, tries
 
@@ -188,14 +197,14 @@ async def test_what_did_not_change_is_not_written(database: Database) -> None:
 
 async def test_a_run_is_due_until_its_changed_attempts_were_stepped(database: Database) -> None:
     run, tasks, attempts = await created(database, tasks=3)
-    assert await database.read(lambda tx: store.due_runs(tx, 10)) == []
+    assert await database.read(lambda tx: step_store.due_runs(tx, 10)) == []
     for attempt in attempts[:2]:
         await changed(database, attempt.id, said(attempt.id, Phase.ENDED, exit_code=1))
-    assert await database.read(lambda tx: store.due_runs(tx, 10)) == [run.id]
-    fresh = await database.read(lambda tx: store.fresh(tx, run.id, 10))
+    assert await database.read(lambda tx: step_store.due_runs(tx, 10)) == [run.id]
+    fresh = await database.read(lambda tx: step_store.fresh(tx, run.id, 10))
     assert [task for task, _ in fresh] == tasks[:2]
     assert ids(attempt for _, attempt in fresh) == ids(attempts[:2])
-    assert len(await database.read(lambda tx: store.fresh(tx, run.id, 1))) == 1
+    assert len(await database.read(lambda tx: step_store.fresh(tx, run.id, 1))) == 1
     moved = [
         msgspec.structs.replace(
             task,
@@ -207,37 +216,37 @@ async def test_a_run_is_due_until_its_changed_attempts_were_stepped(database: Da
         if attempt.snapshot is not None
     ]
     running = msgspec.structs.replace(
-        run, state=RunState.RUNNING, started_at=NOW, counts=Counts(total=3, failed=2, pending=1)
+        run, state=RunState.RUNNING, started_at=NOW, counts=Counts(total=3, failed=2, queued=1)
     )
     after = await database.write(
-        lambda tx: store.stepped(tx, running, moved, [a for _, a in fresh], more=False)
+        lambda tx: step_store.stepped(tx, running, moved, [a for _, a in fresh], more=False)
     )
     assert after == msgspec.structs.replace(running, version=2)
     assert await database.read(lambda tx: store.get(tx, run.id)) == msgspec.structs.replace(
         after, order=Order()
     )
-    assert await database.read(lambda tx: store.due_runs(tx, 10)) == []
-    assert await database.read(lambda tx: store.fresh(tx, run.id, 10)) == []
+    assert await database.read(lambda tx: step_store.due_runs(tx, 10)) == []
+    assert await database.read(lambda tx: step_store.fresh(tx, run.id, 10)) == []
     newer = await database.read(lambda tx: store.tasks_of(tx, run.id, changed_after=1))
     assert newer == [msgspec.structs.replace(task, changed=2) for task in moved]
     later = await database.read(lambda tx: store.attempts_of(tx, run.id, changed_after=1))
     assert ids(later) == ids(attempts[:2])
     with pytest.raises(StaleWrite):
-        await database.write(lambda tx: store.stepped(tx, running, [], [], more=False))
+        await database.write(lambda tx: step_store.stepped(tx, running, [], [], more=False))
 
 
 async def test_a_step_may_leave_its_run_due(database: Database) -> None:
     run, _, _ = await created(database)
-    await database.write(lambda tx: store.stepped(tx, run, [], [], more=True))
-    assert await database.read(lambda tx: store.due_runs(tx, 10)) == [run.id]
+    await database.write(lambda tx: step_store.stepped(tx, run, [], [], more=True))
+    assert await database.read(lambda tx: step_store.due_runs(tx, 10)) == [run.id]
 
 
 async def test_an_ended_task_is_never_written_again(database: Database) -> None:
     run, (task,), _ = await created(database)
     ended = msgspec.structs.replace(task, state=TaskState.ENDED, outcome=Outcome.LOST)
-    after = await database.write(lambda tx: store.stepped(tx, run, [ended], [], more=False))
+    after = await database.write(lambda tx: step_store.stepped(tx, run, [ended], [], more=False))
     other = msgspec.structs.replace(task, state=TaskState.RUNNING)
-    await database.write(lambda tx: store.stepped(tx, after, [other], [], more=False))
+    await database.write(lambda tx: step_store.stepped(tx, after, [other], [], more=False))
     (kept,) = await database.read(lambda tx: store.tasks_of(tx, run.id))
     assert kept == msgspec.structs.replace(ended, changed=2)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from quarterdeck.control.run import write_guarded
+from quarterdeck.control.step import write_guarded
 from quarterdeck.core.lock import Asked, Claim, Event, FellSilent, Lock, Released, Who, find, step
 from quarterdeck.store import lock as store
 from quarterdeck.store.base import Database, StaleWrite, Tx

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from quarterdeck.control.run import NewRun
-from quarterdeck.core.model import Order
+from quarterdeck.core.model import Order, Plan
 from quarterdeck.core.states import AttemptState
 from quarterdeck.service import SystemClock
 from quarterdeck.telemetry import NodeSession
@@ -44,6 +44,5 @@ async def test_a_clock_that_is_set_an_hour_ahead_ends_no_offer(place: Harbour) -
 
 
 def _new(ttl_s: float) -> NewRun:
-    return NewRun(
-        target="hand", order=Order(argv=("true",)), created_by="test", offline_ttl_s=ttl_s
-    )
+    plan = Plan(offline_ttl_s=ttl_s)
+    return NewRun(target="hand", order=Order(argv=("true",)), created_by="test", plan=plan)

@@ -18,7 +18,7 @@ from quarterdeck.agent.run import Attempts, Move
 from quarterdeck.agent.shim import files
 from quarterdeck.agent.snapshot import snapshot
 from quarterdeck.control import dispatch, observe, seal, watch
-from quarterdeck.control import run as control_run
+from quarterdeck.control import step as control_step
 from quarterdeck.control.dispatch import Dispatch
 from quarterdeck.control.ingest import Ingest, _fact
 from quarterdeck.core import attempt as machine
@@ -29,6 +29,7 @@ from quarterdeck.core.states import Phase
 from quarterdeck.core.stream import Gap, Taken, splice
 from quarterdeck.errors import Invalid
 from quarterdeck.store import run as run_store
+from quarterdeck.store import step as step_store
 from quarterdeck.store.archive import StreamLayout
 from quarterdeck.store.base import Tx
 from quarterdeck.store.tables import attempts as attempts_table
@@ -219,13 +220,13 @@ def an_end_is_shown_before_its_log_can_be_read(put: Set) -> None:
 
 @mutation
 def due_is_cleared_although_more_is_fresh(put: Set) -> None:
-    real = run_store.stepped
+    real = step_store.stepped
 
     def stepped(tx: Tx, run: Any, moved: Any, seen: Any, *, more: bool) -> Any:
         return real(tx, run, moved, seen, more=False)
 
-    put(run_store, "stepped", stepped)
-    put(control_run, "STEP_BATCH", 1)
+    put(step_store, "stepped", stepped)
+    put(control_step, "STEP_BATCH", 1)
 
 
 # ---- orders

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from quarterdeck.control.run import NewRun
 from quarterdeck.core.model import Order
+from quarterdeck.core.model import Plan as RunPlan
 from quarterdeck.errors import QuarterdeckError
 from quarterdeck.store import run as run_store
 from tests.sim.clock import pause
@@ -90,7 +91,7 @@ class Plan:
             target=",".join(nodes),
             order=order,
             created_by="sim",
-            offline_ttl_s=random.choice((0.0, 5.0, 60.0)),
+            plan=RunPlan(offline_ttl_s=random.choice((0.0, 5.0, 60.0))),
             key=f"key-{random.random()}",
         )
         run = await self._create(new)

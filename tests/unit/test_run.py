@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from quarterdeck.core.model import Attempt, Counts, Order, Run, Snapshot, Task
 from quarterdeck.core.run import (
     CancelAsked,
+    Command,
+    SkipTasks,
     StopTasks,
     TasksMoved,
     moved,
@@ -37,18 +39,26 @@ thorough = settings(deadline=None, max_examples=200)
 
 
 def new_run(tasks: int) -> Run:
+    """A run whose tasks are all queued, as one without limits is from the beginning."""
     return Run(
         id=ID,
         target="all",
         order=Order(argv=("true",)),
         created_at=NOW,
         created_by="t",
-        counts=Counts(total=tasks, pending=tasks),
+        counts=Counts(total=tasks, queued=tasks),
     )
 
 
 def new_task(position: int) -> Task:
-    return Task(id=f"{ID}-{position}", run=ID, position=position, node="n", node_name="n")
+    return Task(
+        id=f"{ID}-{position}",
+        run=ID,
+        position=position,
+        node="n",
+        node_name="n",
+        state=TaskState.QUEUED,
+    )
 
 
 def try_of(task: Task, state: AttemptState, outcome: Outcome | None = None) -> Attempt:
@@ -61,7 +71,9 @@ def try_of(task: Task, state: AttemptState, outcome: Outcome | None = None) -> A
         number=1,
         state=state,
         outcome=outcome,
-        snapshot=Snapshot(attempt=f"{task.id}-1", revision=3, phase=Phase.ENDED, exit_code=7)
+        snapshot=Snapshot(
+            attempt=f"{task.id}-1", revision=3, phase=Phase.ENDED, exit_code=7, accepted_at=NOW
+        )
         if ended
         else None,
     )
@@ -81,9 +93,9 @@ def ended_with(**counts: int) -> Run:
 
 
 def test_a_run_starts_with_its_first_task_and_ends_with_its_last() -> None:
-    run, _ = step(new_run(2), TasksMoved(counts=Counts(total=2, pending=2)), NOW)
+    run, _ = step(new_run(2), TasksMoved(counts=Counts(total=2, queued=2)), NOW)
     assert (run.state, run.started_at) == (RunState.PENDING, None)
-    run, _ = step(run, TasksMoved(counts=Counts(total=2, pending=1, running=1)), NOW)
+    run, _ = step(run, TasksMoved(counts=Counts(total=2, queued=1, running=1)), NOW)
     assert (run.state, run.started_at, run.ended_at) == (RunState.RUNNING, NOW, None)
     run, _ = step(run, TasksMoved(counts=Counts(total=2, running=1, succeeded=1)), LATER)
     assert (run.state, run.started_at, run.outcome) == (RunState.RUNNING, NOW, None)
@@ -139,11 +151,13 @@ def test_a_cancel_that_hit_something_decides_the_outcome(
 
 def test_cancel_asks_with_term_first_and_with_kill_from_the_second_time_on() -> None:
     run = new_run(2)
-    asked: list[StopTasks] = []
+    asked: list[Command] = []
     for _ in range(3):
         run, commands = step(run, CancelAsked(), NOW)
         asked += commands
-    assert asked == [StopTasks(signal=15), StopTasks(signal=9), StopTasks(signal=9)]
+    stops = [command for command in asked if isinstance(command, StopTasks)]
+    assert [stop.signal for stop in stops] == [15, 9, 9]
+    assert set(asked) - set(stops) == {SkipTasks(reason="the run was cancelled")}
     assert (run.state, run.stop_asked) == (RunState.STOPPING, 3)
 
 
@@ -178,7 +192,7 @@ def test_an_ended_task_gives_back_itself() -> None:
 
 
 def test_counts_stay_as_they_are_when_a_task_stays_where_it_is() -> None:
-    counts = Counts(total=1, pending=1)
+    counts = Counts(total=1, queued=1)
     assert moved(counts, new_task(0), new_task(0)) == counts
 
 

@@ -56,14 +56,15 @@ def test_the_end_is_one_move_away_from_every_other_state(
 
 
 @tables
-def test_no_table_has_a_way_round_in_circles(table: Table, states: type[StrEnum]) -> None:
+def test_the_only_way_round_in_circles_is_another_try(table: Table, states: type[StrEnum]) -> None:
     for state in states:
         beyond: set[Any] = set()
         edge = set(table[state])
         while edge:
             beyond |= edge
             edge = {goal for each in edge for goal in table[each]} - beyond
-        assert state not in beyond
+        again = {TaskState.RUNNING, TaskState.RETRYING} if states is TaskState else set()
+        assert (state in beyond) == (state in again)
 
 
 def test_every_outcome_and_unfinished_task_state_has_a_count() -> None:

@@ -11,7 +11,8 @@ from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
-from quarterdeck.api.schema import Body, NodeBody, node_body
+from quarterdeck.api.body import Body
+from quarterdeck.api.schema import NodeBody, node_body
 from quarterdeck.control.main import Server
 from quarterdeck.store.access import KeptToken, Principal
 

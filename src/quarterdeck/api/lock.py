@@ -13,7 +13,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from msgspec import Meta
 
-from quarterdeck.api.schema import Body, Request
+from quarterdeck.api.body import Body, Request
 from quarterdeck.control.lock import new_claim, standing
 from quarterdeck.control.main import Server
 from quarterdeck.core import lock as rules

@@ -10,8 +10,9 @@ from litestar.di import NamedDependency
 from litestar.params import JSONBody
 
 from quarterdeck.api.auth import NEEDS, PUBLIC
+from quarterdeck.api.body import Body
 from quarterdeck.api.describe import describe
-from quarterdeck.api.schema import Body, NodeBody, node_body
+from quarterdeck.api.schema import NodeBody, node_body
 from quarterdeck.control.main import Server
 from quarterdeck.control.ready import Stage
 from quarterdeck.errors import NotFound

@@ -19,6 +19,7 @@ from litestar.response import Stream
 from quarterdeck.api.auth import NEEDS
 from quarterdeck.api.live import SERVER_SENT, frames
 from quarterdeck.api.packed import MEDIA_TYPE, PACKED
+from quarterdeck.api.plan import labels_of, plan_of
 from quarterdeck.api.schema import (
     RunBody,
     RunDetail,
@@ -41,6 +42,7 @@ from quarterdeck.store.run import RunFilter
 
 MAX_WAIT_S = 60.0
 SECONDS = r"^[0-9]{1,6}(\.[0-9]{1,3})?s?$"
+LABEL = r"^[A-Za-z0-9_./-]{1,63}=.{0,255}$"
 LOOK_AGAIN_S = 1.0
 NO_BUFFERING = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
@@ -79,7 +81,8 @@ async def start_run(
             title=data.title or _title(data),
             created_by=request.auth.id,
             namespace=request.auth.namespace,
-            offline_ttl_s=data.offline_ttl_s,
+            plan=plan_of(data),
+            labels=labels_of(data),
             key=f"{request.auth.id}:{idempotency_key}" if idempotency_key else None,
             allow_empty=data.allow_empty,
         )
@@ -95,11 +98,19 @@ async def list_runs(
     server: NamedDependency[Server],
     run_state: Annotated[RunState | None, QueryParameter(name="state")] = None,
     origin: Annotated[str | None, QueryParameter(max_length=16)] = None,
+    label: Annotated[str | None, QueryParameter(max_length=320, pattern=LABEL)] = None,
     before: Annotated[str | None, QueryParameter(max_length=16)] = None,
     limit: Annotated[int, QueryParameter(ge=1, le=500)] = 50,
 ) -> RunPage:
-    """Runs, newest first, a page at a time."""
-    which = RunFilter(state=run_state, origin=origin, before=before, limit=limit)
+    """Runs, newest first, a page at a time; `label=KEY=VALUE` gives those that have it."""
+    key, equals, value = (label or "").partition("=")
+    which = RunFilter(
+        state=run_state,
+        origin=origin,
+        label=(key, value) if equals else None,
+        before=before,
+        limit=limit,
+    )
     runs = await server.runs.page(which)
     last = runs[-1].id if len(runs) == limit else None
     return RunPage(items=tuple(run_body(run) for run in runs), next=last)
@@ -212,7 +223,10 @@ async def _attempt(server: Server, run_id: str, node: str | None) -> Attempt:
     if len(found) > 1:
         what = "several nodes" if node is None else f"several nodes named {node!r}"
         raise Conflict("ambiguous_node", f"Run {run.id} went to {what}: say which by id.")
-    return max((a for a in attempts if a.task == found[0].id), key=lambda a: a.number)
+    tries = [attempt for attempt in attempts if attempt.task == found[0].id]
+    if not tries:
+        raise NotFound("no_output", f"The task on {found[0].node_name} has not begun: no output.")
+    return max(tries, key=lambda attempt: attempt.number)
 
 
 def _seconds(text: str) -> float:

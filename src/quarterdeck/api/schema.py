@@ -10,11 +10,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from quarterdeck.api.body import Body, Seconds
+from quarterdeck.api.plan import PlanBody, PlanRequest, plan_body
 from quarterdeck.core import liveness
 from quarterdeck.core.model import (
     DEFAULT_GRACE_S,
     DEFAULT_MAX_OUTPUT,
-    DEFAULT_OFFLINE_TTL_S,
     MAX_ORDER_BYTES,
     Attempt,
     Counts,
@@ -26,20 +27,11 @@ from quarterdeck.core.model import (
 )
 from quarterdeck.errors import Invalid
 
-Seconds = Annotated[float, Meta(ge=0, le=366 * 86_400)]
 Base64 = Annotated[str, Meta(max_length=MAX_ORDER_BYTES // 3 * 4 + 4)]
 MAX_TEXTS = 10_000
 
 
-class Body(msgspec.Struct, frozen=True, kw_only=True):
-    """Base of what is answered."""
-
-
-class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of what is asked: an unknown field is an error, never ignored."""
-
-
-class RunRequest(Request, frozen=True, kw_only=True):
+class RunRequest(PlanRequest, frozen=True, kw_only=True):
     """A run to be started: a target, and exactly one of `argv`, `script` and `script_b64`."""
 
     target: Annotated[str, Meta(min_length=1, max_length=64_000)]
@@ -55,7 +47,7 @@ class RunRequest(Request, frozen=True, kw_only=True):
     max_output: Annotated[int, Meta(ge=0, le=1 << 50)] = DEFAULT_MAX_OUTPUT
     leftovers: Literal["keep", "kill"] = "keep"
     lost_after_s: Seconds = 0.0
-    offline_ttl_s: Seconds = DEFAULT_OFFLINE_TTL_S
+    on_timeout: Literal["stop", "alert"] = "stop"
     title: Annotated[str, Meta(max_length=1000)] = ""
     allow_empty: bool = False
 
@@ -67,10 +59,14 @@ class StreamBody(Body, frozen=True, kw_only=True):
 
 
 class AttemptBody(Body, frozen=True, kw_only=True):
-    """One try. `exit_code` and `signal` are the process's own."""
+    """One try. `exit_code` and `signal` are the process's own; it is not sent to its node before
+    `not_before`; `overdue` is one that was to raise an alert at its timeout, and did."""
 
     id: str
     number: int
+    node_id: str
+    not_before: datetime | None
+    overdue: bool
     state: str
     outcome: str | None
     revision: int
@@ -99,6 +95,7 @@ class TaskBody(Body, frozen=True, kw_only=True):
     state: str
     outcome: str | None
     exit_code: int | None
+    reason: str = ""
     error: str | None = None
     attempts: tuple[AttemptBody, ...] = ()
 
@@ -106,7 +103,9 @@ class TaskBody(Body, frozen=True, kw_only=True):
 class CountsBody(Body, frozen=True, kw_only=True):
     total: int
     pending: int
+    queued: int
     running: int
+    retrying: int
     succeeded: int
     failed: int
     timed_out: int
@@ -114,10 +113,11 @@ class CountsBody(Body, frozen=True, kw_only=True):
     lost: int
     kill_failed: int
     start_timeout: int
+    skipped: int
 
 
 class RunBody(Body, frozen=True, kw_only=True):
-    """A run without its tasks."""
+    """A run without its tasks. With a `halt` nothing of it starts any more, `reason` says why."""
 
     id: str
     state: str
@@ -129,8 +129,12 @@ class RunBody(Body, frozen=True, kw_only=True):
     namespace: str
     created_at: datetime
     created_by: str
+    labels: dict[str, str]
     started_at: datetime | None
     ended_at: datetime | None
+    deadline_at: datetime | None
+    halt: str | None
+    reason: str
     counts: CountsBody
     version: int
 
@@ -138,6 +142,7 @@ class RunBody(Body, frozen=True, kw_only=True):
 class RunDetail(RunBody, frozen=True, kw_only=True):
     """A run with its tasks and their attempts."""
 
+    plan: PlanBody
     tasks: tuple[TaskBody, ...]
 
 
@@ -214,6 +219,7 @@ def order_of(request: RunRequest) -> Order:
         max_output=request.max_output,
         leftovers=request.leftovers,
         lost_after_s=request.lost_after_s,
+        on_timeout=request.on_timeout,
     )
 
 
@@ -226,7 +232,7 @@ def run_detail(run: Run, tasks: list[Task], attempts: list[Attempt]) -> RunDetai
     for attempt in sorted(attempts, key=lambda attempt: attempt.number):
         by_task.setdefault(attempt.task, []).append(attempt)
     bodies = tuple(task_body(task, by_task.get(task.id, [])) for task in tasks)
-    return RunDetail(tasks=bodies, **_run_fields(run))
+    return RunDetail(plan=plan_body(run.plan), tasks=bodies, **_run_fields(run))
 
 
 def task_body(task: Task, attempts: list[Attempt]) -> TaskBody:
@@ -240,6 +246,7 @@ def task_body(task: Task, attempts: list[Attempt]) -> TaskBody:
         state=task.state.value,
         outcome=task.outcome.value if task.outcome else None,
         exit_code=task.exit_code,
+        reason=task.reason,
         error=newest.error if newest else None,
         attempts=tuple(attempt_body(attempt) for attempt in attempts),
     )
@@ -250,6 +257,9 @@ def attempt_body(attempt: Attempt) -> AttemptBody:
     return AttemptBody(
         id=attempt.id,
         number=attempt.number,
+        node_id=attempt.node,
+        not_before=attempt.not_before,
+        overdue=seen.overdue if seen else False,
         state=attempt.state.value,
         outcome=attempt.outcome.value if attempt.outcome else None,
         revision=seen.revision if seen else 0,
@@ -308,8 +318,12 @@ def _run_fields(run: Run) -> dict[str, Any]:
         "namespace": run.namespace,
         "created_at": run.created_at,
         "created_by": run.created_by,
+        "labels": dict(run.labels),
         "started_at": run.started_at,
         "ended_at": run.ended_at,
+        "deadline_at": run.deadline_at,
+        "halt": run.halt.value if run.halt else None,
+        "reason": run.reason,
         "counts": counts_body(run.counts),
         "version": run.version,
     }

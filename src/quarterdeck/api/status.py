@@ -9,8 +9,8 @@ from litestar import MediaType, Response, Router, get
 from litestar.di import NamedDependency
 
 from quarterdeck.api.auth import METRICS, PUBLIC
+from quarterdeck.api.body import Body
 from quarterdeck.api.describe import ALSO
-from quarterdeck.api.schema import Body
 from quarterdeck.control.main import Server
 from quarterdeck.control.metrics import CONTENT_TYPE
 from quarterdeck.control.status import Report

@@ -1,14 +1,16 @@
 """The dispatch loop: brings each node to what is wanted of it.
 
 Waits for: pokes with node ids (after every commit that changes what is wanted, and at each beat of
-a node with open attempts), pokes of `ask` with attempts whose journal is to be read, and a tick of
-`TICK_S` for offers that ran out. It reads what is wanted, sends what differs, and applies the
-answers. A node that does not answer is simply tried again at its next beat.
+a node with open attempts), pokes of `ask` with attempts whose journal is to be read, and ticks of
+`TICK_S` for offers that ran out and of `LATER_TICK_S` for attempts whose time has come. It reads
+what is wanted, sends what differs, and applies the answers. A node that does not answer is simply
+tried again at its next beat.
 """
 
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import msgspec
@@ -45,6 +47,9 @@ from quarterdeck.wire.run import (
 )
 
 TICK_S = 1.0
+LATER_TICK_S = 0.5
+OVERLAP = timedelta(seconds=5)
+EPOCH = datetime(1970, 2, 1, tzinfo=UTC)
 BATCH_ITEMS = 200
 BATCH_BYTES = 4 << 20
 
@@ -101,7 +106,7 @@ class Dispatch:
     def _settled(self, node: str, attempts: list[Attempt]) -> list[Command]:
         """What is to be sent now. Right after a new session of a node nothing is that an earlier
         one may have begun: it may live on in a copy of the node's directory."""
-        commands = orders_for(attempts, self._clock.now())
+        commands = orders_for(attempts, self._steady.now())
         wait_s = self._fleet.unsettled_s(node)
         if not wait_s:
             return commands
@@ -142,6 +147,21 @@ class Dispatch:
                 continue
             if await self._database.read(partial(run_store.expired_offers, now=now)):
                 await self._ingest.change(self._expire)
+
+    async def wake_later(self) -> None:
+        """Loop: poke the nodes of attempts whose time has come (duty of one server)."""
+        seen = EPOCH
+        while True:
+            await asyncio.sleep(LATER_TICK_S)
+            now = self._steady.now()
+            if not self._leases.holds(OFFERS):
+                seen = EPOCH
+                continue
+            due = await self._database.read(
+                partial(run_store.due_nodes, after=seen - OVERLAP, now=now)
+            )
+            self._poke(*due)
+            seen = now
 
     def _expire(self, tx: Tx) -> list[tuple[Attempt, Attempt]]:
         now = self._clock.now()

@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from quarterdeck.control.moves import Moves
-from quarterdeck.control.run import step_run, write_guarded
+from quarterdeck.control.steady import Steady
+from quarterdeck.control.step import Stepped, Times, step_run, write_guarded
 from quarterdeck.core import attempt as machine
 from quarterdeck.core.ids import split_attempt
-from quarterdeck.core.model import Attempt, Run
+from quarterdeck.core.model import Attempt
 from quarterdeck.errors import Invalid
 from quarterdeck.fabric.base import Delivery, Fabric
 from quarterdeck.service import Clock
@@ -47,6 +48,7 @@ class Ingest:
         clock: Clock,
         telemetry: Telemetry,
         moves: Moves,
+        steady: Steady,
         believes: Callable[[str, str], bool],
     ) -> None:
         self._database = database
@@ -54,6 +56,7 @@ class Ingest:
         self._clock = clock
         self._telemetry = telemetry
         self._moves = moves
+        self._steady = steady
         self._believes = believes
 
     async def take_facts(self) -> None:
@@ -104,16 +107,17 @@ class Ingest:
         """Write the attempts that a unit changed, and step the runs they belong to; whether it
         changed any."""
         pairs, stepped = await write_guarded(self._database, lambda tx: self._write(tx, unit))
-        self._moves.runs(stepped)
+        self._moves.steps(stepped)
         return self._moves.attempts(pairs)
 
     def _write(
         self, tx: Tx, unit: Callable[[Tx], list[tuple[Attempt, Attempt]]]
-    ) -> tuple[list[tuple[Attempt, Attempt]], list[Run]]:
+    ) -> tuple[list[tuple[Attempt, Attempt]], list[Stepped]]:
         now = self._clock.now()
         pairs = unit(tx)
         due = run_store.save_attempts(tx, pairs, now)
-        return pairs, [step_run(tx, run, now) for run in sorted(due)]
+        times = Times(now, self._steady.now())
+        return pairs, [step_run(tx, run, times) for run in sorted(due)]
 
     def rejected(self, what: str, error: str) -> None:
         """Say that something of a node could not be taken."""

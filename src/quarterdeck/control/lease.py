@@ -23,7 +23,8 @@ from quarterdeck.telemetry import LeaseLost, LeaseTaken, Telemetry
 OFFERS = "offers"
 DUE = "due"
 PURGE = "purge"
-DUTIES = (OFFERS, DUE, PURGE)
+DEADLINES = "deadlines"
+DUTIES = (OFFERS, DUE, PURGE, DEADLINES)
 
 
 class LeaseView(msgspec.Struct, frozen=True, kw_only=True):

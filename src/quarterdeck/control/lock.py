@@ -13,7 +13,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from quarterdeck.control.changes import Changes
-from quarterdeck.control.run import write_guarded
+from quarterdeck.control.step import write_guarded
 from quarterdeck.core import lock as rules
 from quarterdeck.core.lock import Asked, Claim, Event, FellSilent, Heard, LeaveAsked, Lock, Released
 from quarterdeck.errors import Conflict, Denied, Invalid, NotFound

@@ -125,7 +125,7 @@ class Server:
         moves = Moves(
             changes=self.changes,
             telemetry=self.telemetry,
-            clock=self.clock,
+            steady=self.steady,
             dispatch=dispatch,
             seal=seal,
         )
@@ -135,6 +135,7 @@ class Server:
             clock=self.clock,
             telemetry=self.telemetry,
             moves=moves,
+            steady=self.steady,
             believes=self.fleet.believes,
         )
         self.runs = Runs(
@@ -253,7 +254,9 @@ class Server:
             ("dispatch", self._dispatch.send_orders),
             ("journals", self._dispatch.ask_journals),
             ("offers", self._dispatch.expire_offers),
+            ("later", self._dispatch.wake_later),
             ("due runs", self.runs.step_due),
+            ("deadlines", self.runs.keep_deadlines),
             ("seal", self._seal.seal_logs),
             ("purge", self._seal.purge_cache),
             ("strays", self._strays.purge_strays),

@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from quarterdeck.control.changes import Changes, end_topic, run_topic
-from quarterdeck.core.model import Attempt, Run
+from quarterdeck.control.steady import Steady
+from quarterdeck.control.step import Stepped
+from quarterdeck.core.model import Attempt
 from quarterdeck.core.reconcile import orders_for
 from quarterdeck.core.states import Phase
-from quarterdeck.service import Clock, Poke
+from quarterdeck.service import Poke
 from quarterdeck.telemetry import AttemptsMoved, RunEnded, Telemetry
 
 
@@ -21,13 +23,13 @@ class Moves:
         *,
         changes: Changes,
         telemetry: Telemetry,
-        clock: Clock,
+        steady: Steady,
         dispatch: Poke,
         seal: Poke,
     ) -> None:
         self._changes = changes
         self._telemetry = telemetry
-        self._clock = clock
+        self._steady = steady
         self._dispatch = dispatch
         self._seal = seal
 
@@ -43,20 +45,23 @@ class Moves:
             self._telemetry.emit(AttemptsMoved(states=dict(states)))
         for run in {after.run for _, after in moved}:
             self._changes.tell(run_topic(run))
-        now = self._clock.now()
+        now = self._steady.now()
         if wanting := {after.node for _, after in moved if orders_for([after], now)}:
             self._dispatch(*wanting)
         if any(_is_to_be_sealed(after) for _, after in moved):
             self._seal()
         return bool(moved)
 
-    def runs(self, stepped: Sequence[Run]) -> None:
+    def steps(self, stepped: Sequence[Stepped]) -> None:
         """Runs as the commit left them; a run that had ended before is never stepped."""
-        for run in stepped:
+        for run in (each.run for each in stepped):
             self._changes.tell(run_topic(run.id))
             if run.outcome is not None:
                 self._changes.tell(end_topic(run.id))
                 self._telemetry.emit(RunEnded(run=run.id, outcome=run.outcome.value))
+        self.attempts(pair for each in stepped for pair in each.pairs)
+        if nodes := {node for each in stepped for node in each.nodes}:
+            self._dispatch(*nodes)
 
 
 def _is_to_be_sealed(attempt: Attempt) -> bool:

@@ -1,56 +1,52 @@
-"""Runs as a service: create, cancel, look at; and the step that turns facts into progress.
+"""Runs as a service: create, cancel, look at; and the loops that step runs nobody else steps.
 
-`step_run` is a unit of work: it loads what changed, lets the pure machine decide, and writes under
-the version guard. Whoever commits facts calls it in the same transaction; `step_due` is the loop
-that catches what a crash left due.
+Whoever commits facts steps their runs in the same transaction (control/step.py). `step_due` catches
+what a crash left due, `keep_deadlines` tells runs that their time is over.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from datetime import datetime, timedelta
+from collections.abc import Callable, Mapping
+from datetime import timedelta
 from functools import partial
-from typing import TypeVar
 
 import msgspec
 
-from quarterdeck.control.lease import DUE, Leases
+from quarterdeck.control.lease import DEADLINES, DUE, Leases
 from quarterdeck.control.moves import Moves
 from quarterdeck.control.observe import Fleet
 from quarterdeck.control.steady import Steady
-from quarterdeck.core import attempt as attempt_machine
+from quarterdeck.control.step import Stepped, Times, queued, step_run, write_guarded
 from quarterdeck.core import liveness
 from quarterdeck.core import run as machine
-from quarterdeck.core.ids import attempt_id, task_id
-from quarterdeck.core.model import Attempt, Counts, Node, Order, Run, Task
+from quarterdeck.core.ids import task_id
+from quarterdeck.core.model import Attempt, Counts, Node, Order, Plan, Run, Task
 from quarterdeck.core.states import NodeState, RunState
 from quarterdeck.core.target import resolved, suggest
 from quarterdeck.errors import Conflict, Invalid, Unavailable
-from quarterdeck.service import Clock, Poke, jitter
+from quarterdeck.service import Clock, Poke
 from quarterdeck.store import run as run_store
-from quarterdeck.store.base import Database, StaleWrite, Tx
+from quarterdeck.store import step as step_store
+from quarterdeck.store.base import Database, Tx
 from quarterdeck.telemetry import RunCreated, Telemetry
 
-T = TypeVar("T")
-
-STEP_BATCH = 2000
-TRIES = 12
-FIRST_PAUSE_S = 0.01
-MAX_PAUSE_S = 0.5
 DUE_TICK_S = 2.0
 SHOWN = 200
+DEADLINE_TICK_S = 0.5
+AT_ONCE = 100
 
 
 class NewRun(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller asks for. `offline_ttl_s` 0 means that a node that is away fails at once."""
+    """What a caller asks for."""
 
     target: str
     order: Order
     title: str = ""
     created_by: str
     namespace: str = "default"
-    offline_ttl_s: float = 60.0
+    plan: Plan = Plan()
+    labels: Mapping[str, str] = {}
     key: str | None = None
     allow_empty: bool = False
 
@@ -108,7 +104,7 @@ class Runs:
         if known != run.id:
             return await self._same(known, new)
         self._telemetry.emit(RunCreated(run=run.id, tasks=len(tasks)))
-        self._dispatch(*(node.id for node in nodes))
+        self._dispatch(*(attempt.node for attempt in attempts))
         return run
 
     def _nodes(self, new: NewRun) -> list[Node]:
@@ -135,7 +131,8 @@ class Runs:
     async def _same(self, run_id: str, new: NewRun) -> Run:
         run = await self.get(run_id)
         orders = await self._database.read(lambda tx: run_store.orders_of(tx, [run_id]))
-        if orders[run_id] != new.order or run.target != new.target:
+        same = (orders[run_id], run.target, run.plan) == (new.order, new.target, new.plan)
+        if not same:
             raise Conflict(
                 "idempotency_key",
                 f"This idempotency key belongs to run {run_id}, which was another order: "
@@ -167,28 +164,17 @@ class Runs:
         Raises NotFound, and Conflict for a run that has ended.
         """
 
-        def write(tx: Tx) -> tuple[Run, list[tuple[Attempt, Attempt]]]:
-            now = self._clock.now()
+        def write(tx: Tx) -> Stepped:
             run = run_store.get(tx, run_store.find(tx, run_id))
             if run.state is RunState.ENDED:
                 raise Conflict("run_ended", f"Run {run.id} has already ended: {run.outcome}.")
             if nth is not None and run.stop_asked >= nth:
-                return run, []
-            after, commands = machine.step(run, machine.CancelAsked(), now)
-            run_store.stepped(tx, after, (), (), more=True)
-            pairs = []
-            for command in commands:
-                stop = attempt_machine.StopAsked(signal=command.signal)
-                attempts = run_store.attempts_of(tx, run.id)
-                asked = [(a, attempt_machine.step(a, stop, now)) for a in attempts]
-                run_store.save_attempts(tx, asked, now)
-                pairs += asked
-            return step_run(tx, run.id, now), pairs
+                return Stepped(run=run)
+            return step_run(tx, run.id, self._times(), machine.CancelAsked())
 
-        run, pairs = await write_guarded(self._database, write)
-        self._moves.runs([run])
-        self._moves.attempts(pairs)
-        return run
+        stepped = await write_guarded(self._database, write)
+        self._moves.steps([stepped])
+        return stepped.run
 
     async def step_due(self) -> None:
         """Loop: step runs that a crash left due (duty of one server). Waits for a tick only."""
@@ -196,12 +182,29 @@ class Runs:
             await asyncio.sleep(DUE_TICK_S)
             if not self._leases.holds(DUE):
                 continue
-            for run in await self._database.read(lambda tx: run_store.due_runs(tx, 100)):
-                step = partial(step_run, run_id=run, now=self._clock.now())
-                self._moves.runs([await write_guarded(self._database, step)])
+            for run in await self._database.read(lambda tx: step_store.due_runs(tx, AT_ONCE)):
+                step = partial(step_run, run_id=run, times=self._times())
+                self._moves.steps([await write_guarded(self._database, step)])
+
+    async def keep_deadlines(self) -> None:
+        """Loop: stop runs whose time is over (duty of one server). Waits for a tick only."""
+        while True:
+            await asyncio.sleep(DEADLINE_TICK_S)
+            if not self._leases.holds(DEADLINES):
+                continue
+            now = self._steady.now()
+            late = partial(step_store.overdue_runs, now=now, limit=AT_ONCE)
+            for run in await self._database.read(late):
+                over = machine.DeadlinePassed()
+                step = partial(step_run, run_id=run, times=self._times(), event=over)
+                self._moves.steps([await write_guarded(self._database, step)])
+
+    def _times(self) -> Times:
+        return Times(self._clock.now(), self._steady.now())
 
     def _rows(self, new: NewRun, nodes: list[Node]) -> tuple[Run, list[Task], list[Attempt]]:
-        now = self._clock.now()
+        """The run with its tasks, and attempts for those of the first window."""
+        now, steady = self._clock.now(), self._steady.now()
         id = self._new_id()
         tasks = [
             Task(
@@ -214,17 +217,7 @@ class Runs:
             )
             for at, node in enumerate(nodes)
         ]
-        attempts = [
-            Attempt(
-                id=attempt_id(task.id, 1),
-                run=id,
-                task=task.id,
-                node=task.node,
-                number=1,
-                offer_until=self._steady.now() + timedelta(seconds=self._ttl(new, node, now)),
-            )
-            for task, node in zip(tasks, nodes, strict=True)
-        ]
+        deadline_s = new.plan.deadline_s
         run = Run(
             id=id,
             target=new.target,
@@ -233,41 +226,14 @@ class Runs:
             created_by=new.created_by,
             namespace=new.namespace,
             title=new.title,
+            labels=new.labels,
+            plan=new.plan,
+            deadline_at=steady + timedelta(seconds=deadline_s) if deadline_s else None,
             counts=Counts(total=len(tasks), pending=len(tasks)),
         )
-        if not tasks:
-            run, _ = machine.step(run, machine.TasksMoved(counts=run.counts), now)
-        return run, tasks, attempts
-
-    def _ttl(self, new: NewRun, node: Node, now: datetime) -> float:
-        """How long an attempt may wait unsent. A node that is there gets a moment at least."""
-        away = liveness.state(node, now) is not NodeState.READY
-        return new.offline_ttl_s if away else max(new.offline_ttl_s, liveness.SILENT_AFTER_S)
-
-
-async def write_guarded(database: Database, unit: Callable[[Tx], T]) -> T:
-    """Write a unit; on a stale guard (another server was quicker) load and decide again."""
-    pause_s = 0.0
-    for _ in range(TRIES - 1):
-        try:
-            return await database.write(unit)
-        except StaleWrite:
-            await asyncio.sleep(pause_s * jitter())
-            pause_s = min(pause_s * 2, MAX_PAUSE_S) or FIRST_PAUSE_S
-    return await database.write(unit)
-
-
-def step_run(tx: Tx, run_id: str, now: datetime) -> Run:
-    """Fold changed attempts into tasks, counts and the run; the run after it."""
-    pairs = run_store.fresh(tx, run_id, STEP_BATCH)
-    run = run_store.get(tx, run_id)
-    counts = run.counts
-    moved = []
-    for before, attempt in pairs:
-        after = machine.task_after(before, attempt)
-        if after is not before:
-            counts = machine.moved(counts, before, after)
-            moved.append(after)
-    after_run, _ = machine.step(run, machine.TasksMoved(counts=counts), now)
-    seen = [attempt for _, attempt in pairs]
-    return run_store.stepped(tx, after_run, moved, seen, more=len(pairs) == STEP_BATCH)
+        run, commands = machine.step(run, machine.TasksMoved(counts=run.counts), now)
+        count = sum(c.count for c in commands if isinstance(c, machine.StartTasks))
+        ready = {n.id for n in nodes if liveness.state(n, now) is NodeState.READY}
+        first = queued(run, tasks[:count], lambda id: id not in ready, steady)
+        rows = [task for task, _ in first] + tasks[count:]
+        return run, rows, [attempt for _, attempt in first]

@@ -10,7 +10,9 @@ Rules (docs/ATTEMPT.md):
 4. Signals are numbered; the node takes each number once. What has ended gets none.
 5. A `kill_failed` attempt stays that, but its record says when the rest has ended after all.
 6. After the log is sealed the node is told to forget; after its answer nothing is wanted any more.
-7. A node that was removed is asked nothing and believed nothing: what may run there is lost, and
+7. An attempt is called off only while nobody knows that it has begun; a node that had begun it says
+   so, and it goes on.
+8. A node that was removed is asked nothing and believed nothing: what may run there is lost, and
    what the servers have of its output is its log.
 """
 
@@ -52,6 +54,10 @@ class SignalAsked(Record, frozen=True, kw_only=True):
     key: str
 
 
+class CalledOff(Record, frozen=True, kw_only=True):
+    """The run starts nothing any more: an attempt that has not begun is not to begin."""
+
+
 class OfferExpired(Record, frozen=True, kw_only=True):
     """The time in which the node could have come back is over."""
 
@@ -82,6 +88,7 @@ Event = (
     | TurnedDown
     | StopAsked
     | SignalAsked
+    | CalledOff
     | OfferExpired
     | Vanished
     | Sealed
@@ -112,6 +119,8 @@ def step(attempt: Attempt, event: Event, now: datetime) -> Attempt:
             return _stop_asked(attempt, signal, now)
         case SignalAsked():
             return _signal_asked(attempt, event, now)
+        case CalledOff():
+            return _called_off(attempt, now)
         case OfferExpired():
             if attempt.offered:
                 return attempt
@@ -181,7 +190,9 @@ def _reported(attempt: Attempt, snapshot: Snapshot) -> Attempt:
     # an end is the last word also when the directory lost a fact and counts fewer of them
     if known is not None and snapshot.revision <= known.revision and not ended:
         return attempt
-    fresh = msgspec.structs.replace(attempt, snapshot=snapshot, offered=True)
+    # a call that came too late called nothing off
+    wanted = Wanted.RUN if attempt.wanted is Wanted.REVOKE else attempt.wanted
+    fresh = msgspec.structs.replace(attempt, snapshot=snapshot, offered=True, wanted=wanted)
     if not ended:
         state = _move(attempt, PHASE_STATE[snapshot.phase])
         return msgspec.structs.replace(fresh, state=state)
@@ -200,7 +211,7 @@ def _shown_ended(attempt: Attempt) -> Attempt:
 def _ended_unstarted(attempt: Attempt, reason: Reason, error: str, now: datetime) -> Attempt:
     if attempt.snapshot is not None:
         return attempt
-    cancelled = attempt.wanted is Wanted.STOP
+    cancelled = attempt.wanted in (Wanted.STOP, Wanted.REVOKE)
     final = Snapshot(
         attempt=attempt.id,
         revision=1,
@@ -237,6 +248,15 @@ def _signal_asked(attempt: Attempt, asked: SignalAsked, now: datetime) -> Attemp
     number = len(attempt.signals) + 1
     order = SignalOrder(number=number, signal=asked.signal, tree=asked.tree, key=asked.key, at=now)
     return msgspec.structs.replace(attempt, signals=(*attempt.signals, order))
+
+
+def _called_off(attempt: Attempt, now: datetime) -> Attempt:
+    if attempt.snapshot is not None or attempt.wanted is not Wanted.RUN:
+        return attempt
+    revoked = msgspec.structs.replace(attempt, wanted=Wanted.REVOKE)
+    if not attempt.offered:
+        return _ended_unstarted(revoked, Reason.CANCELLED, "Called off before it was sent.", now)
+    return revoked
 
 
 def _vanished(attempt: Attempt, error: str, now: datetime) -> Attempt:

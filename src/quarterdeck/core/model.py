@@ -43,7 +43,10 @@ class Terminal(Record, frozen=True, kw_only=True):
 
 
 class Order(Record, frozen=True, kw_only=True):
-    """What is to be executed on each target. Exactly one of `argv` and `script` is given."""
+    """What is to be executed on each target. Exactly one of `argv` and `script` is given.
+
+    `on_timeout` is `stop`, or `alert`: then the attempt goes on, and is recorded to be overdue.
+    """
 
     argv: tuple[str, ...] = ()
     script: bytes = b""
@@ -60,12 +63,64 @@ class Order(Record, frozen=True, kw_only=True):
     pty: Terminal | None = None
     umask: int | None = None
     start_timeout_s: float = DEFAULT_START_TIMEOUT_S
+    on_timeout: str = "stop"
+
+
+class Amount(Record, frozen=True, kw_only=True):
+    """A number of tasks, a percentage of all of a run, or both: then the smaller one counts."""
+
+    count: int | None = None
+    percent: float | None = None
+
+
+class OnLimit(StrEnum):
+    """What becomes of the tasks that run when too many have failed."""
+
+    FINISH = "finish"
+    STOP = "stop"
+
+
+class Retry(Record, frozen=True, kw_only=True):
+    """How often a task is tried, and when again (core/retry.py). `retry_on` and `never_on` are exit
+    codes. `idempotent`: it does no harm when two tries overlap, so a lost one may be tried again.
+    """
+
+    attempts: int = 1
+    delay_s: float = 1.0
+    factor: float = 2.0
+    max_delay_s: float = 300.0
+    retry_on: tuple[int, ...] = ()
+    never_on: tuple[int, ...] = ()
+    elsewhere: bool = False
+    idempotent: bool = False
+
+
+class Plan(Record, frozen=True, kw_only=True):
+    """How the tasks of a run follow one another (core/plan.py). 0 is no canary, no deadline."""
+
+    max_parallel: Amount | None = None
+    max_failures: Amount | None = None
+    on_limit: OnLimit = OnLimit.FINISH
+    canary: int = 0
+    deadline_s: float = 0.0
+    offline_ttl_s: float = DEFAULT_OFFLINE_TTL_S
+    retry: Retry = Retry()
+
+
+class Halt(StrEnum):
+    """Why a run starts nothing any more."""
+
+    LIMIT = "limit"
+    CANARY = "canary"
+    DEADLINE = "deadline"
+    CANCELLED = "cancelled"
 
 
 class Wanted(StrEnum):
-    """What the database wants of an attempt."""
+    """What the database wants of an attempt. `revoke`: not to start; what has begun goes on."""
 
     RUN = "run"
+    REVOKE = "revoke"
     STOP = "stop"
     FORGET = "forget"
 
@@ -111,10 +166,11 @@ class Snapshot(Record, frozen=True, kw_only=True):
     """Everything a node knows of one attempt. A higher revision replaces a lower one.
 
     `revision` is the number of facts in the attempt's directory (order, started, each stop and
-    signal, overdue, end), so it grows with every change and survives a restart of the agent
-    without a counter. `cached` says of an ended attempt that the fabric took all of its output.
-    `signals` is how many signals the node has recorded, `signalled` how many of them were sent.
-    `gone_at` is when processes that could not be killed ended after all.
+    signal, overdue, alerted, end), so it grows with every change and survives a restart of the
+    agent without a counter. `cached` says of an ended attempt that the fabric took all of its
+    output. `signals` is how many signals the node has recorded, `signalled` how many of them were
+    sent. `gone_at` is when processes that could not be killed ended after all. `overdue`: its
+    timeout is over, and it was ordered to go on then.
     """
 
     attempt: str
@@ -136,10 +192,12 @@ class Snapshot(Record, frozen=True, kw_only=True):
     signals: int = 0
     signalled: int = 0
     gone_at: datetime | None = None
+    overdue: bool = False
 
 
 class Attempt(Record, frozen=True, kw_only=True):
-    """The server's row of one attempt: what is wanted, and what was last reported."""
+    """The server's row of one attempt: what is wanted, and what was last reported. Its node does
+    not get it before `not_before`."""
 
     id: str
     run: str
@@ -152,6 +210,7 @@ class Attempt(Record, frozen=True, kw_only=True):
     signals: tuple[SignalOrder, ...] = ()
     offered: bool = False
     offer_until: datetime | None = None
+    not_before: datetime | None = None
     state: AttemptState = AttemptState.PENDING
     outcome: Outcome | None = None
     snapshot: Snapshot | None = None
@@ -162,7 +221,8 @@ class Attempt(Record, frozen=True, kw_only=True):
 
 
 class Task(Record, frozen=True, kw_only=True):
-    """A run's part on one node. `node_state` is how the node was when the target was resolved."""
+    """A run's part on one node. `node_state` is how the node was when the target was resolved,
+    `tries` counts its attempts, `reason` says why it was skipped or called off."""
 
     id: str
     run: str
@@ -173,6 +233,8 @@ class Task(Record, frozen=True, kw_only=True):
     state: TaskState = TaskState.PENDING
     outcome: Outcome | None = None
     exit_code: int | None = None
+    tries: int = 0
+    reason: str = ""
     changed: int = 0
 
 
@@ -181,7 +243,9 @@ class Counts(Record, frozen=True, kw_only=True):
 
     total: int = 0
     pending: int = 0
+    queued: int = 0
     running: int = 0
+    retrying: int = 0
     succeeded: int = 0
     failed: int = 0
     timed_out: int = 0
@@ -189,14 +253,21 @@ class Counts(Record, frozen=True, kw_only=True):
     lost: int = 0
     kill_failed: int = 0
     start_timeout: int = 0
+    skipped: int = 0
+
+    @property
+    def active(self) -> int:
+        """Begun and not ended: what `max_parallel` bounds."""
+        return self.queued + self.running + self.retrying
 
     @property
     def ended(self) -> int:
-        return self.total - self.pending - self.running
+        return self.total - self.pending - self.active
 
 
 class Run(Record, frozen=True, kw_only=True):
-    """An order carried out once over its resolved targets."""
+    """An order carried out once over its resolved targets. With a `halt` nothing of it starts any
+    more; `reason` is the sentence for it."""
 
     id: str
     target: str
@@ -207,9 +278,14 @@ class Run(Record, frozen=True, kw_only=True):
     parent: str | None = None
     namespace: str = "default"
     title: str = ""
+    labels: Mapping[str, str] = {}
+    plan: Plan = Plan()
+    deadline_at: datetime | None = None
     state: RunState = RunState.PENDING
     outcome: Outcome | None = None
     stop_asked: int = 0
+    halt: Halt | None = None
+    reason: str = ""
     started_at: datetime | None = None
     ended_at: datetime | None = None
     counts: Counts = Counts()

@@ -76,7 +76,11 @@ def _order_for(attempt: Attempt, now: datetime) -> Command | None:
         case Wanted.RUN:
             if attempt.snapshot is not None:
                 return None
+            if attempt.not_before is not None and attempt.not_before > now:
+                return None
             return Start(attempt=attempt.id)
+        case Wanted.REVOKE:
+            return Revoke(attempt=attempt.id) if attempt.snapshot is None else None
         case Wanted.STOP:
             if attempt.snapshot is None:
                 return Revoke(attempt=attempt.id)

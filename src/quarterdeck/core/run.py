@@ -11,7 +11,8 @@ from typing import assert_never
 
 import msgspec
 
-from quarterdeck.core.model import Attempt, Counts, Record, Run, Task
+from quarterdeck.core import plan
+from quarterdeck.core.model import Attempt, Counts, Halt, OnLimit, Record, Run, Task
 from quarterdeck.core.states import (
     RUN_MOVES,
     TASK_MOVES,
@@ -33,7 +34,18 @@ class CancelAsked(Record, frozen=True, kw_only=True):
     """Somebody wants the run to stop: TERM the first time, KILL from the second on."""
 
 
-Event = TasksMoved | CancelAsked
+class DeadlinePassed(Record, frozen=True, kw_only=True):
+    """The time that the whole run was given is over."""
+
+
+Event = TasksMoved | CancelAsked | DeadlinePassed
+
+
+class StartTasks(Record, frozen=True, kw_only=True):
+    """Queue so many pending tasks, from the position `first` on."""
+
+    first: int
+    count: int
 
 
 class StopTasks(Record, frozen=True, kw_only=True):
@@ -42,10 +54,17 @@ class StopTasks(Record, frozen=True, kw_only=True):
     signal: int
 
 
-Command = StopTasks
+class SkipTasks(Record, frozen=True, kw_only=True):
+    """End the pending tasks, and call off every attempt that has not begun."""
+
+    reason: str
+
+
+Command = StartTasks | StopTasks | SkipTasks
 
 SIGTERM = 15
 SIGKILL = 9
+BY_HAND = "the run was cancelled"
 
 BAD_OUTCOMES = (
     Outcome.KILL_FAILED,
@@ -54,6 +73,7 @@ BAD_OUTCOMES = (
     Outcome.FAILED,
     Outcome.TIMED_OUT,
     Outcome.CANCELLED,
+    Outcome.SKIPPED,
 )
 
 # how an attempt may end, but a run is said to have failed then
@@ -61,19 +81,26 @@ ONLY_OF_ATTEMPTS = (Outcome.KILL_FAILED, Outcome.START_TIMEOUT)
 
 
 def step(run: Run, event: Event, now: datetime) -> tuple[Run, tuple[Command, ...]]:
-    """The run after the event, and what is to be done. An ended run never changes."""
+    """The run after the event, and what is to be done. An ended run never changes.
+
+    The counts of the run that comes back are those after its commands are carried out, but for
+    what stopped tasks come to.
+    """
     if run.state is RunState.ENDED:
         return run, ()
     match event:
         case TasksMoved(counts=counts):
-            return _progress(run, counts, now), ()
+            return _progress(msgspec.structs.replace(run, counts=counts), now)
         case CancelAsked():
             asked = run.stop_asked + 1
-            signal = SIGTERM if asked == 1 else SIGKILL
-            stopping = msgspec.structs.replace(
-                run, stop_asked=asked, state=_move(run, RunState.STOPPING)
-            )
-            return stopping, (StopTasks(signal=signal),)
+            stop = StopTasks(signal=SIGTERM if asked == 1 else SIGKILL)
+            stopping = msgspec.structs.replace(run, stop_asked=asked)
+            return _stopped(stopping, Halt.CANCELLED, BY_HAND, stop, now)
+        case DeadlinePassed():
+            if run.halt is Halt.DEADLINE or run.stop_asked:
+                return run, ()
+            over = f"stopped at its deadline ({run.plan.deadline_s:g} s)"
+            return _stopped(run, Halt.DEADLINE, over, StopTasks(signal=SIGTERM), now)
         case _ as never:
             assert_never(never)
 
@@ -83,8 +110,12 @@ def run_outcome(run: Run) -> Outcome:
     counts = run.counts
     if counts.succeeded == counts.total:
         return Outcome.SUCCEEDED
-    if run.stop_asked and counts.cancelled:
+    if run.stop_asked and (counts.cancelled or (run.halt is Halt.CANCELLED and counts.skipped)):
         return Outcome.CANCELLED
+    if run.halt is Halt.DEADLINE:
+        return Outcome.TIMED_OUT
+    if run.halt in (Halt.LIMIT, Halt.CANARY):
+        return Outcome.FAILED
     present = [kind for kind in BAD_OUTCOMES if getattr(counts, kind.value)]
     if len(present) == 1:
         only = present[0]
@@ -92,27 +123,44 @@ def run_outcome(run: Run) -> Outcome:
     return Outcome.FAILED
 
 
-def task_after(task: Task, attempt: Attempt) -> Task:
-    """The task as its newest attempt shows it; the same object when nothing changes."""
+def task_after(task: Task, attempt: Attempt, *, halted: str = "", again: bool = False) -> Task:
+    """The task as its newest attempt shows it; the same object when nothing changes.
+
+    `again`: another attempt follows this one. `halted` is why its run starts nothing any more.
+    """
+    if attempt.number < task.tries:
+        return task
     match attempt.state:
         case AttemptState.PENDING:
             return task
         case AttemptState.STARTING | AttemptState.RUNNING | AttemptState.STOPPING:
             if TaskState.RUNNING not in TASK_MOVES[task.state]:
                 return task
-            return msgspec.structs.replace(task, state=TaskState.RUNNING)
+            return msgspec.structs.replace(task, state=TaskState.RUNNING, exit_code=None)
         case AttemptState.ENDED:
-            if TaskState.ENDED not in TASK_MOVES[task.state]:
-                return task
-            assert attempt.snapshot is not None and attempt.snapshot.phase is Phase.ENDED
-            return msgspec.structs.replace(
-                task,
-                state=TaskState.ENDED,
-                outcome=attempt.outcome,
-                exit_code=attempt.snapshot.exit_code,
-            )
+            return _task_ended(task, attempt, halted, again)
         case _ as never:
             assert_never(never)
+
+
+def _task_ended(task: Task, attempt: Attempt, halted: str, again: bool) -> Task:
+    if TaskState.ENDED not in TASK_MOVES[task.state]:
+        return task
+    seen = attempt.snapshot
+    assert seen is not None and seen.phase is Phase.ENDED
+    if again:
+        return msgspec.structs.replace(
+            task, state=TaskState.RETRYING, exit_code=seen.exit_code, tries=attempt.number + 1
+        )
+    cancelled = attempt.outcome is Outcome.CANCELLED
+    began = attempt.number > 1 or seen.accepted_at is not None or seen.started_at is not None
+    return msgspec.structs.replace(
+        task,
+        state=TaskState.ENDED,
+        outcome=Outcome.SKIPPED if halted and cancelled and not began else attempt.outcome,
+        exit_code=seen.exit_code,
+        reason=halted if cancelled else task.reason,
+    )
 
 
 def moved(counts: Counts, before: Task, after: Task) -> Counts:
@@ -135,18 +183,56 @@ def _move(run: Run, state: RunState) -> RunState:
     return state if state in RUN_MOVES[run.state] else run.state
 
 
-def _progress(run: Run, counts: Counts, now: datetime) -> Run:
-    after = msgspec.structs.replace(run, counts=counts)
+def _progress(run: Run, now: datetime) -> tuple[Run, tuple[Command, ...]]:
+    """The run after its counts have changed."""
+    over = plan.crossed(run.plan, run.counts) if run.halt is None else None
+    if over is not None:
+        halt, reason = over
+        if run.plan.on_limit is OnLimit.STOP:
+            return _stopped(run, halt, reason, StopTasks(signal=SIGTERM), now)
+        return _settled(_halted(run, halt, reason), now), (SkipTasks(reason=reason),)
+    count = plan.room(run.plan, run.counts) if run.halt is None else 0
+    if not count:
+        return _settled(run, now), ()
+    counts = run.counts
+    start = StartTasks(first=counts.total - counts.pending, count=count)
+    queued = msgspec.structs.replace(
+        counts, pending=counts.pending - count, queued=counts.queued + count
+    )
+    return _settled(msgspec.structs.replace(run, counts=queued), now), (start,)
+
+
+def _stopped(
+    run: Run, halt: Halt, reason: str, stop: StopTasks, now: datetime
+) -> tuple[Run, tuple[Command, ...]]:
+    stopping = msgspec.structs.replace(
+        _halted(run, halt, reason), state=_move(run, RunState.STOPPING)
+    )
+    return _settled(stopping, now), (stop, SkipTasks(reason=stopping.reason))
+
+
+def _halted(run: Run, halt: Halt, reason: str) -> Run:
+    """Nothing starts any more. A deadline says more than the limit before it; a cancel does not."""
+    counts = run.counts
+    rest = msgspec.structs.replace(counts, pending=0, skipped=counts.skipped + counts.pending)
+    if run.halt is not None and halt is not Halt.DEADLINE:
+        halt, reason = run.halt, run.reason
+    return msgspec.structs.replace(run, counts=rest, halt=halt, reason=reason)
+
+
+def _settled(run: Run, now: datetime) -> Run:
+    """The run in the state that its counts mean."""
+    counts = run.counts
     if counts.ended == counts.total:
         return msgspec.structs.replace(
-            after,
+            run,
             state=RunState.ENDED,
-            outcome=run_outcome(after),
+            outcome=run_outcome(run),
             started_at=run.started_at or now,
             ended_at=now,
         )
-    if counts.running or counts.ended:
+    if counts.running or counts.retrying or counts.ended:
         return msgspec.structs.replace(
-            after, state=_move(after, RunState.RUNNING), started_at=run.started_at or now
+            run, state=_move(run, RunState.RUNNING), started_at=run.started_at or now
         )
-    return after
+    return run

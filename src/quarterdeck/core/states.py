@@ -30,10 +30,13 @@ class Phase(StrEnum):
 
 
 class TaskState(StrEnum):
-    """Where a run's part on one node stands."""
+    """Where a run's part on one node stands: `pending` has no attempt yet, the attempt of `queued`
+    has not been taken by its node, the next attempt of `retrying` waits for its time."""
 
     PENDING = "pending"
+    QUEUED = "queued"
     RUNNING = "running"
+    RETRYING = "retrying"
     ENDED = "ended"
 
 
@@ -57,7 +60,7 @@ class NodeState(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How something ended."""
+    """How something ended. Only tasks are `skipped`: they never began."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -66,6 +69,7 @@ class Outcome(StrEnum):
     LOST = "lost"
     KILL_FAILED = "kill_failed"
     START_TIMEOUT = "start_timeout"
+    SKIPPED = "skipped"
 
 
 ATTEMPT_MOVES: Mapping[AttemptState, frozenset[AttemptState]] = {
@@ -86,8 +90,10 @@ ATTEMPT_MOVES: Mapping[AttemptState, frozenset[AttemptState]] = {
 }
 
 TASK_MOVES: Mapping[TaskState, frozenset[TaskState]] = {
-    TaskState.PENDING: frozenset({TaskState.RUNNING, TaskState.ENDED}),
-    TaskState.RUNNING: frozenset({TaskState.ENDED}),
+    TaskState.PENDING: frozenset({TaskState.QUEUED, TaskState.ENDED}),
+    TaskState.QUEUED: frozenset({TaskState.RUNNING, TaskState.RETRYING, TaskState.ENDED}),
+    TaskState.RUNNING: frozenset({TaskState.RETRYING, TaskState.ENDED}),
+    TaskState.RETRYING: frozenset({TaskState.RUNNING, TaskState.ENDED}),
     TaskState.ENDED: frozenset(),
 }
 

@@ -81,8 +81,12 @@ def removed_among(tx: Tx, ids: Iterable[str]) -> set[str]:
 
 
 def some(tx: Tx, ids: Iterable[str]) -> list[Node]:
-    """The nodes that exist among a few ids, removed ones too."""
-    return [node for id in sorted(set(ids)) if (node := get(tx, id)) is not None]
+    """The nodes that exist among ids, removed ones too."""
+    return [
+        node_record(row)
+        for part in parts(sorted(set(ids)))
+        for row in tx.execute(select(nodes).where(nodes.c.id.in_(part)))
+    ]
 
 
 def save(tx: Tx, changed: Iterable[Node]) -> None:

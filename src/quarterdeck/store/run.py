@@ -1,4 +1,7 @@
-"""Runs, tasks and attempts: create, look up, and change under the version guard."""
+"""Runs, tasks and attempts: create, look up, offer, and change under the version guard.
+
+What a step of a run reads and writes is in store/step.py.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,10 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Select, and_, select, update
+from sqlalchemy import Select, and_, func, insert, select, update
 
 from quarterdeck.core.model import Attempt, Order, Run, Task
-from quarterdeck.core.states import ATTEMPT_MOVES, RUN_MOVES, RunState
+from quarterdeck.core.states import ATTEMPT_MOVES, RunState
 from quarterdeck.errors import Broken, Conflict, NotFound
 from quarterdeck.store import statements as sql
 from quarterdeck.store.base import StaleWrite, Tx
@@ -30,9 +33,7 @@ from quarterdeck.store.rows import (
     to_us,
     unpack,
 )
-from quarterdeck.store.tables import attempts, orders, runs
-
-TASK_STATE_FIELDS = ("state", "outcome", "exit_code", "changed")
+from quarterdeck.store.tables import attempts, orders, run_labels, runs
 
 
 class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +41,7 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
 
     state: RunState | None = None
     origin: str | None = None
+    label: tuple[str, str] | None = None
     before: str | None = None
     limit: int = 50
 
@@ -64,14 +66,26 @@ def create(
         order_hash=digest,
         created_at=to_us(run.created_at),
         created_by=run.created_by,
+        labels=pack(dict(run.labels)) if run.labels else None,
+        plan=pack(run.plan),
+        deadline_at=to_us(run.deadline_at),
         idempotency_key=key,
         **run_state_values(run),
     )
     if not made:
         raise StaleWrite
+    if run.labels:
+        named = [{"run": run.id, "key": k, "value": v} for k, v in sorted(run.labels.items())]
+        tx.execute(insert(run_labels), named)
     if run_tasks:
         tx.execute(sql.INSERT_TASKS, [task_values(task) for task in run_tasks])
-        tx.execute(sql.INSERT_ATTEMPTS, [attempt_values(attempt) for attempt in run_attempts])
+    add_attempts(tx, run_attempts)
+
+
+def add_attempts(tx: Tx, made: Sequence[Attempt]) -> None:
+    """Write new attempts."""
+    if made:
+        tx.execute(sql.INSERT_ATTEMPTS, [attempt_values(attempt) for attempt in made])
 
 
 def get(tx: Tx, run_id: str) -> Run:
@@ -113,6 +127,12 @@ def page(tx: Tx, which: RunFilter) -> list[Run]:
         query = query.where(runs.c.state == which.state.value)
     if which.origin is not None:
         query = query.where(runs.c.origin == which.origin)
+    if which.label is not None:
+        key, value = which.label
+        labelled = select(run_labels.c.run).where(
+            run_labels.c.key == key, run_labels.c.value == value
+        )
+        query = query.where(runs.c.id.in_(labelled))
     if which.before is not None:
         query = query.where(runs.c.id < which.before)
     return [run_record(row, Order()) for row in tx.execute(query.limit(which.limit))]
@@ -155,6 +175,15 @@ def nodes_with_open_attempts(tx: Tx) -> set[str]:
     """Nodes that hold, or may hold, an unreleased attempt."""
     rows = tx.execute(select(attempts.c.node).where(~attempts.c.released).distinct())
     return {row.node for row in rows}
+
+
+def open_counts(tx: Tx) -> dict[str, int]:
+    """How many attempts that have not ended each node has."""
+    query = select(attempts.c.node, func.count().label("open"))
+    rows = tx.execute(
+        query.where(~attempts.c.released, ~attempts.c.ended).group_by(attempts.c.node)
+    )
+    return {row.node: row.open for row in rows}
 
 
 def orders_of(tx: Tx, run_ids: Iterable[str]) -> dict[str, Order]:
@@ -204,6 +233,20 @@ def expired_offers(tx: Tx, now: datetime) -> list[Attempt]:
         )
     )
     return [attempt_record(row) for row in rows]
+
+
+def due_nodes(tx: Tx, after: datetime, now: datetime) -> set[str]:
+    """Nodes with an unsent attempt whose time came after `after`, until `now`."""
+    rows = tx.execute(
+        select(attempts.c.node).where(
+            attempts.c.not_before.is_not(None),
+            ~attempts.c.offered,
+            ~attempts.c.released,
+            attempts.c.not_before > to_us(after),
+            attempts.c.not_before <= to_us(now),
+        )
+    )
+    return {row.node for row in rows}
 
 
 def to_seal(tx: Tx, limit: int, skip: Iterable[str], after: str = "") -> list[Attempt]:
@@ -277,58 +320,6 @@ def save_attempts(tx: Tx, changed: Iterable[tuple[Attempt, Attempt]], now: datet
     for part in parts(sorted(due)):
         tx.execute(sql.MARK_DUE, {"ids": part})
     return due
-
-
-def due_runs(tx: Tx, limit: int) -> list[str]:
-    """Runs whose attempts changed since they were last stepped."""
-    return [row.id for row in tx.execute(select(runs.c.id).where(runs.c.due).limit(limit))]
-
-
-def fresh(tx: Tx, run_id: str, limit: int) -> list[tuple[Task, Attempt]]:
-    """Attempts of a run that changed since it was last stepped, with their tasks."""
-    changed = [attempt_record(row) for row in tx.execute(sql.FRESH, {"run": run_id, "most": limit})]
-    by_id: dict[str, Task] = {}
-    for part in parts([attempt.task for attempt in changed]):
-        for row in tx.execute(sql.TASKS_BY_ID, {"ids": part}):
-            by_id[row.id] = task_record(row)
-    return [(by_id[attempt.task], attempt) for attempt in changed]
-
-
-def stepped(tx: Tx, run: Run, moved: Sequence[Task], seen: Sequence[Attempt], *, more: bool) -> Run:
-    """Write a step: the run under its version guard, its moved tasks, its attempts no longer fresh.
-
-    `more` keeps the run due. Moves that are not in the table of states change nothing; of the run
-    that is StaleWrite, as is another version.
-    """
-    after = msgspec.structs.replace(run, version=run.version + 1)
-    values = {"due": more, **run_state_values(after)}
-    guards = {
-        "b_id": run.id,
-        "guard": run.version,
-        "allowed": [at.value for at in RunState if run.state in (at, *RUN_MOVES[at])],
-    }
-    result = tx.execute(
-        sql.stepping_run(tuple(values)),
-        guards | {"b_" + name: value for name, value in values.items()},
-    )
-    if result.rowcount != 1:
-        raise StaleWrite
-    if moved:
-        rows = [
-            {"b_id": task.id}
-            | {
-                "b_" + name: value
-                for name, value in task_values(
-                    msgspec.structs.replace(task, changed=after.version)
-                ).items()
-                if name in TASK_STATE_FIELDS
-            }
-            for task in moved
-        ]
-        tx.execute(sql.moving_tasks(TASK_STATE_FIELDS), rows)
-    for part in parts([attempt.id for attempt in seen]):
-        tx.execute(sql.MARK_SEEN, {"ids": part})
-    return after
 
 
 def _has_output(attempt: Attempt) -> bool:

@@ -109,6 +109,11 @@ runs = Table(
     Column("state", _text(16), nullable=False),
     Column("outcome", _text(16)),
     Column("stop_asked", Integer, nullable=False),
+    Column("plan", LargeBinary),
+    Column("labels", LargeBinary),
+    Column("deadline_at", BigInteger),
+    Column("halt", _text(16)),
+    Column("reason", _text(), nullable=False, server_default=""),
     Column("started_at", BigInteger),
     Column("ended_at", BigInteger),
     Column("counts", LargeBinary, nullable=False),
@@ -116,6 +121,21 @@ runs = Table(
     _flag("due"),
     Column("idempotency_key", _text(160), unique=True),
     Index("ix_runs_due", "due", sqlite_where=text("due"), postgresql_where=text("due")),
+    Index(
+        "ix_runs_deadline",
+        "deadline_at",
+        sqlite_where=text("deadline_at IS NOT NULL AND ended_at IS NULL"),
+        postgresql_where=text("deadline_at IS NOT NULL AND ended_at IS NULL"),
+    ),
+)
+
+run_labels = Table(
+    "run_labels",
+    metadata,
+    Column("run", _text(16), ForeignKey("runs.id"), primary_key=True),
+    Column("key", _text(64), primary_key=True),
+    Column("value", _text(255), nullable=False),
+    Index("ix_run_labels_value", "key", "value", "run"),
 )
 
 tasks = Table(
@@ -129,6 +149,8 @@ tasks = Table(
     Column("state", _text(16), nullable=False),
     Column("outcome", _text(16)),
     Column("exit_code", Integer),
+    Column("tries", Integer, nullable=False, server_default="1"),
+    Column("reason", _text(), nullable=False, server_default=""),
     Column("changed", Integer, nullable=False),
     Column("node_state", _text(16), nullable=False, server_default=""),
     UniqueConstraint("run", "position"),
@@ -149,6 +171,7 @@ attempts = Table(
     Column("signals", LargeBinary),
     _flag("offered"),
     Column("offer_until", BigInteger),
+    Column("not_before", BigInteger),
     Column("state", _text(16), nullable=False),
     Column("outcome", _text(16)),
     Column("snapshot", LargeBinary),
@@ -185,6 +208,12 @@ attempts = Table(
         "offer_until",
         sqlite_where=text("NOT offered AND NOT released"),
         postgresql_where=text("NOT offered AND NOT released"),
+    ),
+    Index(
+        "ix_attempts_later",
+        "not_before",
+        sqlite_where=text("not_before IS NOT NULL AND NOT offered AND NOT released"),
+        postgresql_where=text("not_before IS NOT NULL AND NOT offered AND NOT released"),
     ),
 )
 
