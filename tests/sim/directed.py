@@ -284,12 +284,32 @@ async def the_power_fails_after_the_release(world: World) -> None:
     await pause(30)
 
 
+async def the_power_fails_after_a_lost_end(world: World) -> None:
+    """An end that was declared for a killed shim claims no output that a power cut takes away."""
+    world.core.fill(subjects.OUT)
+    await create(world, "sim ticks=100000 every=0.1 size=40")
+    await until(world, lambda: any(m.shims for m in world.machines.values()))
+    await pause(4)
+    for machine in world.machines.values():
+        for attempt in list(machine.shims):
+            machine.kill_shim(attempt)
+    directories = [d for m in world.machines.values() for d in m.directories.values()]
+    await until(world, lambda: all(d.end is not None for d in directories))
+    for node in world.nodes.values():
+        await node.crash()
+        node.machine.reboot()
+        node.start()
+    world.core.empty(subjects.OUT)
+    await pause(30)
+
+
 DIRECTED: dict[str, Script] = {
     script.__name__: script
     for script in (
         calm,
         cancelled_twice,
         the_power_fails_after_the_release,
+        the_power_fails_after_a_lost_end,
         the_fabric_forgets,
         orders_come_twice_and_late,
         orders_come_after_they_were_called_off,

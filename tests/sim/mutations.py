@@ -12,10 +12,11 @@ from sqlalchemy import update
 
 from quarterdeck.agent import orders as agent_orders
 from quarterdeck.agent import run as agent_run
-from quarterdeck.agent.held import Held, Refusal
+from quarterdeck.agent.held import Held, Refusal, Remains
 from quarterdeck.agent.orders import OrderDesk
 from quarterdeck.agent.run import Attempts, Move
 from quarterdeck.agent.shim import files
+from quarterdeck.agent.simulated.host import SimulatedClaim
 from quarterdeck.agent.snapshot import snapshot
 from quarterdeck.control import dispatch, observe, seal, watch
 from quarterdeck.control import step as control_step
@@ -87,6 +88,18 @@ def accepted_before_the_order_is_durable(put: Set) -> None:
         return snapshot(Held(attempt=attempt, accepted_at=self._clock.now().timestamp()))
 
     put(Attempts, "accept", accept)
+
+
+@mutation
+def a_lost_end_claims_what_is_not_on_the_disk(put: Set) -> None:
+    async def clear(self: SimulatedClaim, held: Held) -> Remains:
+        synced = dict(self._directory.synced)
+        remains = await real(self, held)
+        self._directory.synced = synced
+        return remains
+
+    real = SimulatedClaim.clear
+    put(SimulatedClaim, "clear", clear)
 
 
 @mutation

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from quarterdeck.control.run import NewRun
 from quarterdeck.core.model import Order
 from quarterdeck.core.model import Plan as RunPlan
@@ -17,6 +19,7 @@ MOST_NODES = 10
 SYNC_S = 5.0
 LONG_GRACE_S = 1000.0
 LOOK_S = 0.3
+ANSWER_S = 70.0  # a stopped server goes on after a minute
 
 
 class Plan:
@@ -108,19 +111,21 @@ class Plan:
         while True:
             for server in self._world.live_servers():
                 try:
-                    return (await server.runs.create(new)).id
-                except QuarterdeckError as error:
-                    self._world.note(f"create: {error.message}")
+                    async with asyncio.timeout(ANSWER_S):  # a killed server says nothing at all
+                        return (await server.runs.create(new)).id
+                except (QuarterdeckError, TimeoutError) as error:
+                    self._world.note(f"create: {error!r}")
             await pause(1)
 
     async def _cancel(self, run: str, nth: int) -> None:
         while True:
             for server in self._world.live_servers():
                 try:
-                    await server.runs.cancel(run, nth=nth)
+                    async with asyncio.timeout(ANSWER_S):
+                        await server.runs.cancel(run, nth=nth)
                     return
-                except QuarterdeckError as error:
-                    self._world.note(f"cancel: {error.message}")
-                    if error.code == "run_ended":
+                except (QuarterdeckError, TimeoutError) as error:
+                    self._world.note(f"cancel: {error!r}")
+                    if isinstance(error, QuarterdeckError) and error.code == "run_ended":
                         return
             await pause(1)

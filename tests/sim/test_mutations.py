@@ -9,6 +9,8 @@ at which the rule matters. The real code is quiet under every plan.
           accepted_before_the_order_is_durable (disks_are_slow_when_agents_die)
       what began once is never started again
           begun_attempts_are_started_again (random)
+      a lost end claims only what is on the disk
+          a_lost_end_claims_what_is_not_on_the_disk (the_power_fails_after_a_lost_end)
       each stop counts
           stops_are_not_counted (cancelled_twice)
       `refused` only for the never accepted

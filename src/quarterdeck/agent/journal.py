@@ -186,7 +186,8 @@ class Journal:
         return len(old)
 
     def stream_ends(self, attempt: str) -> dict[str, files.StreamEnd]:
-        """Length and hash of what the files hold. Blocking: call it in a thread."""
+        """Length and hash of what the files hold, and hold after a power cut from now on: an end
+        must not claim what is not on the disk. Blocking: call it in a thread."""
         ends = {}
         for stream in files.STREAMS:
             digest = hashlib.sha256()
@@ -194,6 +195,7 @@ class Journal:
             path = self.directory(attempt) / stream
             if path.exists():
                 with path.open("rb") as file:
+                    os.fsync(file.fileno())
                     while data := file.read(HASH_BYTES):
                         digest.update(data)
                         size += len(data)

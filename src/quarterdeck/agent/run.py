@@ -223,7 +223,11 @@ class Attempts:
             move = next_move(held, lock_held=claim is None)
             wait_s = self._unsettled_s(attempt, move)
             if claim is not None and not wait_s:
-                await self._with_claim(held, move, claim)
+                try:
+                    await self._with_claim(held, move, claim)
+                except OSError as error:  # the disk: tried again, the move is as needed as before
+                    self._telemetry.emit(AttemptBroken(attempt=attempt, error=str(error)))
+                    await asyncio.sleep(RETRY_S)
         finally:
             if claim is not None:
                 claim.close()
@@ -255,11 +259,11 @@ class Attempts:
             case Move.START:
                 await self._start(held, claim)
             case Move.END_UNSTARTED:
-                await _write_end(self._telemetry, held, claim, ends.unstarted(held, now))
+                await claim.end(ends.unstarted(held, now))
             case Move.DECLARE_LOST:
                 remains = await claim.clear(held)
                 now = self._clock.now().timestamp()
-                await _write_end(self._telemetry, held, claim, ends.lost(held, now, remains))
+                await claim.end(ends.lost(held, now, remains))
             case Move.FOLLOW | Move.REPORT_END:
                 pass
             case _ as never:
@@ -279,7 +283,7 @@ class Attempts:
         if limit_s > 0 and self._clock.monotonic() - trying.since >= limit_s:
             now = self._clock.now().timestamp()
             end = ends.start_timeout(held, now, limit_s, trying.error)
-            await _write_end(self._telemetry, held, claim, end)
+            await claim.end(end)
             return
         try:
             pid = await claim.start()
@@ -316,14 +320,6 @@ class Attempts:
         self._telemetry.emit(
             AttemptEnded(attempt=attempt, reason=held.end.reason or "", exit_code=held.end.code)
         )
-
-
-async def _write_end(telemetry: Telemetry, held: Held, claim: Claim, end: files.Exit) -> None:
-    try:
-        await claim.end(end)
-    except OSError as error:
-        telemetry.emit(AttemptBroken(attempt=held.attempt, error=str(error)))
-        await asyncio.sleep(RETRY_S)
 
 
 def _is_watched(host: Host, held: Held) -> bool:

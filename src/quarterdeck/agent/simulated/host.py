@@ -187,6 +187,7 @@ class SimulatedClaim:
     async def clear(self, held: Held) -> Remains:
         await asyncio.sleep(WRITE_S)
         rebooted = held.started is not None and held.started.boot_id != self._machine.boot_id
+        self._directory.sync()
         return Remains(streams=self._directory.stream_ends(), survivors=0, rebooted=rebooted)
 
     async def end(self, end: files.Exit) -> None:

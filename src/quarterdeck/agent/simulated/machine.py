@@ -97,6 +97,10 @@ class Directory:
             for stream in STREAMS
         }
 
+    def sync(self) -> None:
+        """What was written survives a power cut from now on."""
+        self.synced = {name: len(data) for name, data in self.output.items()}
+
     def changed(self) -> None:
         """Tell who watches."""
         for watcher in list(self.watchers.values()):
@@ -201,7 +205,7 @@ class SimulatedMachine:
         self._unsynced_tombstones.clear()
         self._unsynced_removals.clear()
         for directory in self.directories.values():
-            directory.synced = {name: len(data) for name, data in directory.output.items()}
+            directory.sync()
 
     # ---- faults
 

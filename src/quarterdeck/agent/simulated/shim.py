@@ -255,7 +255,7 @@ class SimulatedShim:
             self._later(RETRY_S, self._write_end)
             return
         directory = self.directory
-        directory.synced = {name: len(data) for name, data in directory.output.items()}
+        directory.sync()
         reason = self._state.reason
         fault = "There is no such program." if self._does.broken else None
         directory.end = files.Exit(
