@@ -18,8 +18,8 @@ import msgspec
 from quarterdeck.api.app import openapi
 from quarterdeck.cli.main import COMMANDS, cli
 from quarterdeck.core.states import ATTEMPT_MOVES, RUN_MOVES, TASK_MOVES
+from quarterdeck.meanings import MEANINGS
 from quarterdeck.settings import (
-    MEANINGS,
     AgentSettings,
     ClientSettings,
     FabricSettings,

@@ -26,6 +26,7 @@ PREFIX = "QD_"
 POSTGRES = "postgresql://"
 DEFAULT_LISTEN = "127.0.0.1:7333"
 DEFAULT_FABRIC_LISTEN = "127.0.0.1:4222"
+_FABRIC = re.compile(r"\s*(nats|tls|wss?)://[^\s,/@]+(/[^\s,]*)?\s*")
 ATTEMPT_MARK = "QD_ATTEMPT"
 
 
@@ -78,10 +79,16 @@ class ServerSettings(Settings, frozen=True, kw_only=True):
     public_url: str = ""
     fabric_public_url: str = ""
     fabric_ca: str = ""
+    websocket_url: str = ""
+    websocket_public_url: str = ""
+    max_links: int = 10_000
 
 
 class AgentSettings(Settings, frozen=True, kw_only=True):
-    """`qd agent`. `state` is the node's own directory; `join` and `token` enrol it once."""
+    """`qd agent`. `state` is the node's own directory; `join` and `token` enrol it once. `fabric`
+    says how the fabric is reached: `auto` (TCP, and where that does not get through WebSocket),
+    `tcp`, `wss`, or the addresses of one (a leaf node), separated by commas.
+    """
 
     state: str = ""
     join: str = ""
@@ -91,6 +98,8 @@ class AgentSettings(Settings, frozen=True, kw_only=True):
     log_level: str = "info"
     min_free_mib: int = 64
     heartbeat_s: float = 5.0
+    fabric: str = "auto"
+    server_ca: str = ""
 
 
 class UpSettings(Settings, frozen=True, kw_only=True):
@@ -113,13 +122,16 @@ class UpSettings(Settings, frozen=True, kw_only=True):
     plain_http: bool = False
     public_url: str = ""
     fabric_public_url: str = ""
+    websocket_public_url: str = ""
+    max_links: int = 10_000
 
 
 class FabricSettings(Settings, frozen=True, kw_only=True):
     """`qd fabric`. `data` holds what is on its way, in `fabric`, and unless told otherwise `keys`,
     which are made at the first start. `public_url` (`tls://HOST:PORT`) is where others reach it:
     its name goes into the certificate. `min_free_mib` must be free before a fabric whose disk was
-    full is started anew.
+    full is started anew. With `leaf_of`, the URL of a server, it is the leaf node of a site: a
+    fabric without streams that leads to the one of that server; `token` admits it.
     """
 
     data: str = ""
@@ -127,6 +139,10 @@ class FabricSettings(Settings, frozen=True, kw_only=True):
     listen: str = DEFAULT_FABRIC_LISTEN
     public_url: str = ""
     min_free_mib: int = 64
+    websocket_listen: str = ""
+    leaf_of: str = ""
+    token: Secret = Secret("")
+    server_ca: str = ""
 
 
 class ClientSettings(Settings, frozen=True, kw_only=True):
@@ -136,48 +152,6 @@ class ClientSettings(Settings, frozen=True, kw_only=True):
     token: Secret = Secret("")
     data: str = ""
     fingerprint: str = ""
-
-
-MEANINGS = {
-    "archive": "Directory of the archived output; several servers share one. Default: in `data`.",
-    "data": "The directory of this process.",
-    "up.data": "Where everything is kept. Default: `/var/lib/quarterdeck` for root, else "
-    "`$XDG_DATA_HOME/quarterdeck`.",
-    "client.data": "Data directory of a `qd up` on this machine.",
-    "database": "Address of a PostgreSQL; without it SQLite in `data`.",
-    "fabric.keys": "Directory of the installation's keys. Default: `keys` in `data`.",
-    "fabric.listen": "HOST:PORT of the fabric (port 0: a free one that is kept).",
-    "fabric.min_free_mib": "So much must be free before it is started anew after a full disk.",
-    "fabric.public_url": "Where servers and nodes reach the fabric.",
-    "fabric_ca": "PEM file the fabric is verified with, or `system`.",
-    "fabric_listen": "HOST:PORT of the fabric. Default: the host of `listen`, a port that is kept.",
-    "fabric_public_url": "Where nodes reach the fabric. Default: the host they reach the API at.",
-    "fabric_url": "Where this server reaches the fabric.",
-    "fingerprint": "SHA-256 of the server's certificate, to pin it.",
-    "heartbeat_s": "Seconds between two beats of a node, 0.1 to 3600.",
-    "join": "URL of a server to enrol with.",
-    "keys": "Directory of the installation's keys; several servers share one.",
-    "labels": "key = value pairs of this node, for targets. In the file only.",
-    "listen": "HOST:PORT of the API.",
-    "log_level": "What is logged at least: debug, info, warning or error.",
-    "max_streams": "How many live streams (SSE) may be open at once.",
-    "metrics": "Who reads `/metrics` without a token: auto (anybody when listening on loopback), "
-    "open (anybody), token (nobody).",
-    "min_free_mib": "Below this much free disk new work is refused.",
-    "name": "Display name of this node. Default: the host's name.",
-    "nodes": "How many agents run here, 0 to 1000.",
-    "out_max_mib": "How much recent output the fabric may keep.",
-    "plain_http": "HTTP without TLS although others than this machine reach it.",
-    "public_url": "Where others reach the API.",
-    "state": "The node's own directory. Default: `/var/lib/quarterdeck/agent` for root, else "
-    "`$XDG_DATA_HOME/quarterdeck/agent`.",
-    "tls_cert": "PEM file of the API's certificate. Default beyond loopback: made in `data`.",
-    "tls_key": "PEM file of its key.",
-    "token": "The join token, needed once.",
-    "client.token": "The API token.",
-    "url": "Address of a server.",
-}
-"""What each setting is for; `kind.name` where a kind differs. docs/reference shows it."""
 
 
 def load(
@@ -221,6 +195,13 @@ def client_file() -> Path:
     """The CLI's own settings file; it need not exist."""
     home = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
     return Path(home) / "quarterdeck" / "config.toml"
+
+
+def proxy_variables() -> dict[str, str]:
+    """What the environment says of proxies, by lower-case names, which count first."""
+    names = ("https_proxy", "http_proxy", "all_proxy", "no_proxy")
+    found = {name: os.environ.get(name) or os.environ.get(name.upper()) for name in names}
+    return {name: value for name, value in found.items() if value}
 
 
 def task_environment() -> dict[str, str]:
@@ -352,6 +333,15 @@ def _check(settings: Settings) -> None:
             "settings",
             "The setting `database` must be empty (SQLite in the data directory) or begin with "
             f"{POSTGRES}, for instance {POSTGRES}USER:PASSWORD@HOST:PORT/NAME.",
+        )
+    if getattr(settings, "websocket_listen", ""):
+        split_listen(settings.websocket_listen)  # type: ignore[attr-defined]
+    how = getattr(settings, "fabric", "auto")
+    if how not in ("auto", "tcp", "wss") and not all(map(_FABRIC.fullmatch, how.split(","))):
+        raise Invalid(
+            "settings",
+            f"fabric is {how!r}; say auto, tcp, wss, or addresses such as tls://HOST:4222 or "
+            "wss://HOST/fabric.",
         )
     nodes = getattr(settings, "nodes", 1)
     if not 0 <= nodes <= 1000:

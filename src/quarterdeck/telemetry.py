@@ -118,6 +118,20 @@ class StraysPurged(Warned, frozen=True, kw_only=True):
     subjects: int
 
 
+class LinkOpened(Detail, frozen=True, kw_only=True):
+    """The API's listener carries one more link to the fabric."""
+
+
+class LinkClosed(Detail, frozen=True, kw_only=True):
+    """... and one less."""
+
+
+class LinkTurnedAway(Detail, frozen=True, kw_only=True):
+    """A link to the fabric was not carried; `reason` is the code of the answer."""
+
+    reason: str
+
+
 class LeaseTaken(Event, frozen=True, kw_only=True):
     """This server does a duty from now on."""
 

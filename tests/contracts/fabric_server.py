@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from quarterdeck.fabric.embedded import EmbeddedFabric
 from quarterdeck.fabric.identity import Authority, Identity
 from quarterdeck.fabric.nats import NatsFabric, Options
+from quarterdeck.fabric.proxy import Proxy
 from quarterdeck.service import jitter
 from tests.contracts.fabric_place import DEADLINE_S, QUICK, Place, opened
 
@@ -56,10 +57,11 @@ class Harbour(Place):
         role: str,
         name: str,
         *,
-        url: str = "",
+        url: str | list[str] = "",
         options: Options = QUICK,
         jwt_source: Callable[[], Coroutine[Any, Any, str]] | None = None,
         random: Callable[[], float] = jitter,
+        proxies: Callable[[str], Proxy | None] | None = None,
     ) -> NatsFabric:
         """A link, not started; it is stopped with the harbour."""
         identity = self.identity(name)
@@ -70,7 +72,7 @@ class Harbour(Place):
             return token
 
         link = NatsFabric(
-            [url or self.server.url],
+            url if isinstance(url, list) else [url or self.server.url],
             name,
             jwt_source=jwt_source or fresh,
             signer=identity.sign,
@@ -78,6 +80,7 @@ class Harbour(Place):
             on_error=self.complain,
             random=random,
             options=options,
+            proxies=proxies,
         )
         self._links.append(link)
         return link

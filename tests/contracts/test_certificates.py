@@ -113,7 +113,7 @@ class Encrypted(Harbour):
             signer=key.sign,
             spawn=self.spawn,
             options=QUICK,
-            tls=lambda: trusting(trusted),
+            tls=lambda _url: trusting(trusted),
         )
 
 

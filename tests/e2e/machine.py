@@ -12,7 +12,8 @@ from tests.e2e.up import QD
 
 
 class Machine:
-    """`host` is this machine's address as the other one sees it."""
+    """`host` is this machine's address as the other one sees it; `beyond` is one of this machine
+    that the other has no way to."""
 
     def __init__(self) -> None:
         self.name = f"qdtest{os.getpid()}"
@@ -20,6 +21,7 @@ class Machine:
         third = os.getpid() % 250
         self.host = f"10.213.{third}.1"
         self._address = f"10.213.{third}.2"
+        self.beyond = f"10.214.{third}.1"
 
     def build(self) -> str:
         """Empty, or why this can't be done here."""
@@ -31,6 +33,7 @@ class Machine:
             f"-n {self.name} addr add {self._address}/24 dev eth0",
             f"-n {self.name} link set eth0 up",
             f"-n {self.name} link set lo up",
+            f"addr add {self.beyond}/32 dev lo",
         )
         for step in steps:
             try:
@@ -42,7 +45,11 @@ class Machine:
         return ""
 
     def tear_down(self) -> None:
-        for step in (f"link del {self._cable}", f"netns del {self.name}"):
+        for step in (
+            f"link del {self._cable}",
+            f"netns del {self.name}",
+            f"addr del {self.beyond}/32 dev lo",
+        ):
             with contextlib.suppress(FileNotFoundError):
                 subprocess.run(["ip", *step.split()], capture_output=True, check=False)
 
@@ -52,12 +59,17 @@ class Machine:
     def plug(self) -> None:
         subprocess.run(["ip", "link", "set", self._cable, "up"], check=True)
 
-    def popen(self, *words: str, log: Path) -> subprocess.Popen[bytes]:
+    def popen(
+        self, *words: str, log: Path, env: dict[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
         """`qd` over there, in the background."""
         with log.open("ab") as file:
             return subprocess.Popen(
                 ["ip", "netns", "exec", self.name, QD, *words],
-                env={key: value for key, value in os.environ.items() if not key.startswith("QD_")},
+                env={
+                    **{key: value for key, value in os.environ.items() if key[:3] != "QD_"},
+                    **(env or {}),
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,

@@ -157,6 +157,12 @@ class Up:
 
         return wait_for(f"an answer to {path}", ask)
 
+    def text(self, path: str) -> str:
+        """A page of the server as text."""
+        ready = self.ready
+        server = Connection(ready["url"], ready["token"], fingerprint=ready.get("fingerprint", ""))
+        return b"".join(server.stream(path)).decode()
+
     def node_names(self) -> list[str]:
         return sorted(self.ready["pids"]["agents"])
 

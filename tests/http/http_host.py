@@ -15,6 +15,7 @@ import msgspec
 from quarterdeck.api.app import HttpServer
 from quarterdeck.api.listen import bind
 from quarterdeck.api.patience import Patience
+from quarterdeck.api.relay import Far
 from quarterdeck.control.main import Server
 from quarterdeck.service import SystemClock
 from quarterdeck.settings import ServerSettings
@@ -66,7 +67,12 @@ class HttpHost:
 
 @contextlib.asynccontextmanager
 async def listening(
-    root: Path, fabric_url: str, *, patience: Patience | None = None, **settings: Any
+    root: Path,
+    fabric_url: str,
+    *,
+    patience: Patience | None = None,
+    far: Far | None = None,
+    **settings: Any,
 ) -> AsyncIterator[tuple[HttpHost, asyncio.Task[None]]]:
     """A server that answers HTTP, and the task of its start."""
     data = root / "server"
@@ -80,7 +86,7 @@ async def listening(
     )
     listener = bind("127.0.0.1:0")
     server = Server(given, telemetry=telemetry, clock=SystemClock())
-    http = HttpServer(server, listener, patience=patience)
+    http = HttpServer(server, listener, patience=patience, far=far)
     starting: asyncio.Task[None] | None = None
     try:
         await http.start()

@@ -7,33 +7,23 @@ whenever the fabric asks for it after it has expired; a server that is away is a
 from __future__ import annotations
 
 import asyncio
-import http.client
-import json
 import os
 import ssl
-import urllib.error
-import urllib.parse
-import urllib.request
 from pathlib import Path
 
 import msgspec
 
+from quarterdeck.agent.ask import Asker, host_of, websockets
 from quarterdeck.core.access import split
 from quarterdeck.core.liveness import SHORT
-from quarterdeck.errors import (
-    Denied,
-    Invalid,
-    QuarterdeckError,
-    Unavailable,
-    error_for_status,
-)
+from quarterdeck.errors import Invalid, Unavailable
+from quarterdeck.fabric.connection import is_websocket
 from quarterdeck.fabric.identity import Identity
-from quarterdeck.fabric.trust import fetch, fingerprint_of, trusting, untrusted
+from quarterdeck.fabric.trust import fingerprint_of, trusting
 from quarterdeck.service import Clock, guarded, sentence, write_private
 from quarterdeck.wire.enrol import Credentials, Enrolment, signed_part
 
-TIMEOUT_S = 15.0
-ANSWER_LIMIT = 1 << 20
+ENROL_PATH = "/v1/enrol"
 SESSIONS = 32
 HALF_LIFE_S = 7 * 86_400
 MIN_RENEWAL_S = 60.0
@@ -53,13 +43,19 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
         """What verifies the fabric; None: the machine's own authorities, or no TLS."""
         return trusting(self.credentials.fabric_ca) if self.credentials.fabric_ca else None
 
+    @property
+    def websocket_urls(self) -> tuple[str, ...]:
+        """Where the fabric is inside a WebSocket; what lies below the server has its address."""
+        return websockets(self.server, self.credentials.websocket_urls)
+
 
 class Member:
     """This node's membership of a fleet."""
 
-    def __init__(self, state: Path, clock: Clock) -> None:
+    def __init__(self, state: Path, clock: Clock, asker: Asker | None = None) -> None:
         self._path = state / "identity.json"
         self._clock = clock
+        self._asker = asker or Asker()
         self.key = Identity.open(state / "node.nk")
         self._kept: Membership | None = None
 
@@ -72,6 +68,10 @@ class Member:
                 "This node is not enrolled: start it once with --join URL --token TOKEN.",
             )
         return self._kept
+
+    def tls(self, url: str) -> ssl.SSLContext | None:
+        """What verifies the fabric at an address of it; None: the machine's own authorities."""
+        return self._asker.tls(self.kept.server_ca) if is_websocket(url) else self.kept.fabric_tls
 
     async def open(self, *, server: str, token: str, name: str) -> Membership:
         """Load the membership, or enrol with a token; a new server URL or name is taken over.
@@ -90,6 +90,8 @@ class Member:
         if known is None and not server:
             return self.kept
         sent, fingerprint = split(token)
+        if self._asker.server_ca:
+            fingerprint = ""  # the operator says who vouches
         moved = known is not None and bool(server) and server != known.server
         if (
             known is not None
@@ -101,7 +103,7 @@ class Member:
         url = server or (known.server if known else "")
         trusted = "" if known is None or moved else known.server_ca
         if fingerprint:
-            trusted = await asyncio.to_thread(fetch, url, fingerprint, timeout_s=TIMEOUT_S)
+            trusted = await asyncio.to_thread(self._asker.fetch, url, fingerprint)
         await self._fetch(url, sent, name, trusted)
         return self.kept
 
@@ -156,9 +158,9 @@ class Member:
             name=name,
             signature=self.key.sign(part),
             token=token,
-            via=_host(server),
+            via=host_of(server),
         )
-        data = await asyncio.to_thread(_post, f"{server.rstrip('/')}/v1/enrol", request, trusted)
+        data = await asyncio.to_thread(self._asker.post, server, ENROL_PATH, request, trusted)
         try:
             credentials = msgspec.json.decode(data, type=Credentials)
         except msgspec.DecodeError as error:
@@ -180,55 +182,3 @@ def _other(known: Membership, fingerprint: str) -> bool:
     if not fingerprint:
         return False
     return not known.server_ca or fingerprint_of(known.server_ca) != fingerprint
-
-
-def _host(url: str) -> str:
-    try:
-        return urllib.parse.urlsplit(url).hostname or ""
-    except ValueError as error:
-        raise Invalid("server_url", f"{url!r} is not the URL of a server: {error}.") from error
-
-
-def _post(url: str, body: Enrolment, trusted: str) -> bytes:
-    if not url.startswith(("http://", "https://")):
-        raise Invalid("server_url", f"{url!r} is not the URL of a server.")
-    context = trusting(trusted) if trusted and url.startswith("https:") else None
-    try:
-        request = urllib.request.Request(
-            url, msgspec.json.encode(body), {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=context) as answer:
-            return bytes(answer.read(ANSWER_LIMIT))
-    except urllib.error.HTTPError as error:
-        raise _refusal(error) from error
-    except (OSError, urllib.error.URLError, http.client.HTTPException, ValueError) as error:
-        if untrusted(error):
-            raise _untrusted(url, trusted, error) from error
-        reason = getattr(error, "reason", error)
-        raise Unavailable("server", f"The server at {url} can't be reached: {reason}.") from error
-
-
-def _untrusted(url: str, trusted: str, error: Exception) -> QuarterdeckError:
-    if not trusted:
-        return Denied(
-            "certificate",
-            f"The certificate of {url} is not to be trusted ({getattr(error, 'reason', error)}): "
-            "use a join token that carries its fingerprint.",
-        )
-    # Perhaps only for a moment, so an agent that works goes on with the pass it has.
-    return Unavailable(
-        "wrong_certificate",
-        f"The server at {url} does not show the certificate that this node trusts since it "
-        "joined: either another machine answers there, or the server got new keys; nothing was "
-        "sent. In the second case start the agent once with a new join token.",
-    )
-
-
-def _refusal(error: urllib.error.HTTPError) -> QuarterdeckError:
-    try:
-        problem = json.loads(error.read())
-        text, code = str(problem["detail"]), str(problem["code"])
-    except (ValueError, KeyError, TypeError):
-        text, code = f"The server answered {error.code} to the enrolment.", "enrol"
-    kind = error_for_status(error.code)
-    return kind(code, text)

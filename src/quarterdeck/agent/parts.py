@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import msgspec
 
-from quarterdeck.agent.enrol import Member
+from quarterdeck.agent.ask import Asker
+from quarterdeck.agent.enrol import Member, Membership
 from quarterdeck.agent.host import Host
 from quarterdeck.agent.local import RealHost
-from quarterdeck.errors import Unavailable
+from quarterdeck.errors import Invalid, Unavailable
 from quarterdeck.fabric.base import Fabric
 from quarterdeck.fabric.nats.fabric import NatsFabric
+from quarterdeck.fabric.proxy import proxy_for
 from quarterdeck.service import Clock, Services, jitter
-from quarterdeck.settings import AgentSettings, task_environment
+from quarterdeck.settings import AgentSettings, proxy_variables, task_environment
 from quarterdeck.telemetry import FabricTrouble, ServerLost, Telemetry
 
 FIRST_WAIT_S = 0.1
@@ -56,9 +58,10 @@ def open_parts(
     state = Path(settings.state)
 
     async def join() -> Link:
-        member = Member(state, clock)
+        variables = proxy_variables()
+        member = Member(state, clock, Asker(settings.server_ca, variables))
         await _enrol(member, settings, telemetry)
-        return _link(member, services, telemetry)
+        return _link(member, settings.fabric, variables, services, telemetry)
 
     return Parts(host=RealHost(state, task_environment()), join=join)
 
@@ -78,17 +81,42 @@ async def _enrol(member: Member, settings: AgentSettings, telemetry: Telemetry) 
             wait_s = min(wait_s * 2, MAX_WAIT_S)
 
 
-def _link(member: Member, services: Services, telemetry: Telemetry) -> Link:
+def _addresses(member: Membership, how: str) -> tuple[str, ...]:
+    """Where the fabric is, as the setting `fabric` wants it reached. Raises Invalid."""
+    told = member.credentials.fabric_urls
+    if how == "auto":
+        return told + member.websocket_urls
+    if how == "tcp":
+        return told
+    if how != "wss":
+        return tuple(url.strip() for url in how.split(","))
+    if not member.websocket_urls:
+        raise Invalid(
+            "no_websocket",
+            f"The server at {member.server} offers no WebSocket to its fabric: give it "
+            "`websocket_url`, or say fabric = tcp here.",
+        )
+    return member.websocket_urls
+
+
+def _link(
+    member: Member,
+    how: str,
+    variables: Mapping[str, str],
+    services: Services,
+    telemetry: Telemetry,
+) -> Link:
     node = member.kept.credentials.node
     fabric = NatsFabric(
-        member.kept.credentials.fabric_urls,
+        _addresses(member.kept, how),
         node,
         jwt_source=member.jwt,
         signer=member.key.sign,
         spawn=services.spawn,
         random=jitter,
         on_error=lambda text: telemetry.emit(FabricTrouble(who=node, error=text)),
-        tls=lambda: member.kept.fabric_tls,
+        tls=member.tls,
+        proxies=lambda url: proxy_for(url, variables),
     )
 
     async def refresh() -> None:
@@ -96,7 +124,7 @@ def _link(member: Member, services: Services, telemetry: Telemetry) -> Link:
             await member.refresh()
         except Unavailable as error:
             telemetry.emit(ServerLost(error=error.message))
-        fabric.move(member.kept.credentials.fabric_urls)
+        fabric.move(_addresses(member.kept, how))
 
     async def renew() -> None:
         """Loop: a new pass at half of its life; the link is made anew to use it."""

@@ -22,7 +22,7 @@ Api = HttpRequest[None, Principal, State]
 class TokenRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`expires_s` from now; without it the token is valid until it is revoked."""
 
-    kind: Literal["api", "join"]
+    kind: Literal["api", "join", "leaf"]
     expires_s: float | None = None
 
 
@@ -52,7 +52,8 @@ class TokenList(Body, frozen=True, kw_only=True):
 async def create_token(
     data: JSONBody[TokenRequest], request: Api, server: NamedDependency[Server]
 ) -> NewTokenBody:
-    """Make a token: `join` lets agents enrol, `api` lets programs call."""
+    """Make a token: `join` lets agents enrol, `leaf` leaf nodes of the fabric, `api` lets programs
+    call."""
     kept, text = await server.tokens.create(data.kind, by=request.auth, expires_s=data.expires_s)
     return NewTokenBody(token=text, url=server.url, **_fields(kept))
 

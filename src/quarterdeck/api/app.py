@@ -22,6 +22,7 @@ from quarterdeck.api.auth import require_api_token, require_stage
 from quarterdeck.api.describe import describe
 from quarterdeck.api.measure import measured
 from quarterdeck.api.patience import Patience, PatientProtocol
+from quarterdeck.api.relay import Far, Relays, relaying
 from quarterdeck.api.schema import Problem
 from quarterdeck.control.main import Server
 from quarterdeck.core.model import MAX_ORDER_BYTES
@@ -143,7 +144,10 @@ class HttpServer:
         *,
         patience: Patience | None = None,
         tls: ssl.SSLContext | None = None,
+        far: Far | None = None,
     ) -> None:
+        """`far` is where the fabric's WebSocket is; without it `/fabric` is unknown here."""
+        relays = Relays(far, server.settings.max_links, server.services, server.telemetry)
         self._server = server
         self._socket = listener
         self._uvicorn = _Uvicorn(
@@ -155,7 +159,7 @@ class HttpServer:
                 access_log=False,
                 lifespan="off",
                 timeout_graceful_shutdown=int(DRAIN_S),
-                ws="none",
+                ws=relaying(relays),  # type: ignore[arg-type]
                 h11_max_incomplete_event_size=HEAD_LIMIT,
                 server_header=False,
                 ssl_context_factory=None if tls is None else lambda *_: tls,

@@ -17,6 +17,7 @@ from quarterdeck.control.main import Server
 from quarterdeck.control.ready import Stage
 from quarterdeck.errors import NotFound
 from quarterdeck.wire.enrol import Credentials, Enrolment
+from quarterdeck.wire.leaf import LeafCredentials, LeafEnrolment
 
 FRONT = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -67,6 +68,12 @@ async def enrol(data: JSONBody[Enrolment], server: NamedDependency[Server]) -> C
     return await server.enrolments.enrol(data)
 
 
+@post("/leaf", opt={PUBLIC: True, NEEDS: Stage.RECORD}, status_code=200)
+async def leaf(data: JSONBody[LeafEnrolment], server: NamedDependency[Server]) -> LeafCredentials:
+    """Let a nats-server be a leaf node of the fabric, with a leaf token, or renew its pass."""
+    return await server.leaves.enrol(data)
+
+
 @get("/", opt={PUBLIC: True}, include_in_schema=False, media_type=MediaType.HTML)
 async def front() -> str:
     """What a browser finds at the printed URL."""
@@ -79,5 +86,5 @@ async def openapi(request: Request[None, None, State]) -> dict[str, Any]:
     return describe(request.app)
 
 
-router = Router(path="/v1", route_handlers=[list_nodes, certificate, enrol])
+router = Router(path="/v1", route_handlers=[list_nodes, certificate, enrol, leaf])
 pages = Router(path="/", route_handlers=[front, openapi])

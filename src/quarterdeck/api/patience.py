@@ -31,6 +31,7 @@ class PatientProtocol(H11Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._until = 0.0
         self._state: object = None
+        self._handed_over = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -40,20 +41,27 @@ class PatientProtocol(H11Protocol):
         super().data_received(data)
         self._watch()
 
+    def handle_websocket_upgrade(self, event: h11.Request) -> None:
+        """From now on the connection is the WebSocket's, whose ends have clocks of their own."""
+        self._handed_over = True
+        super().handle_websocket_upgrade(event)
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
         super().connection_lost(exc)
 
     def send_400_response(self, msg: str) -> None:
         """What is no HTTP gets a problem document too."""
-        self.transport.write(_raw(400, b"Bad Request", "no_http", f"{msg} Speak HTTP/1.1."))
+        self.transport.write(
+            problem_bytes(400, b"Bad Request", "no_http", f"{msg} Speak HTTP/1.1.")
+        )
         self.transport.close()
 
     def _watch(self) -> None:
         """Set the clock for what is awaited from the client now."""
         state, now = self.conn.their_state, self.loop.time()
         waiting = state in (h11.IDLE, h11.SEND_BODY) and not self.transport.is_closing()
-        if not waiting:
+        if not waiting or self._handed_over:
             self._disarm()
             return
         if state is not self._state or self._timer is None:
@@ -87,7 +95,7 @@ class PatientProtocol(H11Protocol):
         return cycle is not None and cycle.response_started and not cycle.response_complete
 
 
-def _raw(status: int, phrase: bytes, code: str, detail: str) -> bytes:
+def problem_bytes(status: int, phrase: bytes, code: str, detail: str) -> bytes:
     """A whole answer, for a request that no application sees."""
     problem = msgspec.json.encode(
         {
@@ -105,7 +113,7 @@ def _raw(status: int, phrase: bytes, code: str, detail: str) -> bytes:
     return head + problem
 
 
-_SLOW = _raw(
+_SLOW = problem_bytes(
     408,
     b"Request Timeout",
     "too_slow",

@@ -10,6 +10,7 @@ from pathlib import Path
 from quarterdeck.api.app import HttpServer
 from quarterdeck.api.first import first_tokens
 from quarterdeck.api.listen import bind, url_for_others
+from quarterdeck.api.relay import far_of
 from quarterdeck.api.tls import RENEW_EVERY_S, Certificate
 from quarterdeck.control.main import Server
 from quarterdeck.service import Clock, SystemClock, first_of, until_told
@@ -46,7 +47,12 @@ async def serve(
     server.url = settings.public_url or url_for_others(
         listener, host, tls=shown.context is not None
     )
-    http = HttpServer(server, listener, tls=shown.context)
+    http = HttpServer(
+        server,
+        listener,
+        tls=shown.context,
+        far=far_of(settings.websocket_url, server.parts.fabric_tls),
+    )
     server.services.loop("certificate", lambda: _renew(certificate, clock))
     try:
         await first_of(_start(server, http), until_told(parent_fd))

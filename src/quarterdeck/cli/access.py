@@ -15,7 +15,9 @@ def token() -> None:
 
 
 @token.command("create")
-@click.option("--kind", type=click.Choice(["join", "api"]), required=True, help="What it is for.")
+@click.option(
+    "--kind", type=click.Choice(["join", "api", "leaf"]), required=True, help="What it is for."
+)
 @click.option("--expires", type=Duration(), metavar="TIME", help="Valid that long (30d); or ever.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @with_server
@@ -29,6 +31,8 @@ def create(server: Connection, kind: str, expires: float | None, as_json: bool) 
     url = made["url"] or server.url
     if kind == "join":
         say(f"join with: qd agent --join {url} --token {made['token']}")
+    elif kind == "leaf":
+        say(f"use with:  qd fabric --leaf-of {url} --token {made['token']} --data DIR")
     else:
         say(f"use with:  QD_URL={url} QD_TOKEN={made['token']}")
 

@@ -48,12 +48,23 @@ def up(config: str | None, **flags: Any) -> None:
 @click.option("--data", metavar="DIR", help="Where it keeps what is on its way.")
 @click.option("--keys", metavar="DIR", help="The installation's keys (default: keys in --data).")
 @click.option("--listen", metavar="HOST:PORT", help="Where it listens (default 127.0.0.1:4222).")
+@click.option("--websocket-listen", metavar="HOST:PORT", help="Where it takes WebSockets too.")
+@click.option(
+    "--leaf-of", metavar="URL", help="Be a leaf node, for a site, of that server's fabric."
+)
+@click.option("--token", metavar="TOKEN", help="The leaf token (needed once).")
+@click.option("--server-ca", metavar="FILE", help="As of qd agent; with --leaf-of.")
 def fabric(config: str | None, **flags: Any) -> None:
-    """Run the fabric of several servers (with one server `qd up` does it)."""
+    """Run the fabric of several servers (with one server `qd up` does it), or of a site."""
     _shed_mark()
     settings = load(FabricSettings, file=config, flags=flags)
     if not settings.data:
         raise Invalid("settings", "A fabric needs a directory of its own: give --data DIR.")
+    if settings.leaf_of:
+        from quarterdeck.cli.leaf import serve as serve_leaf
+
+        asyncio.run(serve_leaf(settings))
+        return
     from quarterdeck.cli.fabric import serve
 
     asyncio.run(serve(settings))
@@ -96,6 +107,16 @@ def server(config: str | None, parent_fd: int | None, listen_fd: int | None, **f
 @click.option("--join", metavar="URL", help="Enrol with the server at this address.")
 @click.option("--token", metavar="TOKEN", help="The join token (needed once).")
 @click.option("--name", help="Display name (default: the host's name).")
+@click.option(
+    "--fabric",
+    metavar="HOW",
+    help="How to reach the fabric: auto, tcp, wss, or addresses of one (a leaf node).",
+)
+@click.option(
+    "--server-ca",
+    metavar="FILE",
+    help="PEM file the server's certificate is verified with (or system), instead of a pin.",
+)
 @click.option("--parent-fd", type=int, hidden=True)
 def agent(config: str | None, parent_fd: int | None, **flags: Any) -> None:
     """Run the agent of this node; with --join and --token it enrols first."""

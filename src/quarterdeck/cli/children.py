@@ -43,6 +43,7 @@ DECIDED = (
     "state",
     "token",
     "url",
+    "websocket_url",
 )
 
 

@@ -16,8 +16,8 @@ from quarterdeck.agent.addresses import addresses
 from quarterdeck.api.tls import RENEW_EVERY_S, names_for
 from quarterdeck.cli.children import Child, Files, Keeper
 from quarterdeck.core.room import room
-from quarterdeck.fabric.certificates import Signer
-from quarterdeck.fabric.embedded import EmbeddedFabric
+from quarterdeck.fabric.certificates import LEAF_CA, Signer
+from quarterdeck.fabric.embedded import EmbeddedFabric, WebSocket
 from quarterdeck.fabric.identity import Authority, Identity
 from quarterdeck.service import Clock, Services, SystemClock, first_of, free_bytes, until_told
 from quarterdeck.settings import FabricSettings, host_name, is_loopback, join_listen, split_listen
@@ -38,21 +38,43 @@ class FabricChild:
         public_url: str,
         min_free_mib: int,
         clock: Clock,
+        websocket_listen: str,
     ) -> None:
+        """`websocket_listen` is HOST:PORT, or empty for none."""
         self._directory = directory
         self._keys = keys
         self._min_free_mib = min_free_mib
         self._clock = clock
         self._names = names_for(join_listen(host, port), public_url, (host_name(), *addresses()))
         self._tls = None if is_loopback(host) else directory / "tls.pem"
+        websocket = self._websocket(websocket_listen)
         self._server = EmbeddedFabric(
-            directory, Authority.open(keys), host=host, port=port, tls=self._tls
+            directory,
+            Authority.open(keys),
+            host=host,
+            port=port,
+            tls=self._tls,
+            websocket=websocket,
         )
+
+    def _websocket(self, listen: str) -> WebSocket | None:
+        if not listen:
+            return None
+        host, port = split_listen(listen)
+        if is_loopback(host):
+            return WebSocket(host=host, port=port)
+        self._tls = self._directory / "tls.pem"  # and then for TCP too
+        return WebSocket(host=host, port=port, tls=self._tls)
 
     @property
     def url(self) -> str:
         """Where this machine reaches it, once it was started."""
         return self._server.url
+
+    @property
+    def websocket_url(self) -> str:
+        """The same for its WebSocket; empty without one."""
+        return self._server.websocket_url
 
     async def start(self, keeper: Keeper, services: Services) -> None:
         """Returns when it serves. Raises Conflict and Unavailable with a sentence."""
@@ -114,10 +136,12 @@ async def serve(settings: FabricSettings) -> None:
             public_url=settings.public_url,
             min_free_mib=settings.min_free_mib,
             clock=clock,
+            websocket_listen=settings.websocket_listen,
         )
         _complete(keys, clock)
         await fabric.start(keeper, services)
-        print(f"quarterdeck's fabric is ready: {fabric.url}; keys: {keys}", flush=True)
+        places = " ".join(filter(None, (fabric.url, fabric.websocket_url)))
+        print(f"quarterdeck's fabric is ready: {places}; keys: {keys}", flush=True)
 
     try:
         told = await first_of(start(), until_told())
@@ -134,6 +158,7 @@ def _complete(keys: Path, clock: Clock) -> None:
     """All keys of an installation, so that a copy of the directory is the same for each server."""
     Identity.open(keys / "orders.nk")
     Signer.open(keys, clock.now())
+    Signer.open(keys, clock.now(), name=LEAF_CA)
 
 
 def say_failed(name: str, error: str, delay_s: float) -> None:

@@ -76,7 +76,7 @@ class Supervisor:
         self._listener = self._listen()
         self._fabric = self._new_fabric()
         await self._fabric.start(self._keeper, self._services)
-        self._write_settings(self._fabric.url)
+        self._write_settings(self._fabric)
         await self._keeper.start(self._server_child(self._listener))
         for name in self._names():
             await self._keeper.start(self._agent_child(name))
@@ -141,6 +141,7 @@ class Supervisor:
             public_url=settings.fabric_public_url,
             min_free_mib=settings.min_free_mib,
             clock=self._clock,
+            websocket_listen="127.0.0.1:0",  # others come in by the API's listener
         )
 
     def _names(self) -> list[str]:
@@ -148,14 +149,15 @@ class Supervisor:
         count = self._settings.nodes
         return [host] if count == 1 else [f"{host}-{n}" for n in range(1, count + 1)]
 
-    def _write_settings(self, fabric_url: str) -> None:
+    def _write_settings(self, fabric: FabricChild) -> None:
         settings, files = self._settings, self._files
         files.write_toml(
             files.server / "server.toml",
             data=str(files.server),
             database=settings.database.reveal(),
             listen=settings.listen,
-            fabric_url=fabric_url,
+            fabric_url=fabric.url,
+            websocket_url=fabric.websocket_url,
             keys=str(files.keys),
             log_level=settings.log_level,
             min_free_mib=settings.min_free_mib,
@@ -167,6 +169,8 @@ class Supervisor:
             plain_http=settings.plain_http,
             public_url=settings.public_url,
             fabric_public_url=settings.fabric_public_url,
+            websocket_public_url=settings.websocket_public_url,
+            max_links=settings.max_links,
         )
         pin = f"_{self._fingerprint}" if self._fingerprint else ""
         for name in self._names():

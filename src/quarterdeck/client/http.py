@@ -19,7 +19,9 @@ from typing import Any
 
 from quarterdeck.core.access import split
 from quarterdeck.errors import Denied, Invalid, Unavailable, error_for_status
+from quarterdeck.fabric.proxy import Way
 from quarterdeck.fabric.trust import fetch, trusting, untrusted, wrong
+from quarterdeck.settings import proxy_variables
 
 TIMEOUT_S = 70.0
 STREAM_TIMEOUT_S = 40.0
@@ -68,6 +70,7 @@ class Connection:
             raise Invalid(
                 "no_tls", f"The fingerprint names a certificate, but {url} is no https address."
             )
+        self._way = Way(self.url, proxy_variables())
         self._context: ssl.SSLContext | None = None
         self._patience_s = patience_s
         self._timeout_s = timeout_s
@@ -182,7 +185,7 @@ class Connection:
         target = self._parts.path.rstrip("/") + path
         if given:
             target += "?" + urllib.parse.urlencode(given)
-        sent = {"Authorization": f"Bearer {self._token}", **headers}
+        sent = {"Authorization": f"Bearer {self._token}", **self._way.headers, **headers}
         data = None
         if body is not None:
             data = json.dumps(body).encode()
@@ -201,7 +204,7 @@ class Connection:
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
         connection = self._connection(timeout_s)
         try:
-            connection.request(method, target, data, sent)
+            connection.request(method, self._way.target(target), data, sent)
             answer = connection.getresponse()
             problem = answer.read() if answer.status >= 400 else b""
         except (OSError, http.client.HTTPException) as error:
@@ -221,19 +224,17 @@ class Connection:
                 kept.sock.settimeout(timeout_s)
                 return kept
             kept.close()
-        host = self._parts.hostname or ""
-        if self._parts.scheme == "http":
-            return http.client.HTTPConnection(host, self._parts.port, timeout=timeout_s)
-        if self._context is None:
+        if self._context is None and self._parts.scheme == "https":
             self._context = self._trust()
-        return http.client.HTTPSConnection(
-            host, self._parts.port, timeout=timeout_s, context=self._context
-        )
+        return self._way.connection(timeout_s, self._context)
 
     def _trust(self) -> ssl.SSLContext:
         if not self._fingerprint:
             return ssl.create_default_context()
-        return trusting(fetch(self.url, self._fingerprint, timeout_s=TRUST_TIMEOUT_S))
+        proxies = proxy_variables()
+        return trusting(
+            fetch(self.url, self._fingerprint, timeout_s=TRUST_TIMEOUT_S, proxies=proxies)
+        )
 
     def _gone(self, error: Exception) -> Unavailable | Denied:
         if untrusted(error):
@@ -241,7 +242,8 @@ class Connection:
         refused = isinstance(error, ConnectionRefusedError)
         code = "no_server" if refused else "connection_lost"
         what = "Nothing answers" if refused else "The connection broke"
-        return Unavailable(code, f"{what} at {self.url} ({error}); is the server running?")
+        where = f"{self.url}{self._way.through()}"
+        return Unavailable(code, f"{what} at {where} ({error}); is the server running?")
 
 
 def _unknown_signer(url: str, error: Exception) -> Denied:

@@ -14,7 +14,7 @@ from quarterdeck.store.access import KeptToken, Principal
 from quarterdeck.store.base import Database, Tx
 from quarterdeck.telemetry import Telemetry, TokenMade, TokenRevoked
 
-KINDS = ("api", "join")
+KINDS = ("api", "join", "leaf")
 MAX_EXPIRY_S = 10 * 366 * 86_400.0
 
 

@@ -38,6 +38,7 @@ class Enrolments:
         fabric_urls: tuple[str, ...],
         order_keys: tuple[str, ...],
         fabric_ca: str,
+        websocket_urls: tuple[str, ...] = (),
     ) -> None:
         self._database = database
         self._fleet = fleet
@@ -47,6 +48,7 @@ class Enrolments:
         self._fabric_urls = fabric_urls
         self._order_keys = order_keys
         self._fabric_ca = fabric_ca
+        self._websocket_urls = websocket_urls
 
     async def enrol(self, request: Enrolment) -> Credentials:
         """Admit a node, or renew one. Raises Invalid or Denied.
@@ -76,6 +78,7 @@ class Enrolments:
             order_keys=self._order_keys,
             expires_at=int(now.timestamp()) + PASS_TTL_S,
             fabric_ca=self._fabric_ca,
+            websocket_urls=self._websocket_urls,
         )
 
     async def _admit(self, request: Enrolment) -> None:

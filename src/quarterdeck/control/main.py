@@ -13,6 +13,7 @@ from quarterdeck.control.crowd import Crowd
 from quarterdeck.control.dispatch import Dispatch
 from quarterdeck.control.enrol import Enrolments
 from quarterdeck.control.ingest import Ingest
+from quarterdeck.control.leaf import LeafEnrolments
 from quarterdeck.control.lease import Leases
 from quarterdeck.control.lock import Locks
 from quarterdeck.control.metrics import Metrics
@@ -212,6 +213,13 @@ class Server:
             fabric_urls=self.parts.fabric_urls,
             order_keys=self.parts.order_keys,
             fabric_ca=self.parts.fabric_ca,
+            websocket_urls=self.parts.websocket_urls,
+        )
+        self.leaves = LeafEnrolments(
+            database=self.database,
+            clock=self.clock,
+            leaves=self.parts.leaves,
+            urls=self.parts.websocket_urls,
         )
         self.tokens = Tokens(
             database=self.database,

@@ -24,6 +24,9 @@ from quarterdeck.telemetry import (
     FabricTrouble,
     FactRejected,
     FactsTaken,
+    LinkClosed,
+    LinkOpened,
+    LinkTurnedAway,
     LogMismatch,
     LogSealed,
     LoopFailed,
@@ -59,6 +62,7 @@ class Metrics:
         self._count_work()
         self._count_parts()
         self._count_requests()
+        self._count_links()
 
     def count(self, event: Event) -> None:
         """What `Telemetry.subscribe` takes."""
@@ -160,6 +164,21 @@ class Metrics:
             seconds.labels(method=method, route=event.route).observe(event.seconds)
 
         self._handlers |= {RequestAnswered: request, RequestFailed: lambda event: failed.inc()}
+
+    def _count_links(self) -> None:
+        links = self._gauge("fabric_links", "Links to the fabric that the API's listener carries.")
+        opened = self._counter("fabric_links_opened", "Links that were carried.")
+        refused = self._counter("fabric_links_refused", "Links turned away, by why.", "reason")
+
+        def more(_event: LinkOpened) -> None:
+            links.inc()
+            opened.inc()
+
+        self._handlers |= {
+            LinkOpened: more,
+            LinkClosed: lambda event: links.dec(),
+            LinkTurnedAway: lambda event: refused.labels(reason=event.reason).inc(),
+        }
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"qd_{name}", text, labels, registry=self._registry)

@@ -13,7 +13,7 @@ import msgspec
 
 from quarterdeck.errors import Conflict, Invalid, Unavailable
 from quarterdeck.fabric.base import Fabric
-from quarterdeck.fabric.certificates import Signer
+from quarterdeck.fabric.certificates import LEAF_CA, Signer
 from quarterdeck.fabric.identity import Authority, Identity
 from quarterdeck.fabric.nats.fabric import NatsFabric
 from quarterdeck.fabric.trust import trusting
@@ -23,6 +23,7 @@ from quarterdeck.store.archive import Archive
 from quarterdeck.store.base import Database
 from quarterdeck.store.database import open_database
 from quarterdeck.telemetry import FabricTrouble, Telemetry
+from quarterdeck.wire.enrol import FABRIC_PATH
 
 LOGIN_TTL_S = 86_400
 PASS_TTL_S = 14 * 86_400
@@ -39,6 +40,15 @@ async def no_passes(_removed: Mapping[str, datetime]) -> None:
 
 def nothing() -> None:
     """For parts that hold no directory."""
+
+
+class Leaves(msgspec.Struct, frozen=True, kw_only=True):
+    """How leaf nodes of the fabric are admitted: `mint(name, public key, now, ttl_s)` makes a pass,
+    `certify(public key, names, now)` a certificate, `accounts` says whom a leaf admits."""
+
+    mint: Callable[[str, str, int, int], str]
+    certify: Callable[[str, tuple[str, ...], datetime], str]
+    accounts: Callable[[], dict[str, str]]
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +69,9 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     revoke: Revoke = no_passes
     let_go: Callable[[], None] = nothing
     fabric_ca: str = ""
+    leaves: Leaves | None = None
+    fabric_tls: ssl.SSLContext | None = None
+    websocket_urls: tuple[str, ...] = ()
 
 
 Opener = Callable[[ServerSettings, Services, Telemetry, Clock], Parts]
@@ -87,6 +100,7 @@ def open_parts(
     authority = Authority.open(Path(settings.keys))
     fabric_ca = _fabric_ca(settings, clock)
     tls = trusting(fabric_ca) if fabric_ca else None
+    leaf_signer = Signer.open(Path(settings.keys), clock.now(), name=LEAF_CA)
     order_key = Identity.open(Path(settings.keys) / "orders.nk")
     login = Identity.open(data / "server.nk")
     id = "s" + login.public_key[1:16].lower()
@@ -103,7 +117,7 @@ def open_parts(
         spawn=services.spawn,
         random=jitter,
         on_error=lambda text: telemetry.emit(FabricTrouble(who=id, error=text)),
-        tls=lambda: tls,
+        tls=lambda _url: tls,
     )
     return Parts(
         id=id,
@@ -115,14 +129,42 @@ def open_parts(
         order_keys=(order_key.public_key,),
         fabric_urls=(settings.fabric_public_url or settings.fabric_url,),
         revoke=_revoker(authority, settings.fabric_url, services, clock, tls),
-        fabric_ca=fabric_ca,
+        fabric_ca="" if settings.fabric_ca == "system" else fabric_ca + leaf_signer.pem,
+        leaves=_leaves(authority, leaf_signer),
+        fabric_tls=tls,
+        websocket_urls=_websocket_urls(settings),
         let_go=partial(os.close, lock),
     )
 
 
+def _leaves(authority: Authority, signer: Signer) -> Leaves:
+    def accounts() -> dict[str, str]:
+        return {
+            "operator_jwt": authority.operator_jwt,
+            "account": authority.account,
+            "account_jwt": authority.account_jwt,
+            "system_account": authority.system_account,
+            "system_account_jwt": authority.system_account_jwt,
+        }
+
+    return Leaves(
+        mint=lambda name, key, now, ttl_s: authority.mint_leaf(name, key, now=now, ttl_s=ttl_s),
+        certify=signer.certify,
+        accounts=accounts,
+    )
+
+
+def _websocket_urls(settings: ServerSettings) -> tuple[str, ...]:
+    """Where nodes are told that the fabric's WebSocket is: whole, or below the API's address."""
+    if settings.websocket_public_url:
+        return (settings.websocket_public_url,)
+    return (FABRIC_PATH,) if settings.websocket_url else ()
+
+
 def _fabric_ca(settings: ServerSettings, clock: Clock) -> str:
     """The certificate that verifies the fabric; empty without TLS, or for the machine's own."""
-    if not settings.fabric_url.startswith("tls:") or settings.fabric_ca == "system":
+    secure = settings.fabric_url.startswith("tls:") or settings.websocket_url.startswith("wss:")
+    if not secure or settings.fabric_ca == "system":
         return ""
     if not settings.fabric_ca:
         return Signer.open(Path(settings.keys), clock.now()).pem
@@ -163,7 +205,7 @@ def _revoker(
             signer=key.sign,
             spawn=services.spawn,
             random=jitter,
-            tls=lambda: tls,
+            tls=lambda _url: tls,
         )
         try:
             await link.start()

@@ -25,6 +25,10 @@ from quarterdeck.errors import Broken
 from quarterdeck.fabric.trust import fingerprint_of
 from quarterdeck.service import write_private
 
+CA = "ca.pem"
+LEAF_CA = "leaf-ca.pem"
+"""Signs for leaf nodes. Nodes trust it for the fabric and nobody trusts it for a server, else who
+has a leaf node could answer as one."""
 CA_DAYS = 20 * 366
 LEAF_DAYS = 366
 RENEW_LEFT = timedelta(days=LEAF_DAYS / 3)
@@ -41,9 +45,10 @@ class Signer:
         self.fingerprint = fingerprint_of(self.pem)
 
     @classmethod
-    def open(cls, keys: Path, now: datetime) -> Signer:
-        """Load `ca.pem` of a directory of keys, or make it. Two first users get the same one."""
-        path = keys / "ca.pem"
+    def open(cls, keys: Path, now: datetime, *, name: str = CA) -> Signer:
+        """Load a signing certificate from a directory of keys, or make it. Two first users get the
+        same one."""
+        path = keys / name
         if not path.exists():
             _create(path, now)
         try:
@@ -73,12 +78,32 @@ class Signer:
             ):
                 return False
         key = ec.generate_private_key(ec.SECP256R1())
-        certificate = (
+        certificate = self._certified(key.public_key(), wanted, now)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_private(path, (_private(key) + _public(certificate) + self.pem).encode())
+        return True
+
+    def certify(self, public_key: str, names: Iterable[str], now: datetime) -> str:
+        """A certificate (PEM, with the signing one) for somebody else's key (PEM). Raises
+        ValueError."""
+        try:
+            key = serialization.load_pem_public_key(public_key.encode())
+        except UnsupportedAlgorithm as error:
+            raise ValueError("a key of an unknown kind") from error
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise ValueError("a key of another kind than EC")
+        wanted = sorted({name for name in names if name})
+        return _public(self._certified(key, wanted, now)) + self.pem
+
+    def _certified(
+        self, key: ec.EllipticCurvePublicKey, names: list[str], now: datetime
+    ) -> x509.Certificate:
+        return (
             _draft(key, self._certificate.subject, "quarterdeck", now, LEAF_DAYS)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
             .add_extension(
-                x509.SubjectAlternativeName([_general(name) for name in wanted]), critical=False
+                x509.SubjectAlternativeName([_general(name) for name in names]), critical=False
             )
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
@@ -86,9 +111,6 @@ class Signer:
             )
             .sign(self._key, hashes.SHA256())
         )
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_private(path, (_private(key) + _public(certificate) + self.pem).encode())
-        return True
 
     def _signed(self, leaf: x509.Certificate) -> bool:
         try:
@@ -113,7 +135,7 @@ def _create(path: Path, now: datetime) -> None:
         False,
     )
     certificate = (
-        _draft(key, name, "quarterdeck installation", now, CA_DAYS)
+        _draft(key.public_key(), name, "quarterdeck installation", now, CA_DAYS)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(
             x509.KeyUsage(digital_signature=True, key_cert_sign=True, crl_sign=True, **usage),
@@ -132,17 +154,17 @@ def _create(path: Path, now: datetime) -> None:
 
 
 def _draft(
-    key: ec.EllipticCurvePrivateKey, issuer: x509.Name, name: str, now: datetime, days: int
+    key: ec.EllipticCurvePublicKey, issuer: x509.Name, name: str, now: datetime, days: int
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
         .issuer_name(issuer)
-        .public_key(key.public_key())
+        .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - EARLIER)
         .not_valid_after(now + timedelta(days=days))
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
 
 
@@ -168,6 +190,27 @@ def _general(name: str) -> x509.GeneralName:
 def _names_of(certificate: x509.Certificate) -> list[str]:
     extension = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     return [str(general.value) for general in extension.value]
+
+
+def leaf_request(path: Path) -> str:
+    """The public key (PEM) of a key that is made at `path` when there is none."""
+    if not path.exists():
+        write_private(path, _private(ec.generate_private_key(ec.SECP256R1())).encode())
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), None)
+    except (OSError, ValueError) as error:
+        raise Broken("tls_key", f"{path} can't be used ({error}): delete it.") from error
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return key.public_key().public_bytes(serialization.Encoding.PEM, form).decode()
+
+
+def wants_renewal(path: Path, names: Iterable[str], now: datetime) -> bool:
+    """Whether the first certificate of a file is for other names, near its end, or not there."""
+    with contextlib.suppress(OSError, ValueError):
+        found = x509.load_pem_x509_certificate(path.read_bytes())
+        wanted = sorted({name for name in names if name})
+        return found.not_valid_after_utc - now <= RENEW_LEFT or sorted(_names_of(found)) != wanted
+    return True
 
 
 def self_signed(pem: bytes) -> str:

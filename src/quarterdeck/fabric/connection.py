@@ -79,6 +79,11 @@ Connect = Callable[[Callable[[str], None], Callable[[str], None]], Connection]
 `complain(text)`, for refused subjects and for handlers that raise."""
 
 
+def is_websocket(url: str) -> bool:
+    """Whether the fabric is reached inside a WebSocket there."""
+    return url.startswith(("ws:", "wss:"))
+
+
 def not_admitted(url: str, name: str) -> Denied:
     return Denied(
         "fabric_login",

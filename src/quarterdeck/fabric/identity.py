@@ -68,6 +68,17 @@ SERVER_ROLE: dict[str, Any] = {
     "data": -1,
     "payload": -1,
 }
+# A leaf carries what nodes and servers say to each other; it gives no orders (they are signed
+# besides), and asks nothing of JetStream.
+_LEAF_MAY: dict[str, Any] = {
+    "pub": {"deny": ["cmd.>", "live.>", "$JS.>", "$SYS.>"]},
+    # what is denied to be heard is not asked for either, so all that nodes send must be allowed
+    "sub": {"deny": ["live.>", "$JS.>", "$SYS.>"]},
+    "allowed_connection_types": ["LEAFNODE", "LEAFNODE_WS"],
+    "subs": -1,
+    "data": -1,
+    "payload": -1,
+}
 _KEYS = {
     "operator": Kind.OPERATOR,
     "account": Kind.ACCOUNT,
@@ -124,6 +135,11 @@ class Identity:
     def public_key(self) -> str:
         """The nkey text `U...`."""
         return self._key.public_key
+
+    @property
+    def seed(self) -> str:
+        """The secret, for the credentials file that nats-server reads."""
+        return self._key.seed
 
     def sign(self, data: bytes) -> bytes:
         """Ed25519 over the bytes as they are: 64 bytes."""
@@ -256,6 +272,11 @@ class Authority:
     def mint_server(self, server_id: str, public_key: str, *, now: int, ttl_s: int) -> str:
         """The login of a server: everything inside account QD."""
         return self._mint("server", server_id, public_key, now=now, ttl_s=ttl_s)
+
+    def mint_leaf(self, name: str, public_key: str, *, now: int, ttl_s: int) -> str:
+        """The login of a leaf node: it carries messages between its nodes and the fabric."""
+        # Signed by the account itself, so the rights are in the JWT and not in a role.
+        return self._user("account", name, public_key, now, ttl_s, _LEAF_MAY)
 
     def mint_system(self, name: str, public_key: str, *, now: int, ttl_s: int) -> str:
         """A login to the system account: account updates and connection events."""

@@ -13,8 +13,10 @@ import http.client
 import json
 import ssl
 import urllib.parse
+from collections.abc import Mapping
 
 from quarterdeck.errors import Denied, Invalid, Unavailable
+from quarterdeck.fabric.proxy import Way
 
 PATH = "/v1/certificate"
 LIMIT = 64 << 10
@@ -43,7 +45,22 @@ def trusting(pem: str) -> ssl.SSLContext:
     return context
 
 
-def fetch(url: str, fingerprint: str, *, timeout_s: float) -> str:
+def verifying(file: str) -> ssl.SSLContext:
+    """A client's context that trusts the authorities in a PEM file, for the names they certify.
+
+    Raises Invalid.
+    """
+    try:
+        return ssl.create_default_context(cafile=file)
+    except (OSError, ValueError) as error:
+        raise Invalid(
+            "server_ca", f"The file {file} (server_ca) holds no certificates to trust: {error}."
+        ) from error
+
+
+def fetch(
+    url: str, fingerprint: str, *, timeout_s: float, proxies: Mapping[str, str] | None = None
+) -> str:
     """The certificate (PEM) with this fingerprint, asked from the server at `url`.
 
     Raises Denied (`wrong_certificate`) when it shows another, Unavailable when it can't be reached.
@@ -57,9 +74,8 @@ def fetch(url: str, fingerprint: str, *, timeout_s: float) -> str:
     nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     nobody.check_hostname = False
     nobody.verify_mode = ssl.CERT_NONE  # what comes is compared with the fingerprint
-    connection = http.client.HTTPSConnection(
-        parts.hostname or "", parts.port, timeout=timeout_s, context=nobody
-    )
+    way = Way(url, proxies or {})
+    connection = way.connection(timeout_s, nobody)
     try:
         connection.request("GET", parts.path.rstrip("/") + PATH)
         answer = connection.getresponse()
@@ -68,7 +84,9 @@ def fetch(url: str, fingerprint: str, *, timeout_s: float) -> str:
     except (ValueError, KeyError, TypeError):
         genuine = False
     except (OSError, http.client.HTTPException) as error:
-        raise Unavailable("no_server", f"The server at {url} can't be reached: {error}.") from error
+        raise Unavailable(
+            "no_server", f"The server at {url} can't be reached{way.through()}: {error}."
+        ) from error
     finally:
         connection.close()
     if not genuine:

@@ -6,6 +6,9 @@ from typing import Annotated
 
 import msgspec
 
+FABRIC_PATH = "/fabric"
+"""Below the address of the API: the fabric inside a WebSocket."""
+
 
 class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
     """`signature` (base64 in JSON) is the node's own over `signed_part`; `token` is empty on a
@@ -21,7 +24,7 @@ class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
 class Credentials(msgspec.Struct, frozen=True, kw_only=True):
     """Its id, its pass to the fabric until `expires_at` (seconds since 1970), and the public keys
     that sign its orders. `fabric_ca` (PEM) is what verifies the fabric; empty: the machine's own
-    authorities."""
+    authorities. `websocket_urls` lead to the fabric too: whole, or below the API's address."""
 
     node: str
     jwt: str
@@ -29,6 +32,7 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
     order_keys: tuple[str, ...]
     expires_at: int
     fabric_ca: str = ""
+    websocket_urls: tuple[str, ...] = ()
 
 
 def signed_part(public_key: str, name: str, token: str) -> bytes:

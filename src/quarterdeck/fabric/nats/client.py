@@ -28,10 +28,13 @@ from quarterdeck.fabric.connection import (
     ROOM,
     ZOMBIE,
     RawHandler,
+    is_websocket,
     not_admitted,
     not_reached,
     text_of,
 )
+from quarterdeck.fabric.nats.websocket import WebSocketTransport
+from quarterdeck.fabric.proxy import Proxy
 from quarterdeck.service import caught, guarded
 
 _BUFFER = 256 << 10  # doubles the receive rate against the default of 32 KiB
@@ -42,8 +45,10 @@ _CLOSE_S = 2.0
 nats.aio.client.DEFAULT_BUFFER_SIZE = _BUFFER
 
 
-Trust = Callable[[], ssl.SSLContext | None]
-"""Whom to trust at `tls:` addresses; None: the machine's own authorities."""
+Trust = Callable[[str], ssl.SSLContext | None]
+"""Whom to trust at a `tls:` or `wss:` address; None: the machine's own authorities."""
+Proxies = Callable[[str], Proxy | None]
+"""The proxy that leads to a `ws:` or `wss:` address."""
 
 
 class Login(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +61,7 @@ class Login(msgspec.Struct, frozen=True, kw_only=True):
     ping_interval_s: float
     pings_outstanding: int
     tls: Trust | None = None
+    proxies: Proxies | None = None
 
 
 class Client(nats.aio.client.Client):
@@ -100,6 +106,10 @@ class Client(nats.aio.client.Client):
                 raise nats.errors.Error("it does not offer TLS, which this address asks for")
             return base64.b64encode(login.signer(nonce.encode()))
 
+        context = login.tls(url) if login.tls is not None else None
+        if is_websocket(url):
+            proxy = login.proxies(url) if login.proxies is not None else None
+            self._transport = WebSocketTransport(context, proxy)
         async with asyncio.timeout(login.timeout_s):
             await self.connect(
                 servers=[url],
@@ -115,7 +125,7 @@ class Client(nats.aio.client.Client):
                 user_jwt_cb=jwt.encode,
                 signature_cb=sign,
                 inbox_prefix=f"_INBOX_{login.name}",
-                tls=login.tls() if login.tls is not None else None,
+                tls=context,
             )
         if not self.is_connected or self._reading_task is None:
             # An INFO line that overtakes the PONG leaves nats-py CONNECTING for ever.

@@ -24,7 +24,7 @@ from quarterdeck.fabric.base import (
 )
 from quarterdeck.fabric.connection import Connect, Connection, check_subject, text_of
 from quarterdeck.fabric.identity import check_id
-from quarterdeck.fabric.nats.client import Client, Login, Trust
+from quarterdeck.fabric.nats.client import Client, Login, Proxies, Trust
 from quarterdeck.fabric.nats.link import Link, Options, Spawn, Standing
 from quarterdeck.fabric.nats.outbox import Outbox
 from quarterdeck.fabric.nats.streams import consume, replay, status_of
@@ -310,8 +310,8 @@ class LinkedFabric:
 class NatsFabric(LinkedFabric):
     """The fabric over nats-server.
 
-    `jwt_source` is asked for the login at each dial, `tls` for whom to trust; `signer` signs the
-    server's nonce with the key of that login.
+    `jwt_source` is asked for the login at each dial, `tls` for whom to trust, `proxies` for the way
+    to WebSockets; `signer` signs the server's nonce with the key of that login.
     """
 
     def __init__(
@@ -326,6 +326,7 @@ class NatsFabric(LinkedFabric):
         random: Callable[[], float] = jitter,
         options: Options | None = None,
         tls: Trust | None = None,
+        proxies: Proxies | None = None,
     ) -> None:
         options = options or Options()
         login = Login(
@@ -336,6 +337,7 @@ class NatsFabric(LinkedFabric):
             ping_interval_s=options.ping_interval_s,
             pings_outstanding=options.pings_outstanding,
             tls=tls,
+            proxies=proxies,
         )
         super().__init__(
             urls,

@@ -3,6 +3,9 @@
 States: down -> dialling -> standing -> down ... for ever until `stop`. Every connection is
 new; nothing of a lost one is used again. The login is asked for at each dial, so an expired one
 mends itself as soon as its source has a new one.
+
+WebSocket addresses are a way round: they are dialled when no other address answers, which is said
+once. Who came that way dials it first when the link breaks, until `move` or `reconnect`.
 """
 
 from __future__ import annotations
@@ -15,7 +18,14 @@ from typing import Any
 import msgspec
 
 from quarterdeck.errors import Denied, QuarterdeckError, Unavailable
-from quarterdeck.fabric.connection import ZOMBIE, Connect, Connection, RawHandler, not_reached
+from quarterdeck.fabric.connection import (
+    ZOMBIE,
+    Connect,
+    Connection,
+    RawHandler,
+    is_websocket,
+    not_reached,
+)
 
 Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 
@@ -79,6 +89,7 @@ class Link:
         self._hurry = asyncio.Event()
         self._attempt = 0
         self._stood_since = 0.0
+        self._roundabout = False  # the last connection was by WebSocket, for want of another
         self._task: asyncio.Task[None] | None = None
         self.client: Connection | None = None
         self.stopped = False
@@ -115,10 +126,13 @@ class Link:
 
     def move(self, urls: Sequence[str]) -> None:
         """Dial these addresses from now on."""
+        if list(urls) != self._urls:
+            self._roundabout = False
         self._urls = list(urls)
 
     def reconnect(self) -> None:
         """Drop the connection, if any, and dial at once, to use a new login."""
+        self._roundabout = False
         self._hurry.set()
         if self.client is not None:
             self._lose(self.client, "reconnecting with a new login")
@@ -176,9 +190,14 @@ class Link:
         self._hurry.clear()
 
     async def _dial_any(self) -> None:
-        """One try of each address, in random order; raises the most telling error."""
+        """One try of each address, in random order, those of the present way first; raises the
+        most telling error."""
         worst: QuarterdeckError = Unavailable("fabric_no_address", "No address of a fabric given.")
-        for url in sorted(self._urls, key=lambda _: self._random()):
+
+        def turn(url: str) -> tuple[bool, float]:
+            return is_websocket(url) != self._roundabout, self._random()
+
+        for url in sorted(self._urls, key=turn):
             try:
                 try:
                     await self._dial(url)
@@ -186,11 +205,20 @@ class Link:
                     if error.code != ZOMBIE:
                         raise
                     await self._dial(url)  # a matter of timing: the next one is well
+                self._notice_way(url)
                 return
             except (Unavailable, Denied) as error:
                 if not isinstance(worst, Denied):
                     worst = error
         raise worst
+
+    def _notice_way(self, url: str) -> None:
+        others = [other for other in self._urls if not is_websocket(other)]
+        before, self._roundabout = self._roundabout, is_websocket(url) and bool(others)
+        if self._roundabout and not before:
+            self._complain(
+                f"the fabric at {', '.join(others)} can't be reached from here: using {url}"
+            )
 
     async def _dial(self, url: str) -> None:
         client = self._connect(lambda reason: self._lose(client, reason), self._complain)

@@ -1,0 +1,78 @@
+"""Leaf nodes of the fabric: a token of kind `leaf` makes a key the fabric of a site.
+
+Nothing of a leaf is recorded: who has the token gets a pass for two days and asks again, every few
+seconds, which is also how it hears of removals. A revoked token ends it within two days.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from quarterdeck.control.parts import Leaves
+from quarterdeck.errors import Denied, Invalid, NotFound
+from quarterdeck.fabric.identity import verify
+from quarterdeck.service import Clock
+from quarterdeck.store import access as access_store
+from quarterdeck.store.base import Database
+from quarterdeck.wire.leaf import LeafCredentials, LeafEnrolment, leaf_part
+
+LEAF_TTL_S = 2 * 86_400
+
+
+class LeafEnrolments:
+    """What the API calls."""
+
+    def __init__(
+        self, *, database: Database, clock: Clock, leaves: Leaves | None, urls: tuple[str, ...]
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._leaves = leaves
+        self._urls = urls
+
+    async def enrol(self, request: LeafEnrolment) -> LeafCredentials:
+        """A pass, and what a leaf must know. Raises Invalid, Denied, NotFound."""
+        now = self._clock.now()
+        part = leaf_part(request.public_key, request.token, request.tls_key)
+        if not verify(request.public_key, part, request.signature):
+            raise Denied("bad_signature", "The request is not signed by the key it names.")
+        principal = await self._database.read(
+            lambda tx: access_store.principal(tx, request.token, now)
+        )
+        if principal.kind != "leaf":
+            raise Denied(
+                "wrong_token",
+                "This token makes no leaf nodes: qd token create --kind leaf.",
+            )
+        if self._leaves is None or not self._urls:
+            raise NotFound(
+                "no_websocket",
+                "This server knows no WebSocket of its fabric, which leaf nodes come by: give it "
+                "`websocket_url`.",
+            )
+        return self._given(self._leaves, request, now)
+
+    def _given(self, leaves: Leaves, request: LeafEnrolment, now: datetime) -> LeafCredentials:
+        name = "l" + request.public_key[1:16].lower()
+        issued = int(now.timestamp())
+        certificate = ""
+        if request.tls_key:
+            certificate = _certified(leaves.certify, request, now)
+        return LeafCredentials(
+            name=name,
+            jwt=leaves.mint(name, request.public_key, issued, LEAF_TTL_S),
+            expires_at=issued + LEAF_TTL_S,
+            websocket_urls=self._urls,
+            certificate=certificate,
+            **leaves.accounts(),
+        )
+
+
+def _certified(
+    certify: Callable[[str, tuple[str, ...], datetime], str], request: LeafEnrolment, now: datetime
+) -> str:
+    try:
+        return certify(request.tls_key, request.names, now)
+    except ValueError as error:
+        raise Invalid("tls_key", f"The key or a name can't be certified: {error}.") from error
