@@ -1,6 +1,6 @@
 """A bug in each rule of docs/ATTEMPT.md is found by the simulation.
 
-Each pair of lines names a rule, the mutation that breaks it (tests/sim/mutations.py), and the plan
+Each pair of lines names a rule, the mutation that breaks it (tests/sim/mutations/), and the plan
 that finds it: random faults, or a short plan of tests/sim/directed.py that leads to the one moment
 at which the rule matters. The real code is quiet under every plan.
 
