@@ -29,7 +29,8 @@ MEANINGS = {
     "heartbeat_s": "Seconds between two beats of a node, 0.1 to 3600.",
     "join": "URL of a server to enrol with.",
     "keys": "Directory of the installation's keys; several servers share one.",
-    "labels": "key = value pairs of this node, for targets. In the file only.",
+    "labels": "key = value pairs of this node, for targets; `group` has many values. As a variable "
+    "`KEY=VALUE,KEY=VALUE`. File, variable and flags are put together.",
     "listen": "HOST:PORT of the API.",
     "log_level": "What is logged at least: debug, info, warning or error.",
     "max_streams": "How many live streams (SSE) may be open at once.",

@@ -168,8 +168,15 @@ def load(
     values: dict[str, Any] = {}
     if file is not None:
         values.update(_from_file(kind, Path(file)))
-    values.update(_from_environment(kind, os.environ if environ is None else environ))
-    values.update({key: value for key, value in (flags or {}).items() if value is not None})
+    sources: tuple[dict[str, Any], ...] = (
+        _from_environment(kind, os.environ if environ is None else environ),
+        {key: value for key, value in (flags or {}).items() if value is not None},
+    )
+    for nearer in sources:
+        labels = values.get("labels")
+        values.update(nearer)
+        if isinstance(labels, dict) and "labels" in nearer:
+            values["labels"] = {**labels, **nearer["labels"]}
     try:
         settings = msgspec.convert(values, kind, strict=False, dec_hook=_secret)
     except msgspec.ValidationError as error:
@@ -310,11 +317,25 @@ def _from_file(kind: type[Settings], path: Path) -> dict[str, Any]:
 
 
 def _from_environment(kind: type[Settings], environ: Mapping[str, str]) -> dict[str, Any]:
-    return {
+    found: dict[str, Any] = {
         field: environ[PREFIX + field.upper()]
         for field in kind.__struct_fields__
-        if environ.get(PREFIX + field.upper()) and field != "labels"
+        if environ.get(PREFIX + field.upper())
     }
+    if "labels" in found:
+        found["labels"] = read_labels(found["labels"].split(","), f"The variable {PREFIX}LABELS")
+    return found
+
+
+def read_labels(pairs: Iterable[str], where: str) -> dict[str, str]:
+    """Labels from words `KEY=VALUE`; a group that is given again is one more. Raises Invalid."""
+    labels: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, value = (part.strip() for part in pair.partition("="))
+        if not equals or not key:
+            raise Invalid("settings", f"{where} holds {pair!r}: a label is written KEY=VALUE.")
+        labels[key] = f"{labels[key]},{value}" if key == "group" and key in labels else value
+    return labels
 
 
 def _check(settings: Settings) -> None:

@@ -73,6 +73,12 @@ class ServerLost(Warned, frozen=True, kw_only=True):
     error: str
 
 
+class ApprovalAwaited(Warned, frozen=True, kw_only=True):
+    """A server knows the node of this agent, but nobody has approved it yet."""
+
+    error: str
+
+
 class NodeEnrolled(Event, frozen=True, kw_only=True):
     node: str
     name: str
@@ -98,6 +104,15 @@ class NodeRemoved(Event, frozen=True, kw_only=True):
 
     node: str
     name: str
+    by: str
+
+
+class NodeDecided(Event, frozen=True, kw_only=True):
+    """Somebody changed a node: `what` is labelled, renamed, drained, undrained or approved."""
+
+    node: str
+    name: str
+    what: str
     by: str
 
 

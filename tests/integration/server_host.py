@@ -110,7 +110,7 @@ class HandNode:
     async def beat(self, *attempts: tuple[str, int]) -> None:
         await self.fabric.publish(subjects.beat(self.id), self.beat_bytes(*attempts))
 
-    def beat_bytes(self, *attempts: tuple[str, int], **lies: str) -> bytes:
+    def beat_bytes(self, *attempts: tuple[str, int], **lies: object) -> bytes:
         """A heartbeat; `lies` replace what is true in it."""
         beat = Heartbeat(
             node=self.id,

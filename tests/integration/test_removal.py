@@ -68,14 +68,14 @@ async def test_what_was_never_sent_fails_and_what_may_run_is_lost_when_its_node_
         node.answer = running
         await node.join()
         await ears.until(NodeSession)
-        runs = await order(server, "gone")
+        runs = await order(server, "name:gone")
         await node.orders.get()
         attempt = f"{runs}-0-1"
         chunk = encode_chunk(Chunk("stdout", 0, 1, b"what was seen\n"))
         await node.fabric.store(subjects.output(node.id, runs, attempt), chunk)
         silent = HandNode(place, server, "silent")
         await silent.enrol()
-        waits = await order(server, "silent")
+        waits = await order(server, "name:silent")
         for name in ("gone", "silent"):
             await server.removals.remove(name, by="test")
         await ears.until(RunEnded, 2)
@@ -132,7 +132,7 @@ async def test_the_word_of_a_removed_node_does_not_count_before_its_attempts_wer
         node.answer = running
         await node.join()
         await ears.until(NodeSession)
-        run = await order(server, "gone")
+        run = await order(server, "name:gone")
         await node.orders.get()
         attempt = f"{run}-0-1"
         word = Snapshot(attempt=attempt, revision=3, phase=Phase.ENDED, exit_code=0, cached=True)

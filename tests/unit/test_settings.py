@@ -24,6 +24,7 @@ from quarterdeck.settings import (
     load,
     marked,
     reachable_host,
+    read_labels,
     split_listen,
     task_environment,
     without_mark,
@@ -73,9 +74,26 @@ def test_variables_of_others_are_left_alone() -> None:
     assert load(ServerSettings, environ=environ) == ServerSettings()
 
 
+def test_labels_of_file_variable_and_flag_are_put_together(file: Path) -> None:
+    name = written(file, '[labels]\nenv = "prod"\ndc = "ams"\nrack = "1"\n')
+    settings = load(
+        AgentSettings,
+        file=name,
+        environ={"QD_LABELS": "dc=fra, group=web,group=edge,rack=2"},
+        flags={"labels": read_labels(["rack=3"], "--label")},
+    )
+    assert settings.labels == {"env": "prod", "dc": "fra", "rack": "3", "group": "web,edge"}
+
+
+@pytest.mark.parametrize("text", ["dc", "dc=ams,web", "=x", ","])
+def test_a_label_without_a_key_or_a_value_is_a_sentence(text: str) -> None:
+    with pytest.raises(Invalid, match=r"QD_LABELS holds .* a label is written KEY=VALUE"):
+        load(AgentSettings, environ={"QD_LABELS": text})
+
+
 def test_labels_come_from_the_file(file: Path) -> None:
     name = written(file, '[labels]\nenv = "prod"\ngroup = "web,edge"\n')
-    settings = load(AgentSettings, file=name, environ={"QD_LABELS": "nonsense"})
+    settings = load(AgentSettings, file=name, environ={})
     assert settings.labels == {"env": "prod", "group": "web,edge"}
 
 

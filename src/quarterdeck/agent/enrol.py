@@ -21,7 +21,7 @@ from quarterdeck.fabric.connection import is_websocket
 from quarterdeck.fabric.identity import Identity
 from quarterdeck.fabric.trust import fingerprint_of, trusting
 from quarterdeck.service import Clock, guarded, sentence, write_private
-from quarterdeck.wire.enrol import Credentials, Enrolment, signed_part
+from quarterdeck.wire.enrol import AWAITS_APPROVAL, Credentials, Enrolment, signed_part
 
 ENROL_PATH = "/v1/enrol"
 SESSIONS = 32
@@ -49,11 +49,20 @@ class Membership(msgspec.Struct, frozen=True, kw_only=True):
         return websockets(self.server, self.credentials.websocket_urls)
 
 
+class Applied(msgspec.Struct, frozen=True, kw_only=True):
+    """Where this node asked to be let in and waits for approval: kept, so that it needs no token
+    when it is started again meanwhile."""
+
+    server: str
+    server_ca: str = ""
+
+
 class Member:
     """This node's membership of a fleet."""
 
     def __init__(self, state: Path, clock: Clock, asker: Asker | None = None) -> None:
         self._path = state / "identity.json"
+        self._applied = state / "applied.json"
         self._clock = clock
         self._asker = asker or Asker()
         self.key = Identity.open(state / "node.nk")
@@ -87,6 +96,10 @@ class Member:
                     "identity", f"{self._path} is damaged ({error}); enrol again with --join."
                 ) from error
         known = self._kept
+        applied = self._application() if known is None else None
+        if applied is not None and server in ("", applied.server) and not split(token)[1]:
+            await self._fetch(applied.server, split(token)[0], name, applied.server_ca)
+            return self.kept
         if known is None and not server:
             return self.kept
         sent, fingerprint = split(token)
@@ -160,7 +173,13 @@ class Member:
             token=token,
             via=host_of(server),
         )
-        data = await asyncio.to_thread(self._asker.post, server, ENROL_PATH, request, trusted)
+        try:
+            data = await asyncio.to_thread(self._asker.post, server, ENROL_PATH, request, trusted)
+        except Unavailable as error:
+            if error.code == AWAITS_APPROVAL and self._kept is None:
+                applied = Applied(server=server, server_ca=trusted)
+                write_private(self._applied, msgspec.json.encode(applied))
+            raise
         try:
             credentials = msgspec.json.decode(data, type=Credentials)
         except msgspec.DecodeError as error:
@@ -171,6 +190,13 @@ class Member:
             server=server, name=name, credentials=credentials, server_ca=trusted
         )
         write_private(self._path, msgspec.json.encode(self._kept))
+        self._applied.unlink(missing_ok=True)
+
+    def _application(self) -> Applied | None:
+        try:
+            return msgspec.json.decode(self._applied.read_bytes(), type=Applied)
+        except (OSError, msgspec.DecodeError):
+            return None  # then it is asked for with the URL and token that are given
 
 
 def _itself(error: Exception) -> Exception | None:

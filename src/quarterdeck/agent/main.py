@@ -17,6 +17,7 @@ from quarterdeck.agent.output import Sender, Window
 from quarterdeck.agent.parts import FIRST_WAIT_S, MAX_WAIT_S, Link, Opener, open_parts
 from quarterdeck.agent.run import Attempts
 from quarterdeck.agent.settle import Settling
+from quarterdeck.core.label import check_labels
 from quarterdeck.core.room import room
 from quarterdeck.errors import Denied, Unavailable
 from quarterdeck.fabric.base import Fabric
@@ -53,6 +54,7 @@ class Agent:
 
     async def start(self) -> None:
         """Raises Conflict, Invalid or Denied with a sentence; waits for servers that are away."""
+        check_labels(self._settings.labels)
         await self._host.start()
         self._running = True
         link = await self._parts.join()

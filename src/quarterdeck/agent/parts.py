@@ -18,7 +18,8 @@ from quarterdeck.fabric.nats.fabric import NatsFabric
 from quarterdeck.fabric.proxy import proxy_for
 from quarterdeck.service import Clock, Services, jitter
 from quarterdeck.settings import AgentSettings, proxy_variables, task_environment
-from quarterdeck.telemetry import FabricTrouble, ServerLost, Telemetry
+from quarterdeck.telemetry import ApprovalAwaited, FabricTrouble, ServerLost, Telemetry
+from quarterdeck.wire.enrol import AWAITS_APPROVAL
 
 FIRST_WAIT_S = 0.1
 MAX_WAIT_S = 5.0
@@ -67,7 +68,7 @@ def open_parts(
 
 
 async def _enrol(member: Member, settings: AgentSettings, telemetry: Telemetry) -> None:
-    wait_s = FIRST_WAIT_S
+    wait_s, told = FIRST_WAIT_S, ""
     while True:
         try:
             await member.open(
@@ -75,8 +76,10 @@ async def _enrol(member: Member, settings: AgentSettings, telemetry: Telemetry) 
             )
             return
         except Unavailable as error:
-            if wait_s == FIRST_WAIT_S:
-                telemetry.emit(ServerLost(error=error.message))
+            if error.message != told:
+                told = error.message
+                awaited = error.code == AWAITS_APPROVAL
+                telemetry.emit((ApprovalAwaited if awaited else ServerLost)(error=told))
             await asyncio.sleep(wait_s * (0.5 + jitter() / 2))
             wait_s = min(wait_s * 2, MAX_WAIT_S)
 

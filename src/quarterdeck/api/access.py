@@ -1,18 +1,18 @@
-"""Routes of who may come in: tokens, and nodes that are to go."""
+"""Routes of who may come in: tokens."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from litestar import Request as HttpRequest
 from litestar import Router, delete, get, post
 from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
+from msgspec import Meta
 
 from quarterdeck.api.body import Body
-from quarterdeck.api.schema import NodeBody, node_body
 from quarterdeck.control.main import Server
 from quarterdeck.store.access import KeptToken, Principal
 
@@ -20,10 +20,13 @@ Api = HttpRequest[None, Principal, State]
 
 
 class TokenRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`expires_s` from now; without it the token is valid until it is revoked."""
+    """`expires_s` from now; without it the token is valid until it is revoked. Of a join token:
+    how many nodes may use it, and whether those wait until somebody approves them."""
 
     kind: Literal["api", "join", "leaf"]
     expires_s: float | None = None
+    uses: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    approve: Literal["auto", "manual"] = "auto"
 
 
 class TokenBody(Body, frozen=True, kw_only=True):
@@ -35,6 +38,9 @@ class TokenBody(Body, frozen=True, kw_only=True):
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    approve: str
+    uses: int | None
+    used: int
 
 
 class NewTokenBody(TokenBody, frozen=True, kw_only=True):
@@ -54,7 +60,13 @@ async def create_token(
 ) -> NewTokenBody:
     """Make a token: `join` lets agents enrol, `leaf` leaf nodes of the fabric, `api` lets programs
     call."""
-    kept, text = await server.tokens.create(data.kind, by=request.auth, expires_s=data.expires_s)
+    kept, text = await server.tokens.create(
+        data.kind,
+        by=request.auth,
+        expires_s=data.expires_s,
+        approve=data.approve,
+        uses=data.uses,
+    )
     return NewTokenBody(token=text, url=server.url, **_fields(kept))
 
 
@@ -73,15 +85,6 @@ async def revoke_token(
     return TokenBody(**_fields(await server.tokens.revoke(token, by=request.auth)))
 
 
-@delete("/nodes/{node:str}", status_code=200)
-async def remove_node(
-    node: FromPath[str], request: Api, server: NamedDependency[Server]
-) -> NodeBody:
-    """Remove a node for ever: its link is cut, its pass is void, what may run there is lost."""
-    removed = await server.removals.remove(node, by=request.auth.id)
-    return node_body(removed, server.clock.now())
-
-
 def _fields(token: KeptToken) -> dict[str, Any]:
     return {
         "id": token.id,
@@ -90,7 +93,10 @@ def _fields(token: KeptToken) -> dict[str, Any]:
         "created_at": token.created_at,
         "expires_at": token.expires_at,
         "revoked_at": token.revoked_at,
+        "approve": token.approve,
+        "uses": token.uses,
+        "used": token.used,
     }
 
 
-router = Router(path="/v1", route_handlers=[create_token, list_tokens, revoke_token, remove_node])
+router = Router(path="/v1", route_handlers=[create_token, list_tokens, revoke_token])

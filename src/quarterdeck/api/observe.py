@@ -1,4 +1,4 @@
-"""Routes of the fleet: nodes, enrolment; and what a browser finds."""
+"""Routes of the fleet: enrolment, trust; and what a browser finds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from litestar.params import JSONBody
 from quarterdeck.api.auth import NEEDS, PUBLIC
 from quarterdeck.api.body import Body
 from quarterdeck.api.describe import describe
-from quarterdeck.api.schema import NodeBody, node_body
 from quarterdeck.control.main import Server
 from quarterdeck.control.ready import Stage
 from quarterdeck.errors import NotFound
@@ -38,20 +37,9 @@ qd runs</pre>
 """
 
 
-class NodeList(Body, frozen=True, kw_only=True):
-    items: tuple[NodeBody, ...]
-
-
 class CertificateBody(Body, frozen=True, kw_only=True):
     pem: str
     fingerprint: str
-
-
-@get("/nodes")
-async def list_nodes(server: NamedDependency[Server]) -> NodeList:
-    """Every node of the fleet with its state and figures, by name."""
-    now = server.clock.now()
-    return NodeList(items=tuple(node_body(node, now) for node in server.fleet.every()))
 
 
 @get("/certificate", opt={PUBLIC: True})
@@ -86,5 +74,5 @@ async def openapi(request: Request[None, None, State]) -> dict[str, Any]:
     return describe(request.app)
 
 
-router = Router(path="/v1", route_handlers=[list_nodes, certificate, enrol, leaf])
+router = Router(path="/v1", route_handlers=[certificate, enrol, leaf])
 pages = Router(path="/", route_handlers=[front, openapi])

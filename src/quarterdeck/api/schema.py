@@ -12,14 +12,12 @@ from msgspec import Meta
 
 from quarterdeck.api.body import Body, Seconds
 from quarterdeck.api.plan import PlanBody, PlanRequest, plan_body
-from quarterdeck.core import liveness
 from quarterdeck.core.model import (
     DEFAULT_GRACE_S,
     DEFAULT_MAX_OUTPUT,
     MAX_ORDER_BYTES,
     Attempt,
     Counts,
-    Node,
     Order,
     Run,
     StreamEnd,
@@ -153,31 +151,6 @@ class RunPage(Body, frozen=True, kw_only=True):
     next: str | None
 
 
-class NodeBody(Body, frozen=True, kw_only=True):
-    """A node; times are the server's, figures are those of its last heartbeat."""
-
-    id: str
-    node: str
-    state: str
-    last_seen: datetime | None
-    labels: dict[str, str]
-    version: str
-    os: str
-    kernel: str
-    arch: str
-    cpus: int
-    addresses: tuple[str, ...]
-    cpu_percent: float
-    load1: float
-    memory_total: int
-    memory_used: int
-    disk_total: int
-    disk_free: int
-    attempts: int
-    unknown_attempts: tuple[str, ...]
-    problem: str
-
-
 class Problem(Body, frozen=True, kw_only=True):
     """RFC 9457. `code` is a stable word for programs, `detail` a sentence for people; `position`
     (from 0) is where in a target the trouble is."""
@@ -274,31 +247,6 @@ def attempt_body(attempt: Attempt) -> AttemptBody:
         stderr=_stream(seen.stderr if seen else StreamEnd()),
         survivors=seen.survivors if seen else 0,
         sealed=attempt.sealed,
-    )
-
-
-def node_body(node: Node, now: datetime) -> NodeBody:
-    return NodeBody(
-        id=node.id,
-        node=node.name,
-        state=liveness.state(node, now).value,
-        last_seen=node.last_seen,
-        labels=dict(node.labels),
-        version=node.facts.version,
-        os=node.facts.os,
-        kernel=node.facts.kernel,
-        arch=node.facts.arch,
-        cpus=node.facts.cpus,
-        addresses=node.facts.addresses,
-        cpu_percent=node.load.cpu_percent,
-        load1=node.load.load1,
-        memory_total=node.load.memory_total,
-        memory_used=node.load.memory_used,
-        disk_total=node.load.disk_total,
-        disk_free=node.load.disk_free,
-        attempts=node.load.attempts,
-        unknown_attempts=node.unknown,
-        problem=node.full,
     )
 
 

@@ -1,6 +1,8 @@
-"""Who may come in: `qd token create|list|revoke`, `qd node remove`."""
+"""Who may come in: `qd token create|list|revoke`."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import click
 
@@ -19,11 +21,26 @@ def token() -> None:
     "--kind", type=click.Choice(["join", "api", "leaf"]), required=True, help="What it is for."
 )
 @click.option("--expires", type=Duration(), metavar="TIME", help="Valid that long (30d); or ever.")
+@click.option("--uses", type=click.IntRange(1, 1_000_000), help="How many nodes may join with it.")
+@click.option(
+    "--approve",
+    type=click.Choice(["auto", "manual"]),
+    default="auto",
+    help="Nodes come in at once, or wait for `qd node approve`.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @with_server
-def create(server: Connection, kind: str, expires: float | None, as_json: bool) -> None:
+def create(
+    server: Connection,
+    kind: str,
+    expires: float | None,
+    uses: int | None,
+    approve: str,
+    as_json: bool,
+) -> None:
     """Make a token; it is shown this once."""
-    made = server.post("/v1/tokens", {"kind": kind, "expires_s": expires})
+    body = {"kind": kind, "expires_s": expires, "uses": uses, "approve": approve}
+    made = server.post("/v1/tokens", body)
     if as_json:
         print_json(made)
         return
@@ -53,11 +70,12 @@ def list_(server: Connection, as_json: bool) -> None:
             kept["namespace"],
             ago(kept["created_at"]),
             until(kept["expires_at"]),
+            _used(kept),
             f"revoked {ago(kept['revoked_at'])}" if kept["revoked_at"] else "",
         )
         for kept in found["items"]
     ]
-    table(("TOKEN", "KIND", "NAMESPACE", "MADE", "EXPIRES", ""), rows)
+    table(("TOKEN", "KIND", "NAMESPACE", "MADE", "EXPIRES", "USED", ""), rows)
 
 
 @token.command("revoke")
@@ -73,20 +91,9 @@ def revoke(server: Connection, token_id: str, as_json: bool) -> None:
         say(f"token {kept['id']} is revoked")
 
 
-@click.group()
-def node() -> None:
-    """Change the nodes of the fleet."""
-
-
-@node.command("remove")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@click.argument("node_word", metavar="NODE")
-@with_server
-def remove(server: Connection, node_word: str, as_json: bool) -> None:
-    """Remove NODE (a name or an id) for ever: its link is cut, what may run there is lost."""
-    removed = server.delete(f"/v1/nodes/{quote(node_word)}")
-    if as_json:
-        print_json(removed)
-        return
-    say(f"node {removed['node']} ({removed['id']}) is removed")
-    say("a join token that it still has would admit it again as a new node: qd token list")
+def _used(kept: dict[str, Any]) -> str:
+    if kept["kind"] != "join":
+        return ""
+    limit = "" if kept["uses"] is None else f" of {kept['uses']}"
+    manual = ", by approval" if kept["approve"] == "manual" else ""
+    return f"{kept['used']}{limit}{manual}"

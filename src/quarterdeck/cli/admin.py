@@ -15,6 +15,7 @@ from quarterdeck.errors import Invalid
 from quarterdeck.settings import (
     AgentSettings,
     FabricSettings,
+    Secret,
     ServerSettings,
     UpSettings,
     default_data,
@@ -22,9 +23,11 @@ from quarterdeck.settings import (
     host_name,
     load,
     marked,
+    read_labels,
     without_mark,
 )
 
+TOKEN_LIMIT = 1024
 DATABASE_HELP = "postgresql://... instead of SQLite (with a password better: QD_DATABASE)."
 
 
@@ -106,6 +109,7 @@ def server(config: str | None, parent_fd: int | None, listen_fd: int | None, **f
 )
 @click.option("--join", metavar="URL", help="Enrol with the server at this address.")
 @click.option("--token", metavar="TOKEN", help="The join token (needed once).")
+@click.option("--token-file", metavar="FILE", help="A file with the join token (- for stdin).")
 @click.option("--name", help="Display name (default: the host's name).")
 @click.option(
     "--fabric",
@@ -117,10 +121,21 @@ def server(config: str | None, parent_fd: int | None, listen_fd: int | None, **f
     metavar="FILE",
     help="PEM file the server's certificate is verified with (or system), instead of a pin.",
 )
+@click.option("--label", multiple=True, metavar="KEY=VALUE", help="A label of this node.")
 @click.option("--parent-fd", type=int, hidden=True)
-def agent(config: str | None, parent_fd: int | None, **flags: Any) -> None:
+def agent(
+    config: str | None,
+    parent_fd: int | None,
+    token_file: str | None,
+    label: tuple[str, ...],
+    **flags: Any,
+) -> None:
     """Run the agent of this node; with --join and --token it enrols first."""
     _shed_mark()
+    if label:
+        flags["labels"] = read_labels(label, "--label")
+    if token_file is not None:
+        flags["token"] = token_in(token_file)
     settings = load(AgentSettings, file=config, flags=flags)
     settings = msgspec.structs.replace(
         settings,
@@ -130,6 +145,18 @@ def agent(config: str | None, parent_fd: int | None, **flags: Any) -> None:
     from quarterdeck.agent.serve import serve
 
     asyncio.run(serve(settings, parent_fd=parent_fd))
+
+
+def token_in(path: str) -> Secret:
+    """The join token in a file, which other users do not see as they would see a flag."""
+    try:
+        with sys.stdin if path == "-" else open(path, encoding="ascii") as file:
+            text = file.read(TOKEN_LIMIT).strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Invalid("token", f"The token file {path} can't be read: {error}.") from error
+    if not text:
+        raise Invalid("token", f"The token file {path} is empty: it has to hold a join token.")
+    return Secret(text)
 
 
 def _shed_mark() -> None:

@@ -1,4 +1,4 @@
-"""Looking at runs and nodes, and cancelling: `qd runs`, `show`, `cancel`, `nodes`."""
+"""Looking at runs, and cancelling: `qd runs`, `show`, `cancel`."""
 
 from __future__ import annotations
 
@@ -80,38 +80,6 @@ def cancel(server: Connection, run_id: str, as_json: bool) -> None:
         say(f"run {run['id']} is {run['outcome'] or run['state']}")
 
 
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@with_server
-def nodes(server: Connection, as_json: bool) -> None:
-    """List the nodes of the fleet with their states and figures."""
-    found = server.get("/v1/nodes")
-    if as_json:
-        print_json(found)
-        return
-    if not found["items"]:
-        say("No nodes yet. Start an agent: qd agent --join URL --token TOKEN")
-        return
-    rows = [
-        (
-            node["node"],
-            node["state"],
-            ago(node["last_seen"]),
-            f"{node['cpu_percent']:.0f} %",
-            f"{node['load1']:.2f}",
-            f"{size(node['memory_used'])} / {size(node['memory_total'])}",
-            size(node["disk_free"]),
-            str(node["attempts"]),
-            " ".join(f"{k}={v}" for k, v in sorted(node["labels"].items())),
-            node["version"],
-            _node_problem(node),
-        )
-        for node in found["items"]
-    ]
-    headers = ("NODE", "STATE", "SEEN", "CPU", "LOAD", "MEMORY", "DISK FREE", "ATTEMPTS")
-    table((*headers, "LABELS", "VERSION", ""), rows)
-
-
 def _counts(counts: dict[str, int]) -> str:
     parts = [f"{n} {name}" for name, n in counts.items() if n and name != "total"]
     return ", ".join(parts) or "none"
@@ -143,11 +111,3 @@ def _length(stream: dict[str, Any] | None) -> str:
         return ""
     dropped = f" (+{size(stream['dropped'])} dropped)" if stream["dropped"] else ""
     return size(stream["bytes"]) + dropped
-
-
-def _node_problem(node: dict[str, Any]) -> str:
-    if node["problem"]:
-        return str(node["problem"])
-    if node["unknown_attempts"]:
-        return f"{len(node['unknown_attempts'])} attempts nobody ordered"
-    return ""

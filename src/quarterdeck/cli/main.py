@@ -25,9 +25,9 @@ COMMANDS = {
     "lock": ("quarterdeck.cli.lock", "lock", "Run a command while it holds a slot of a lock."),
     "locks": ("quarterdeck.cli.lock", "locks", "List locks, who holds them, who waits."),
     "unlock": ("quarterdeck.cli.lock", "unlock", "Take a lock away from a holder."),
-    "nodes": ("quarterdeck.cli.look", "nodes", "List the nodes of the fleet."),
+    "nodes": ("quarterdeck.cli.node", "nodes", "List the nodes of the fleet."),
     "doctor": ("quarterdeck.cli.doctor", "doctor", "Check everything and say what to do."),
-    "node": ("quarterdeck.cli.access", "node", "Remove a node."),
+    "node": ("quarterdeck.cli.node", "node", "Show, label, rename, drain, approve, remove."),
     "token": ("quarterdeck.cli.access", "token", "Make, list and revoke tokens."),
 }
 

@@ -13,6 +13,7 @@ import click
 
 from quarterdeck.cli.options import Duration, Size, aiming, with_server
 from quarterdeck.cli.order import order_body
+from quarterdeck.cli.preview import show_preview
 from quarterdeck.cli.render import Printer, ending, print_json, say, table
 from quarterdeck.client.http import Connection, Event, quote
 from quarterdeck.errors import (
@@ -57,6 +58,9 @@ CANCELLED = 130
     help="How long a node that is away may take to come back.",
 )
 @click.option("--title", default="", help="What lists show for this run.")
+@click.option(
+    "--preview", is_flag=True, help="Show who would be hit, and who waits; start nothing."
+)
 @click.option("--detach", is_flag=True, help="Print the run and return at once.")
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
@@ -68,6 +72,9 @@ def run(server: Connection, **given: Any) -> None:
     """
     body = order_body(given)
     with aiming(given["target"]):
+        if given["preview"]:
+            show_preview(server.post("/v1/runs/preview", body), as_json=given["as_json"])
+            return
         started = _start(server, body)
     if given["detach"]:
         if given["as_json"]:

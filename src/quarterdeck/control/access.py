@@ -15,6 +15,8 @@ from quarterdeck.store.base import Database, Tx
 from quarterdeck.telemetry import Telemetry, TokenMade, TokenRevoked
 
 KINDS = ("api", "join", "leaf")
+AUTO, MANUAL = "auto", "manual"
+MAX_USES = 1_000_000
 MAX_EXPIRY_S = 10 * 366 * 86_400.0
 
 
@@ -37,20 +39,36 @@ class Tokens:
         self._fingerprint = fingerprint
 
     async def create(
-        self, kind: str, *, by: Principal, expires_s: float | None = None
+        self,
+        kind: str,
+        *,
+        by: Principal,
+        expires_s: float | None = None,
+        approve: str = AUTO,
+        uses: int | None = None,
     ) -> tuple[KeptToken, str]:
-        """A new token of the namespace of who asks, and its text. Raises Invalid."""
+        """A new token of the namespace of who asks, and its text. `uses` and `approve` limit a
+        join token: how many nodes it admits, and whether they wait for approval. Raises Invalid.
+        """
         if kind not in KINDS:
             raise Invalid("token_kind", f"{kind!r} is no kind of token: say {' or '.join(KINDS)}.")
         if expires_s is not None and not 1 <= expires_s <= MAX_EXPIRY_S:
             raise Invalid("token_expiry", "A token can be valid for 1 second to 10 years.")
+        if kind != "join" and (uses is not None or approve != AUTO):
+            raise Invalid("token_kind", "Only a join token has `uses` and `approve`.")
+        if approve not in (AUTO, MANUAL):
+            raise Invalid("token_approve", f"{approve!r} is no way to approve: say auto or manual.")
+        if uses is not None and not 1 <= uses <= MAX_USES:
+            raise Invalid("token_uses", f"A token can be used 1 to {MAX_USES} times.")
         now = self._clock.now()
         expires_at = None if expires_s is None else now + timedelta(seconds=expires_s)
         id, secret = self._new_id(), entropy(SECRET_BYTES)
         text = spell(kind, id, secret, fingerprint=self._fingerprint())
 
         def write(tx: Tx) -> KeptToken:
-            access_store.register(tx, text, by.namespace, now, expires_at)
+            access_store.register(
+                tx, text, by.namespace, now, expires_at, approve=approve, uses=uses
+            )
             return access_store.get(tx, id)
 
         kept = await self._database.write(write)

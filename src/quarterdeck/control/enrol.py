@@ -6,19 +6,21 @@ import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+from quarterdeck.control.access import MANUAL
 from quarterdeck.control.observe import Fleet
 from quarterdeck.control.parts import PASS_TTL_S
+from quarterdeck.control.step import write_guarded
 from quarterdeck.core.ids import check_name, node_id
 from quarterdeck.core.model import Node
-from quarterdeck.errors import Denied, Invalid
+from quarterdeck.errors import Denied, Invalid, Unavailable
 from quarterdeck.fabric.identity import verify
 from quarterdeck.service import Clock
 from quarterdeck.settings import is_loopback, join_listen
 from quarterdeck.store import access as access_store
 from quarterdeck.store import node as node_store
-from quarterdeck.store.base import Database
+from quarterdeck.store.base import Database, Tx
 from quarterdeck.telemetry import NodeEnrolled, Telemetry
-from quarterdeck.wire.enrol import Credentials, Enrolment, signed_part
+from quarterdeck.wire.enrol import AWAITS_APPROVAL, Credentials, Enrolment, signed_part
 
 NATS_PORT = 4222
 HOST = re.compile(r"[A-Za-z0-9_.:-]{1,253}")
@@ -51,7 +53,8 @@ class Enrolments:
         self._websocket_urls = websocket_urls
 
     async def enrol(self, request: Enrolment) -> Credentials:
-        """Admit a node, or renew one. Raises Invalid or Denied.
+        """Admit a node, or renew one. Raises Invalid or Denied, and Unavailable (`AWAITS_APPROVAL`)
+        while nobody has approved it: the node asks again until somebody does.
 
         A known key needs no token, and keeps its id for ever; a removed one never comes back, with
         whatever token. A repeat of somebody's recorded enrolment changes nothing, and its answer
@@ -62,13 +65,19 @@ class Enrolments:
         id = node_id(request.public_key)
         known = await self._database.read(lambda tx: node_store.get(tx, id))
         if known is None:
-            await self._admit(request)
+            known = await self._admit(request)
         elif known.removed:
             raise Denied(
                 "node_removed",
                 f"Node {known.name} ({id}) was removed from this fleet for ever. To let its "
                 "machine join as a new node, give the agent an empty state directory and a "
                 "join token.",
+            )
+        if not known.approved:
+            raise Unavailable(
+                AWAITS_APPROVAL,
+                f"Node {known.name} ({id}) waits for approval: somebody who may runs "
+                f"`qd node approve {id}`; then it goes on by itself.",
             )
         jwt = self._mint(id, request.public_key, int(now.timestamp()), PASS_TTL_S)
         return Credentials(
@@ -81,24 +90,32 @@ class Enrolments:
             websocket_urls=self._websocket_urls,
         )
 
-    async def _admit(self, request: Enrolment) -> None:
+    async def _admit(self, request: Enrolment) -> Node:
         now = self._clock.now()
-        principal = await self._database.read(
-            lambda tx: access_store.principal(tx, request.token, now)
-        )
-        if principal.kind != "join":
-            raise Denied("wrong_token", "This token can't enrol nodes: a join token is needed.")
-        node = Node(
-            id=node_id(request.public_key),
-            name=request.name,
-            public_key=request.public_key,
-            created_at=now,
-        )
-        enrolled = await self._database.write(lambda tx: node_store.enrol(tx, node))
+
+        def unit(tx: Tx) -> Node:
+            principal = access_store.principal(tx, request.token, now)
+            if principal.kind != "join":
+                raise Denied("wrong_token", "This token can't enrol nodes: a join token is needed.")
+            node = Node(
+                id=node_id(request.public_key),
+                name=request.name,
+                own_name=request.name,
+                public_key=request.public_key,
+                created_at=now,
+                approved=access_store.get(tx, principal.id).approve != MANUAL,
+            )
+            enrolled = node_store.enrol(tx, node)
+            if enrolled is node:  # no repeat: this one counts
+                access_store.use(tx, principal.id)
+            return enrolled
+
+        enrolled = await write_guarded(self._database, unit)
         if enrolled.removed:  # while it asked
             raise Denied("node_removed", f"Node {enrolled.name} was removed from this fleet.")
         self._fleet.know(enrolled)
-        self._telemetry.emit(NodeEnrolled(node=node.id, name=node.name))
+        self._telemetry.emit(NodeEnrolled(node=enrolled.id, name=enrolled.name))
+        return enrolled
 
     def _check(self, request: Enrolment) -> None:
         check_name(request.name)

@@ -18,6 +18,7 @@ from quarterdeck.control.lease import Leases
 from quarterdeck.control.lock import Locks
 from quarterdeck.control.metrics import Metrics
 from quarterdeck.control.moves import Moves
+from quarterdeck.control.node import Nodes
 from quarterdeck.control.observe import Fleet
 from quarterdeck.control.orders import Orderer
 from quarterdeck.control.output import Output
@@ -169,7 +170,7 @@ class Server:
         )
         self.changes.on_foreign(lambda _topics: seal())
         self._assemble_output(orderer, seal)
-        self._assemble_enrolment()
+        self._assemble_enrolment(dispatch)
 
     def _assemble_output(self, orderer: Orderer, seal: Poke) -> None:
         archive = self.parts.archive
@@ -203,7 +204,14 @@ class Server:
             crowd=Crowd(self.settings.max_streams),
         )
 
-    def _assemble_enrolment(self) -> None:
+    def _assemble_enrolment(self, dispatch: Poke) -> None:
+        self.nodes = Nodes(
+            database=self.database,
+            fleet=self.fleet,
+            leases=self.leases,
+            telemetry=self.telemetry,
+            dispatch=dispatch,
+        )
         self.enrolments = Enrolments(
             database=self.database,
             fleet=self.fleet,
@@ -270,6 +278,7 @@ class Server:
             ("strays", self._strays.purge_strays),
             ("removals", self.removals.cut_off),
             ("locks", self.locks.watch_beats),
+            ("decisions", self.nodes.follow_decisions),
         ):
             self.services.loop(name, loop)
         await self.progress.reach(Stage.WHOLE)

@@ -130,10 +130,13 @@ class Fleet:
                     self._admit(node)
             await asyncio.sleep(STRANGERS_S)
 
-    def know(self, node: Node) -> None:
-        """Take in a node that was enrolled here, or what was decided here about one."""
-        self._admit(node)
-        self._changes.tell(node_topic(node.id))
+    def know(self, node: Node, *, here: bool = True) -> None:
+        """Take in a node that was enrolled, or what was decided about one; `here`: by this
+        server, so that the others are told."""
+        if not node.removed:
+            self._admit(node)
+        if here:
+            self._changes.tell(node_topic(node.id))
 
     def _admit(self, node: Node) -> None:
         if (known := self._nodes.get(node.id)) is not None:

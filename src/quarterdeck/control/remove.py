@@ -13,11 +13,11 @@ from datetime import datetime
 from functools import partial
 
 from quarterdeck.control.ingest import Ingest
+from quarterdeck.control.node import named
 from quarterdeck.control.observe import Fleet
 from quarterdeck.control.parts import Revoke
 from quarterdeck.core import attempt as machine
 from quarterdeck.core.model import Attempt, Node
-from quarterdeck.errors import Conflict, NotFound
 from quarterdeck.service import Clock, Poke, still_wanted
 from quarterdeck.store import node as node_store
 from quarterdeck.store import run as run_store
@@ -52,7 +52,7 @@ class Removals:
     async def remove(self, word: str, *, by: str) -> Node:
         """Remove the node with this id or name. Raises NotFound, and Conflict for a name of
         several."""
-        node = self._named(word)
+        node = named(self._fleet.every(), word)
         now = self._clock.now()
         if await self._database.write(partial(node_store.remove, node_id=node.id, now=now)):
             self._telemetry.emit(NodeRemoved(node=node.id, name=node.name, by=by))
@@ -89,15 +89,3 @@ class Removals:
 
         if await self._database.read(unit):
             await self._ingest.change(unit)
-
-    def _named(self, word: str) -> Node:
-        nodes = self._fleet.every()
-        found = [n for n in nodes if n.id == word] or [n for n in nodes if n.name == word]
-        if not found:
-            raise NotFound("node_not_found", f"There is no node {word!r}; `qd nodes` lists them.")
-        if len(found) > 1:
-            ids = ", ".join(node.id for node in found)
-            raise Conflict(
-                "ambiguous_node", f"{len(found)} nodes are named {word!r}: use an id ({ids})."
-            )
-        return found[0]

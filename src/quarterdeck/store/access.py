@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, select, update
+from sqlalchemy import Row, or_, select, update
 
 from quarterdeck.core.access import parse
 from quarterdeck.errors import Denied, NotFound
@@ -26,7 +26,8 @@ class Principal(msgspec.Struct, frozen=True):
 
 
 class KeptToken(msgspec.Struct, frozen=True, kw_only=True):
-    """What is kept of a token, fit to be shown."""
+    """What is kept of a token, fit to be shown. `uses` is how many nodes may join with it (None:
+    any number), `used` how many did; `approve` is `auto`, or `manual`: they wait for approval."""
 
     id: str
     kind: str
@@ -34,10 +35,20 @@ class KeptToken(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    approve: str = "auto"
+    uses: int | None = None
+    used: int = 0
 
 
 def register(
-    tx: Tx, token: str, namespace: str, now: datetime, expires_at: datetime | None = None
+    tx: Tx,
+    token: str,
+    namespace: str,
+    now: datetime,
+    expires_at: datetime | None = None,
+    *,
+    approve: str = "auto",
+    uses: int | None = None,
 ) -> None:
     """Keep the hash of a token; one that is known already stays as it is."""
     found = parse(token)
@@ -52,6 +63,8 @@ def register(
         secret_hash=found.secret_hash,
         created_at=to_us(now),
         expires_at=to_us(expires_at),
+        approve=approve,
+        uses=uses,
     )
 
 
@@ -81,6 +94,21 @@ def revoke(tx: Tx, token_id: str, now: datetime) -> KeptToken:
     return get(tx, token_id)
 
 
+def use(tx: Tx, token_id: str) -> None:
+    """Count one more node that joins with a token. Raises Denied when that was the last one
+    before; the unit of work leaves nothing behind then."""
+    statement = (
+        update(tokens)
+        .where(tokens.c.id == token_id, or_(tokens.c.uses.is_(None), tokens.c.used < tokens.c.uses))
+        .values(used=tokens.c.used + 1)
+    )
+    if tx.execute(statement).rowcount != 1:
+        raise Denied(
+            "token_used_up",
+            "As many nodes as it admits have joined with this token: ask for a new one.",
+        )
+
+
 def _kept(row: Row[Any]) -> KeptToken:
     return KeptToken(
         id=row.id,
@@ -89,6 +117,9 @@ def _kept(row: Row[Any]) -> KeptToken:
         created_at=time_of(row.created_at),
         expires_at=from_us(row.expires_at),
         revoked_at=from_us(row.revoked_at),
+        approve=row.approve,
+        uses=row.uses,
+        used=row.used,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, or_, select, update
 
 from quarterdeck.core.model import Node
 from quarterdeck.store import statements as sql
@@ -124,9 +124,9 @@ def decide(tx: Tx, before: Node, after: Node) -> Node:
 
 
 def decisions(tx: Tx) -> dict[str, int]:
-    """How many decisions there were on each node about which there was any."""
-    query = select(nodes.c.id, nodes.c.decision)
-    rows = tx.execute(query.where(nodes.c.decision > 0, nodes.c.removed_at.is_(None)))
+    """How many decisions there were on each node about which there was any, or has to be."""
+    query = select(nodes.c.id, nodes.c.decision).where(nodes.c.removed_at.is_(None))
+    rows = tx.execute(query.where(or_(nodes.c.decision > 0, ~nodes.c.approved)))
     return {row.id: row.decision for row in rows}
 
 

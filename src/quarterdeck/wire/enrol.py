@@ -9,6 +9,9 @@ import msgspec
 FABRIC_PATH = "/fabric"
 """Below the address of the API: the fabric inside a WebSocket."""
 
+# The code of the answer to a node that is known but not approved: it gets no pass, and asks again.
+AWAITS_APPROVAL = "awaits_approval"
+
 
 class Enrolment(msgspec.Struct, frozen=True, kw_only=True):
     """`signature` (base64 in JSON) is the node's own over `signed_part`; `token` is empty on a

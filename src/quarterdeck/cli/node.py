@@ -1,0 +1,205 @@
+"""The fleet: `qd nodes`, and what is decided about a node: `qd node show|label|rename|...`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from quarterdeck.cli.options import aiming, with_server
+from quarterdeck.cli.render import ago, pointed, print_json, say, size, table
+from quarterdeck.client.http import Connection, quote
+from quarterdeck.errors import Invalid
+
+OFFSET_SHOWN_S = 0.5
+
+
+@click.command()
+@click.option("-t", "--target", help="Only the nodes that this expression hits.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@with_server
+def nodes(server: Connection, target: str | None, as_json: bool) -> None:
+    """List the nodes of the fleet with their states, figures and labels."""
+    with aiming(target):
+        found = server.get("/v1/nodes", target=target)
+    if as_json:
+        print_json(found)
+        return
+    say_notes(found["notes"], target)
+    if not found["items"]:
+        if target is None:
+            say("No nodes yet. Start an agent: qd agent --join URL --token TOKEN")
+        else:
+            say("The target hits no node.")
+        return
+    headers = ("NODE", "STATE", "SEEN", "CPU", "LOAD", "MEMORY", "DISK FREE", "ATTEMPTS")
+    rows = [_row(node) for node in found["items"]]
+    table((*headers, "LABELS", "VERSION", "CLOCK", ""), rows)
+
+
+def say_notes(notes: list[dict[str, Any]], target: str | None) -> None:
+    """What in a target hits nobody, with the place."""
+    for note in notes:
+        say(f"qd: {note['text']}")
+        if target is not None:
+            say(pointed(target, note["position"]))
+
+
+def labels_text(labels: dict[str, str]) -> str:
+    return " ".join(f"{key}={value}" for key, value in sorted(labels.items()))
+
+
+def state_text(node: dict[str, Any]) -> str:
+    return f"{node['state']}, draining" if node["draining"] else str(node["state"])
+
+
+@click.group()
+def node() -> None:
+    """Look at one node, and change what the fleet knows of it."""
+
+
+@node.command("show")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.argument("word", metavar="NODE")
+@with_server
+def show(server: Connection, word: str, as_json: bool) -> None:
+    """Show NODE (a name, an id, or the beginning of an id)."""
+    found = server.get(f"/v1/nodes/{quote(word)}")
+    if as_json:
+        print_json(found)
+        return
+    own = "" if found["own_name"] == found["node"] else f"  (calls itself {found['own_name']})"
+    print(f"node      {found['node']}{own}")
+    print(f"id        {found['id']}")
+    print(f"state     {state_text(found)}, seen {ago(found['last_seen'])}")
+    print(f"enrolled  {found['enrolled_at']}")
+    print(f"labels    {labels_text(found['labels'])}")
+    print(f"  its own    {labels_text(found['own_labels'])}")
+    print(f"  given here {labels_text(found['server_labels'])}")
+    print(f"agent     {found['version']}, clock {found['clock_offset_s']:+.3f} s")
+    print(f"machine   {found['os']} {found['kernel']} {found['arch']}, {found['cpus']} cpus")
+    print(f"addresses {' '.join(found['addresses'])}")
+    print(f"attempts  {found['attempts']}")
+    if problem := _problem(found):
+        print(f"problem   {problem}")
+
+
+@node.command("label")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.argument("word", metavar="NODE")
+@click.argument("changes", metavar="CHANGE...", nargs=-1, required=True)
+@with_server
+def label(server: Connection, word: str, changes: tuple[str, ...], as_json: bool) -> None:
+    """Change labels of NODE: KEY=VALUE sets one, KEY- takes it away; group+=NAME and group-=NAME
+    join and leave a group. Labels in the settings of its agent stay."""
+    found = server.post(f"/v1/nodes/{quote(word)}/labels", label_body(changes))
+    _done(found, as_json, f"has labels {labels_text(found['labels']) or 'none'}")
+
+
+@node.command("rename")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--own", is_flag=True, help="Give the node the name back that its agent says.")
+@click.argument("word", metavar="NODE")
+@click.argument("name", required=False)
+@with_server
+def rename(server: Connection, word: str, name: str | None, own: bool, as_json: bool) -> None:
+    """Show NODE as NAME from now on."""
+    if own == bool(name):
+        raise Invalid("node_name", "Give the new NAME, or --own for the name its agent says.")
+    found = server.post(f"/v1/nodes/{quote(word)}/rename", {"name": name or ""})
+    _done(found, as_json, f"({found['id']}) was {word}")
+
+
+@node.command("drain")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.argument("word", metavar="NODE")
+@with_server
+def drain(server: Connection, word: str, as_json: bool) -> None:
+    """Keep new work off NODE; what runs there runs on."""
+    found = server.post(f"/v1/nodes/{quote(word)}/drain")
+    _done(found, as_json, f"is draining; {found['attempts']} attempts are there now")
+
+
+@node.command("undrain")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.argument("word", metavar="NODE")
+@with_server
+def undrain(server: Connection, word: str, as_json: bool) -> None:
+    """Give NODE new work again."""
+    _done(server.post(f"/v1/nodes/{quote(word)}/undrain"), as_json, "takes work again")
+
+
+@node.command("approve")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.argument("word", metavar="NODE")
+@with_server
+def approve(server: Connection, word: str, as_json: bool) -> None:
+    """Let NODE in, which joined with a token of `--approve manual`; it starts by itself."""
+    _done(server.post(f"/v1/nodes/{quote(word)}/approve"), as_json, "is approved")
+
+
+@node.command("remove")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.argument("word", metavar="NODE")
+@with_server
+def remove(server: Connection, word: str, as_json: bool) -> None:
+    """Remove NODE for ever: its link is cut, what may run there is lost."""
+    removed = server.delete(f"/v1/nodes/{quote(word)}")
+    _done(removed, as_json, f"({removed['id']}) is removed")
+    if not as_json:
+        say("a join token that it still has would admit it again as a new node: qd token list")
+
+
+def label_body(changes: tuple[str, ...]) -> dict[str, Any]:
+    """The words of `qd node label` as the API takes them. Raises Invalid."""
+    body: dict[str, Any] = {"put": {}, "drop": [], "join": [], "leave": []}
+    for word in changes:
+        key, equals, value = word.partition("=")
+        if equals and key in ("group+", "group-"):
+            body["join" if key == "group+" else "leave"].append(value)
+        elif equals and key:
+            body["put"][key] = value
+        elif word.endswith("-") and len(word) > 1 and not equals:
+            body["drop"].append(word[:-1])
+        else:
+            raise Invalid("labels", f"{word!r}: write KEY=VALUE, KEY-, group+=NAME or group-=NAME.")
+    return body
+
+
+def _done(found: dict[str, Any], as_json: bool, what: str) -> None:
+    if as_json:
+        print_json(found)
+    else:
+        say(f"node {found['node']} {what}")
+
+
+def _row(node: dict[str, Any]) -> tuple[str, ...]:
+    away = node["last_seen"] is None
+    return (
+        node["node"],
+        state_text(node),
+        ago(node["last_seen"]),
+        "" if away else f"{node['cpu_percent']:.0f} %",
+        "" if away else f"{node['load1']:.2f}",
+        "" if away else f"{size(node['memory_used'])} / {size(node['memory_total'])}",
+        "" if away else size(node["disk_free"]),
+        str(node["attempts"]),
+        labels_text(node["labels"]),
+        node["version"],
+        "" if away else _clock(node["clock_offset_s"]),
+        _problem(node),
+    )
+
+
+def _clock(offset_s: float) -> str:
+    return f"{offset_s:+.1f} s" if abs(offset_s) >= OFFSET_SHOWN_S else "ok"
+
+
+def _problem(node: dict[str, Any]) -> str:
+    if not node["approved"]:
+        return f"waits for approval: qd node approve {node['id']}"
+    if node["problem"]:
+        return str(node["problem"])
+    if node["unknown_attempts"]:
+        return f"{len(node['unknown_attempts'])} attempts nobody ordered"
+    return ""
