@@ -17,7 +17,7 @@ from litestar.di import Provide
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi import OpenAPIConfig
 
-from quarterdeck.api import access, lock, node, observe, preview, run, status
+from quarterdeck.api import access, fold, lock, node, observe, preview, run, status
 from quarterdeck.api.auth import require_api_token, require_stage
 from quarterdeck.api.describe import describe
 from quarterdeck.api.measure import measured
@@ -42,6 +42,7 @@ def application(server: Server | None) -> Litestar:
     app = Litestar(
         route_handlers=[
             run.router,
+            fold.router,
             lock.router,
             node.router,
             preview.router,

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from quarterdeck.cli.options import with_server
+from quarterdeck.cli.options import fold_by, with_fold, with_server
 from quarterdeck.cli.render import Printer, print_json
 from quarterdeck.cli.run import follow, output_bytes, raise_error_event
 from quarterdeck.client.http import Connection, quote
@@ -26,14 +26,21 @@ STREAMS = ("stdout", "stderr")
 @click.option("--offset", type=click.IntRange(min=0), help="With --raw: from this byte on.")
 @click.option("--length", type=click.IntRange(min=0), help="With --raw: at most so many bytes.")
 @click.option("-f", "--follow", "follow_it", is_flag=True, help="Go on until the run ends.")
+@with_fold
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
 @click.argument("run_id", metavar="RUN")
 @with_server
 def logs(server: Connection, run_id: str, **given: Any) -> None:
     """Print the output of RUN (an id, the beginning of one, or `last`)."""
     _check(given)
+    fold, as_json = fold_by(given), given["as_json"]
     if given["follow_it"]:
-        sys.exit(follow(server, run_id, as_json=given["as_json"], may_cancel=False))
+        sys.exit(follow(server, run_id, as_json=as_json, may_cancel=False, fold=fold))
+    if fold:
+        from quarterdeck.cli.fold import show_fold
+
+        show_fold(server, run_id, by=fold, as_json=as_json)
+        return
     run = server.get(f"/v1/runs/{quote(run_id)}")
     tasks = [t for t in run["tasks"] if given["node"] in (None, t["node"], t["node_id"])]
     if not tasks:
@@ -53,6 +60,8 @@ def _check(given: dict[str, Any]) -> None:
     shaped = [name for name in ("raw", "lines", "node", "stream") if given[name]]
     if given["follow_it"] and shaped:
         raise Invalid("usage", f"--follow shows everything: leave --{shaped[0]} out.")
+    if fold_by(given) and shaped:
+        raise Invalid("usage", f"--fold shows every task and stream: leave --{shaped[0]} out.")
     if not given["raw"] and (given["offset"] is not None or given["length"] is not None):
         raise Invalid("usage", "--offset and --length go with --raw.")
     if given["as_json"] and (given["raw"] or given["lines"] is not None):

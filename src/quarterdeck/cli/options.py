@@ -69,3 +69,25 @@ def with_server(command: Callable[..., None]) -> Callable[..., None]:
         command(server=server, **rest)
 
     return wrapped
+
+
+def with_fold(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command `--fold` and `--fold-by`; `fold_by` reads them."""
+
+    @click.option("--fold", is_flag=True, help="Group equal results; show what differs.")
+    @click.option(
+        "--fold-by",
+        type=click.Choice(["result", "stdout"]),
+        help="What must be equal: everything (the default), or all but stderr.",
+    )
+    @functools.wraps(command)
+    def wrapped(**given: Any) -> None:
+        command(**given)
+
+    return wrapped
+
+
+def fold_by(given: dict[str, Any]) -> str:
+    """`result` or `stdout`; empty when nothing is to be folded."""
+    by: str | None = given["fold_by"]
+    return by or ("result" if given["fold"] else "")

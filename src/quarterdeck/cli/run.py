@@ -7,11 +7,11 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import click
 
-from quarterdeck.cli.options import Duration, Size, aiming, with_server
+from quarterdeck.cli.options import Duration, Size, aiming, fold_by, with_fold, with_server
 from quarterdeck.cli.order import order_body
 from quarterdeck.cli.preview import show_preview
 from quarterdeck.cli.render import Printer, ending, print_json, say, table
@@ -62,6 +62,7 @@ CANCELLED = 130
     "--preview", is_flag=True, help="Show who would be hit, and who waits; start nothing."
 )
 @click.option("--detach", is_flag=True, help="Print the run and return at once.")
+@with_fold
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 @with_server
@@ -82,25 +83,36 @@ def run(server: Connection, **given: Any) -> None:
         else:
             print(started["id"])
         return
-    sys.exit(follow(server, started["id"], as_json=given["as_json"], may_cancel=True))
+    as_json, fold = given["as_json"], fold_by(given)
+    sys.exit(follow(server, started["id"], as_json=as_json, may_cancel=True, fold=fold))
 
 
 @click.command()
+@with_fold
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
 @click.argument("run_id", metavar="RUN")
 @with_server
-def watch(server: Connection, run_id: str, as_json: bool) -> None:
+def watch(server: Connection, run_id: str, as_json: bool, **given: Any) -> None:
     """Show a run from its beginning, live until its end, and leave with its exit code."""
-    sys.exit(follow(server, run_id, as_json=as_json, may_cancel=False))
+    sys.exit(follow(server, run_id, as_json=as_json, may_cancel=False, fold=fold_by(given)))
 
 
-def follow(server: Connection, run_id: str, *, as_json: bool, may_cancel: bool) -> int:
+def follow(
+    server: Connection, run_id: str, *, as_json: bool, may_cancel: bool, fold: str = ""
+) -> int:
     """Print a run's events until its end; the exit code for it.
 
     Ctrl-C asks to cancel (when allowed) and goes on watching; the second one leaves.
     """
-    view = _JsonView() if as_json else _TextView()
-    events = _Stream(server, run_id, raw=not as_json)
+    view = _view(server, as_json=as_json, fold=fold)
+    events = _Stream(server, run_id, raw=bool(fold) or not as_json)
+    try:
+        return _followed(server, events, view, may_cancel=may_cancel)
+    finally:
+        view.close()
+
+
+def _followed(server: Connection, events: _Stream, view: View, *, may_cancel: bool) -> int:
     asked = not may_cancel
     while True:
         try:
@@ -114,6 +126,24 @@ def follow(server: Connection, run_id: str, *, as_json: bool, may_cancel: bool) 
             asked = True
             say("\nqd: cancelling; press Ctrl-C again to leave it alone.")
             _cancel(server, events.run_id)
+
+
+class View(Protocol):
+    """What shows the events of a run. `close` may be called at any time, and more than once."""
+
+    def show(self, event: dict[str, Any]) -> None: ...
+
+    def exit_code(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+def _view(server: Connection, *, as_json: bool, fold: str) -> View:
+    if fold:
+        from quarterdeck.cli.fold import FoldView
+
+        return FoldView(server, _Codes(), by=fold, as_json=as_json)
+    return _JsonView() if as_json else _TextView()
 
 
 class _Stream:
@@ -185,6 +215,9 @@ class _JsonView:
     def exit_code(self) -> int:
         return self._codes.exit_code()
 
+    def close(self) -> None:
+        """Nothing is left open."""
+
 
 class _TextView:
     """Live output for people, then a table when several nodes took part."""
@@ -212,6 +245,9 @@ class _TextView:
 
     def exit_code(self) -> int:
         return self._codes.exit_code()
+
+    def close(self) -> None:
+        """Nothing is left open."""
 
     def _output(self, event: dict[str, Any]) -> None:
         data = output_bytes(event)

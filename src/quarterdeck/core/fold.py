@@ -31,11 +31,10 @@ DIGITS = re.compile(r"([0-9]+)")
 
 
 class StreamSum(Record, frozen=True, kw_only=True):
-    """One stream of a result: its length and hash; `dropped` bytes were not kept."""
+    """One stream of a result, as far as it was kept: its length and hash."""
 
     bytes: int = 0
     sha256: str = ""
-    dropped: int = 0
 
 
 class Result(Record, frozen=True, kw_only=True):
@@ -43,6 +42,7 @@ class Result(Record, frozen=True, kw_only=True):
 
     task: str
     node: str
+    node_id: str = ""
     outcome: str
     exit_code: int | None = None
     signal: int | None = None
@@ -74,7 +74,7 @@ def group_id(result: Result, *, by_stdout: bool = False) -> str:
     """The key of a result as a short word."""
     streams = [result.stdout] if by_stdout else [result.stdout, result.stderr]
     words = [result.outcome, str(result.exit_code), str(result.signal)]
-    words += [f"{s.bytes} {s.sha256 if s.bytes else ''} {s.dropped}" for s in streams]
+    words += [f"{s.bytes} {s.sha256 if s.bytes else ''}" for s in streams]
     return blake2b("\0".join(words).encode(), digest_size=ID_BYTES).hexdigest()
 
 
