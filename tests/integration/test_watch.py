@@ -9,8 +9,11 @@ import msgspec
 import pytest
 
 from quarterdeck.control.main import Server
+from quarterdeck.control.run import NewRun
 from quarterdeck.control.watch import Cursor, OutputSeen, PresentSeen, RunEndSeen, TaskSeen
+from quarterdeck.core.model import Order
 from quarterdeck.core.states import TaskState
+from quarterdeck.core.stream import LIMIT_SLACK
 from quarterdeck.telemetry import NodeSession
 from quarterdeck.wire import subjects
 from quarterdeck.wire.codec import Chunk, encode_chunk
@@ -109,3 +112,43 @@ async def test_lost_output_of_one_node_ends_nobodys_view_of_the_run(fleet: Fleet
     ended = [seen.task for seen in every if isinstance(seen, TaskSeen)]
     assert {task.node for task in ended if task.state is TaskState.ENDED} == {good.id, bad.id}
     assert isinstance(every[-1], RunEndSeen)
+
+
+async def test_a_node_that_writes_without_end_feeds_its_watchers_no_more_than_the_order_allows(
+    fleet: Fleet,
+) -> None:
+    server, _, good, _ = fleet
+    limit = 1000
+    made = await server.runs.create(
+        NewRun(target="good", order=Order(argv=("true",), max_output=limit), created_by="test")
+    )
+    run, attempt = made.id, f"{made.id}-0-1"
+    await good.orders.get()
+    most = limit + LIMIT_SLACK
+    size = 1 << 18
+
+    def endless(orders: Orders) -> tuple[AnswerItem, ...]:
+        return tuple(
+            OutputBytes(
+                attempt=item.attempt,
+                stream=item.stream,
+                offset=item.offset,
+                data=b"x" * min(item.length, size),
+                size=1 << 60,
+                final=False,
+            )
+            for item in orders.items
+            if isinstance(item, ReadOutput)
+        )
+
+    good.answer = endless
+    for offset in range(0, 2 * most, size):
+        await write(good, run, attempt, offset, b"x" * size)
+    read = 0
+    async with asyncio.timeout(DEADLINE_S):
+        async for seen in server.watching.watch(run, Cursor(), follow=False):
+            if isinstance(seen, OutputSeen) and seen.chunk.stream == "stdout":
+                read += len(seen.chunk.data)
+    assert read == most
+    (found,) = (await server.runs.detail(run))[2]
+    assert await server.output.size(found, "stdout") == most

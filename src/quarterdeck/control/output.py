@@ -11,10 +11,19 @@ from collections.abc import AsyncIterator
 from quarterdeck.control.orders import Orderer
 from quarterdeck.core.model import STREAMS, Attempt
 from quarterdeck.core.states import Phase
-from quarterdeck.core.stream import Backwards, Mark, Segment, Taken, Timeline, splice
+from quarterdeck.core.stream import (
+    Backwards,
+    Mark,
+    Segment,
+    Taken,
+    Timeline,
+    most_output,
+    splice,
+)
 from quarterdeck.errors import Broken, Invalid, Unavailable
 from quarterdeck.fabric.base import Fabric
 from quarterdeck.store import log as log_store
+from quarterdeck.store import run as run_store
 from quarterdeck.store.archive import MARKS, Archive, SealedLog
 from quarterdeck.store.base import Database
 from quarterdeck.wire import subjects
@@ -24,6 +33,7 @@ from quarterdeck.wire.marks import MOST_BYTES, decode_marks
 PIECE = 1 << 20
 SHOWN_PIECE = 256 << 10
 LINE_BLOCK = 256 << 10
+RUNS_KNOWN = 1000
 
 
 def marks_left(read: int) -> int:
@@ -41,9 +51,24 @@ class Output:
         self._fabric = fabric
         self._archive = archive
         self._orderer = orderer
+        self._most: dict[str, int] = {}
+
+    async def most(self, run: str) -> int:
+        """Bytes that an attempt of a run can have written: what its node offers beyond that is not
+        read, so a stream that is not archived yet has an end, too."""
+        if run not in self._most:
+            orders = await self._database.read(lambda tx: run_store.orders_of(tx, [run]))
+            if len(self._most) >= RUNS_KNOWN:
+                del self._most[next(iter(self._most))]
+            self._most[run] = most_output(orders[run].max_output)
+        return self._most[run]
 
     async def size(self, attempt: Attempt, stream: str) -> int:
         """Bytes of a stream that can be read now."""
+        size = await self._size(attempt, stream)
+        return size if attempt.sealed else min(size, await self.most(attempt.run))
+
+    async def _size(self, attempt: Attempt, stream: str) -> int:
         if attempt.sealed:
             log = await self._sealed(attempt)
             return log.layout[stream].bytes if stream in log.layout else 0

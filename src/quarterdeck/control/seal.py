@@ -19,7 +19,7 @@ from quarterdeck.control.lease import PURGE, Leases
 from quarterdeck.control.output import Output, marks_left
 from quarterdeck.core import attempt as machine
 from quarterdeck.core.model import STREAMS, Attempt, Snapshot, StreamEnd
-from quarterdeck.core.stream import Gap, Mark, splice
+from quarterdeck.core.stream import LIMIT_SLACK, Gap, Mark, splice
 from quarterdeck.errors import Broken, Unavailable
 from quarterdeck.fabric.base import Fabric
 from quarterdeck.service import Clock, Poke, Services, guarded, sentence
@@ -56,10 +56,6 @@ RETRY_S = 5.0
 GONE = ("output_lost", "output_too_long")
 MAX_RETRY_S = 120.0
 PURGE_AFTER = timedelta(seconds=60)
-LIMIT_SLACK = 1 << 20
-"""Over `max_output`: the sentences of the shim itself. So much is archived whatever the order."""
-UNLIMITED_BYTES = 1 << 40
-"""What an order without `max_output` may have archived: no node fills the disk with a lie."""
 
 
 class Seal:
@@ -196,8 +192,7 @@ class Seal:
         """Raises Broken for a claim of more output than the order can have given."""
         if length <= LIMIT_SLACK:
             return
-        orders = await self._database.read(lambda tx: run_store.orders_of(tx, [attempt.run]))
-        limit = (orders[attempt.run].max_output or UNLIMITED_BYTES) + LIMIT_SLACK
+        limit = await self._output.most(attempt.run)
         if length > limit:
             raise Broken(
                 "output_too_long",

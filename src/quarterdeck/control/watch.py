@@ -204,6 +204,8 @@ class Watching:
             chunk = decode_chunk(message.data)
         except Invalid:
             return
+        if chunk.offset + len(chunk.data) > await self._output.most(attempt.run):
+            return  # more than its order allows: a node that feeds its watchers for ever
         positions = view.cursor.of(attempt.id)
         met = splice(positions[chunk.stream], chunk.offset, chunk.data)
         if isinstance(met, Gap):

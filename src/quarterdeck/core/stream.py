@@ -9,6 +9,16 @@ from __future__ import annotations
 
 import msgspec
 
+LIMIT_SLACK = 1 << 20
+"""Over `max_output`: the sentences of the shim itself. So much is taken whatever the order."""
+UNLIMITED_BYTES = 1 << 40
+"""What an order without `max_output` may give: no node fills a disk or a screen with a lie."""
+
+
+def most_output(max_output: int) -> int:
+    """Bytes that an attempt under an order with this limit can have written."""
+    return (max_output or UNLIMITED_BYTES) + LIMIT_SLACK
+
 
 class Taken(msgspec.Struct, frozen=True):
     """Bytes that continue the stream at `offset`."""
