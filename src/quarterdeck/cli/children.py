@@ -30,6 +30,7 @@ FIRST_PAUSE_S = 0.05
 MAX_PAUSE_S = 5.0
 CALM_S = 10.0
 LOG_LIMIT = 16 << 20
+LOG_TICK_S = 5.0
 # settings of children that `qd up` writes into their files
 DECIDED = (
     "data",
@@ -45,6 +46,15 @@ DECIDED = (
     "url",
     "websocket_url",
 )
+
+
+def shorten(path: Path, limit: int = LOG_LIMIT) -> None:
+    """Move a log that is longer than `limit` to `.log.1`: copied and emptied, because its child
+    appends to the open file and goes on in it. Lines written in between are lost."""
+    with contextlib.suppress(OSError):
+        if path.stat().st_size > limit:
+            shutil.copyfile(path, path.with_suffix(".log.1"))
+            os.truncate(path, 0)
 
 
 class Child(msgspec.Struct, frozen=True):
@@ -193,6 +203,8 @@ class Keeper:
         return dict(self._pids)
 
     async def start(self, child: Child) -> None:
+        if not self._tasks:
+            self._tasks["logs"] = self._services.loop("logs", self._keep_logs_short)
         self._children[child.name] = child
         self._spawn(child)
         self._tasks[child.name] = self._services.spawn(self._keep(child), f"keep {child.name}")
@@ -260,11 +272,17 @@ class Keeper:
     def _log_path(self, name: str) -> Path:
         return self._files.logs / (name.replace(" ", "-") + ".log")
 
+    async def _keep_logs_short(self) -> None:
+        """Loop: a log that has grown too long goes to `.log.1`, also while its child runs. Waits
+        for a tick of `LOG_TICK_S`."""
+        while True:
+            await asyncio.sleep(LOG_TICK_S)
+            for path in self._files.logs.glob("*.log"):
+                await asyncio.to_thread(shorten, path)
+
     def _log(self, name: str) -> IO[bytes]:
         path = self._log_path(name)
-        with contextlib.suppress(OSError):
-            if path.stat().st_size > LOG_LIMIT:
-                shutil.move(path, path.with_suffix(".log.1"))
+        shorten(path)
         try:
             return path.open("ab")
         except OSError:
