@@ -18,6 +18,7 @@ from quarterdeck.core.lease import MEMBER, TAKE_AFTER_S
 from quarterdeck.core.states import RunState
 from quarterdeck.settings import Secret
 from quarterdeck.store import lease as lease_store
+from quarterdeck.store.access import Principal
 from quarterdeck.store.base import Database
 from quarterdeck.store.database import open_database
 from quarterdeck.telemetry import LeaseLost, LeaseTaken, NodeSession, RunEnded, Telemetry
@@ -178,3 +179,21 @@ async def test_the_row_of_a_server_that_never_came_back_is_forgotten(database: D
     await living.round()
     rows = await database.read(partial(lease_store.every))
     assert MEMBER + "dead" not in [row.duty for row in rows]
+
+
+async def test_a_revocation_cuts_the_streams_of_every_server(pair: Pair) -> None:
+    (one, _), (two, _) = pair
+    root = Principal("root", "api", "default")
+    (kept, _), (other, _) = [await one.tokens.create("api", by=root) for _ in range(2)]
+    (short, _) = await two.tokens.create("api", by=root, expires_s=1)
+    with (
+        one.streaming.by(kept.id) as here,
+        two.streaming.by(kept.id) as there,
+        one.streaming.by(short.id) as expiring,
+        two.streaming.by(other.id) as stays,
+    ):
+        await one.tokens.revoke(kept.id, by=root)
+        async with asyncio.timeout(DEADLINE_S):
+            for cut in (here, there, expiring):
+                await cut.wait()
+        assert not stays.is_set()

@@ -15,14 +15,18 @@ import msgspec
 
 from quarterdeck.api.schema import counts_body
 from quarterdeck.control.crowd import Crowd
+from quarterdeck.control.streaming import Streaming
 from quarterdeck.control.watch import Cursor, OutputSeen, PresentSeen, RunEndSeen, Seen, TaskSeen
 from quarterdeck.core.model import Run, Task
-from quarterdeck.errors import QuarterdeckError, Unavailable
+from quarterdeck.errors import Denied, QuarterdeckError, Unavailable
 from quarterdeck.service import Services, guarded, sentence
 
 KEEP_ALIVE_S = 15.0
 QUEUE = 8
 RETRY_MS = 500
+VOIDED = Denied(
+    "token_revoked", "The token of this stream was revoked or has expired: ask for a new one."
+)
 
 
 class RunEvent(msgspec.Struct, frozen=True, kw_only=True, tag="run", tag_field="type"):
@@ -152,18 +156,23 @@ async def frames(
     services: Services,
     drain: asyncio.Event,
     crowd: Crowd,
+    streaming: Streaming,
+    token: str,
     spelling: Spelling = SERVER_SENT,
 ) -> AsyncGenerator[bytes]:
-    """The stream of a run's events until its end or until the server drains."""
+    """The stream of a run's events until its end, until the server drains, or until the token
+    that asked for it counts no more."""
     try:
         crowd.enter()
     except Unavailable as error:
         yield spelling.event(_error_event(error), None)
         return
     try:
-        async with aclosing(_frames(run, seen, cursor, spelling, services, drain)) as stream:
-            async for piece in stream:
-                yield piece
+        with streaming.by(token) as cut:
+            told = _frames(run, seen, cursor, spelling, services, drain, cut)
+            async with aclosing(told) as stream:
+                async for piece in stream:
+                    yield piece
     finally:
         crowd.leave()
 
@@ -175,6 +184,7 @@ async def _frames(
     spelling: Spelling,
     services: Services,
     drain: asyncio.Event,
+    cut: asyncio.Event,
 ) -> AsyncGenerator[bytes]:
     queue: asyncio.Queue[bytes] = asyncio.Queue(QUEUE)
 
@@ -190,15 +200,19 @@ async def _frames(
 
     pumping = services.spawn(pump(), f"watch {run.id}")
     draining = services.spawn(drain.wait(), f"drain of watch {run.id}")
+    cutting = services.spawn(cut.wait(), f"token of watch {run.id}")
     try:
         yield spelling.opening + spelling.event(run_event(run), None)
         while not draining.done() and not (pumping.done() and queue.empty()):
+            if cut.is_set():
+                yield spelling.event(_error_event(VOIDED), None)
+                return
             if not queue.empty():
                 yield queue.get_nowait()
                 continue
             waiting = services.spawn(queue.get(), f"frame of {run.id}")
             await asyncio.wait(
-                [waiting, pumping, draining],
+                [waiting, pumping, draining, cutting],
                 timeout=KEEP_ALIVE_S,
                 return_when=asyncio.FIRST_COMPLETED,
             )
@@ -206,11 +220,12 @@ async def _frames(
                 yield waiting.result()
                 continue
             waiting.cancel()
-            if not pumping.done() and not draining.done():
+            if not (pumping.done() or draining.done() or cutting.done()):
                 yield spelling.still_here
     finally:
         pumping.cancel()
         draining.cancel()
+        cutting.cancel()
 
 
 async def _nothing(work: Awaitable[None]) -> ErrorEvent | None:

@@ -168,6 +168,8 @@ async def follow_run(
         services=server.services,
         drain=server.draining,
         crowd=server.watching.crowd,
+        streaming=server.streaming,
+        token=request.auth.id,
         spelling=spelling,
     )
     # what a handler says of its media type wins over the answer's own, but not over a header

@@ -30,6 +30,7 @@ from quarterdeck.control.seal import Seal
 from quarterdeck.control.status import Survey
 from quarterdeck.control.steady import Steady
 from quarterdeck.control.strays import Strays
+from quarterdeck.control.streaming import Streaming
 from quarterdeck.control.streams import Streams
 from quarterdeck.control.watch import Watching
 from quarterdeck.core.ids import RANDOM_BYTES, run_id
@@ -229,6 +230,7 @@ class Server:
             leaves=self.parts.leaves,
             urls=self.parts.websocket_urls,
         )
+        self.streaming = Streaming(database=self.database, clock=self.clock)
         self.tokens = Tokens(
             database=self.database,
             clock=self.clock,
@@ -275,6 +277,7 @@ class Server:
             ("deadlines", self.runs.keep_deadlines),
             ("seal", self._seal.seal_logs),
             ("purge", self._seal.purge_cache),
+            ("voided tokens", self.streaming.cut_voided),
             ("strays", self._strays.purge_strays),
             ("removals", self.removals.cut_off),
             ("locks", self.locks.watch_beats),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
@@ -13,7 +14,7 @@ from quarterdeck.core.access import parse
 from quarterdeck.errors import Denied, NotFound
 from quarterdeck.store import statements as sql
 from quarterdeck.store.base import Tx
-from quarterdeck.store.rows import from_us, insert_absent, time_of, to_us
+from quarterdeck.store.rows import from_us, insert_absent, parts, time_of, to_us
 from quarterdeck.store.tables import tokens
 
 
@@ -107,6 +108,19 @@ def use(tx: Tx, token_id: str) -> None:
             "token_used_up",
             "As many nodes as it admits have joined with this token: ask for a new one.",
         )
+
+
+def counting(tx: Tx, ids: Iterable[str], now: datetime) -> set[str]:
+    """Those of these tokens that are neither revoked nor expired."""
+    found: set[str] = set()
+    for part in parts(sorted(ids)):
+        rows = tx.execute(
+            select(tokens.c.id, tokens.c.expires_at).where(
+                tokens.c.id.in_(part), tokens.c.revoked_at.is_(None)
+            )
+        )
+        found |= {r.id for r in rows if r.expires_at is None or time_of(r.expires_at) > now}
+    return found
 
 
 def _kept(row: Row[Any]) -> KeptToken:
