@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from collections.abc import Callable
 from functools import partial
 
@@ -230,7 +229,7 @@ class Fleet:
         if beat.session in by_session or len(by_session) < SESSIONS_AT_ONCE:
             by_session[beat.session] = beat
         self._clocks[beat.node] = beat.at - self._clock.now().timestamp()
-        if re.fullmatch(rf"_INBOX_{beat.node}(\.[A-Za-z0-9_-]+)+", message.reply):
+        if subjects.is_reply_of(beat.node, message.reply):
             self._replies[beat.node] = message.reply
         self._arrived(beat.node)
 

@@ -6,6 +6,8 @@ the link makes the next one. Sending is a plain call; received messages go strai
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Protocol
 
@@ -82,6 +84,14 @@ Connect = Callable[[Callable[[str], None], Callable[[str], None]], Connection]
 def is_websocket(url: str) -> bool:
     """Whether the fabric is reached inside a WebSocket there."""
     return url.startswith(("ws:", "wss:"))
+
+
+async def in_time(pong: asyncio.Future[bool], timeout_s: float) -> bool:
+    """What a ping was answered; False when nothing came in time."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            return await pong
+    return False
 
 
 def not_admitted(url: str, name: str) -> Denied:

@@ -24,6 +24,7 @@ from quarterdeck.errors import Broken, Conflict, Denied, Invalid, Unavailable
 from quarterdeck.fabric import jwt
 from quarterdeck.fabric.jwt import Kind, NKey, verify
 from quarterdeck.service import sync_folder, write_private
+from quarterdeck.wire import subjects
 
 __all__ = ["Authority", "Identity", "check_id", "verify"]
 
@@ -48,13 +49,10 @@ _JETSTREAM_UNLIMITED = {
 NODE_ROLE: dict[str, Any] = {
     "pub": {
         "allow": [
-            "hb.{{name()}}",
-            "ev.{{name()}}.>",
-            "out.{{name()}}.>",
-            "tail.{{name()}}.*.out",
+            *subjects.spoken_by("{{name()}}"),
         ]
     },
-    "sub": {"allow": ["cmd.{{name()}}.>", "tail.{{name()}}.*.in", "_INBOX_{{name()}}.>"]},
+    "sub": {"allow": [*subjects.heard_by("{{name()}}")]},
     # One answer to each request, within two minutes of it.
     "resp": {"max": 1, "ttl": _ANSWER_WITHIN_NS},
     "subs": -1,

@@ -12,7 +12,7 @@ import msgspec
 
 from quarterdeck.errors import Invalid, Unavailable
 from quarterdeck.fabric.base import Fill, Limits
-from quarterdeck.wire.subjects import EV, INGEST, OUT
+from quarterdeck.wire.subjects import ALL_FACTS, ALL_OUTPUT, EV, INGEST, OUT
 
 FULL = 10077
 """The JetStream error code of a full stream, as in `Refused.code`."""
@@ -43,7 +43,7 @@ def streams(limits: Limits) -> list[dict[str, Any]]:
         {
             **common,
             "name": EV,
-            "subjects": ["ev.>"],
+            "subjects": [ALL_FACTS],
             "retention": "workqueue",
             "max_bytes": limits.ev_max_bytes,
             "max_msg_size": limits.ev_message_bytes,
@@ -52,7 +52,7 @@ def streams(limits: Limits) -> list[dict[str, Any]]:
         {
             **common,
             "name": OUT,
-            "subjects": ["out.>"],
+            "subjects": [ALL_OUTPUT],
             "retention": "limits",
             "max_bytes": limits.out_max_bytes,
             "compression": limits.out_compression,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from quarterdeck.core.ids import TOKEN
 from quarterdeck.errors import Invalid
 
@@ -12,12 +14,33 @@ INGEST = "ingest"
 ALL_BEATS = "hb.*"
 CHANGED = "live.changed"
 ALL_OUTPUT = "out.>"
+ALL_FACTS = "ev.>"
 
 
 def _token(text: str) -> str:
     if TOKEN.fullmatch(text) is None:
         raise Invalid("subject_token", f"{text[:80]!r} can't be part of a subject.")
     return text
+
+
+def spoken_by(who: str) -> tuple[str, ...]:
+    """What a node may publish to; `who` may be the placeholder of a template of rights."""
+    return (f"hb.{who}", f"ev.{who}.>", f"out.{who}.>", f"tail.{who}.*.out")
+
+
+def heard_by(who: str) -> tuple[str, ...]:
+    """What a node may subscribe to; `who` as in `spoken_by`."""
+    return (f"cmd.{who}.>", f"tail.{who}.*.in", f"_INBOX_{who}.>")
+
+
+def inbox(who: str) -> str:
+    """Where answers to this node or server go: the beginning of their subjects."""
+    return f"_INBOX_{_token(who)}"
+
+
+def is_reply_of(node: str, reply: str) -> bool:
+    """Whether a subject for an answer is one of the node's own."""
+    return re.fullmatch(re.escape(f"_INBOX_{node}") + r"(\.[A-Za-z0-9_-]+)+", reply) is not None
 
 
 def orders(node: str) -> str:

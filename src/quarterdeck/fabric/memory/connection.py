@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
 
-from quarterdeck.fabric.connection import ROOM, RawHandler, not_reached
+from quarterdeck.fabric.connection import ROOM, RawHandler, in_time, not_reached
 from quarterdeck.fabric.memory.core import MemoryCore
 from quarterdeck.fabric.memory.route import Session
 from quarterdeck.fabric.nats.link import Options
@@ -177,10 +176,4 @@ class MemoryConnection:
             await waiting
 
     async def barrier(self, timeout_s: float) -> bool:
-        if self.lost_reason is not None:
-            return False
-        pong = self._ping()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                return await pong
-        return False
+        return self.lost_reason is None and await in_time(self._ping(), timeout_s)

@@ -28,6 +28,7 @@ from quarterdeck.fabric.connection import (
     ROOM,
     ZOMBIE,
     RawHandler,
+    in_time,
     is_websocket,
     not_admitted,
     not_reached,
@@ -36,6 +37,7 @@ from quarterdeck.fabric.connection import (
 from quarterdeck.fabric.nats.websocket import WebSocketTransport
 from quarterdeck.fabric.proxy import Proxy
 from quarterdeck.service import caught, guarded
+from quarterdeck.wire import subjects
 
 _BUFFER = 256 << 10  # doubles the receive rate against the default of 32 KiB
 _NEVER_S = 10**9
@@ -124,7 +126,7 @@ class Client(nats.aio.client.Client):
                 flusher_queue_size=0,
                 user_jwt_cb=jwt.encode,
                 signature_cb=sign,
-                inbox_prefix=f"_INBOX_{login.name}",
+                inbox_prefix=subjects.inbox(login.name),
                 tls=context,
             )
         if not self.is_connected or self._reading_task is None:
@@ -286,13 +288,7 @@ class Client(nats.aio.client.Client):
 
     async def barrier(self, timeout_s: float) -> bool:
         """Whether the fabric has worked on everything sent before; False when lost or late."""
-        if self.lost_reason is not None:
-            return False
-        pong = self._ping()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                return await pong
-        return False
+        return self.lost_reason is None and await in_time(self._ping(), timeout_s)
 
 
 def _limit_unacknowledged(transport: object, seconds: float) -> None:

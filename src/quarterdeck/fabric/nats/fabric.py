@@ -29,6 +29,7 @@ from quarterdeck.fabric.nats.link import Link, Options, Spawn, Standing
 from quarterdeck.fabric.nats.outbox import Outbox
 from quarterdeck.fabric.nats.streams import consume, replay, status_of
 from quarterdeck.service import caught, entropy, jitter
+from quarterdeck.wire import subjects
 
 _REFUSED = re.compile(
     r'permissions violation for (publish|subscription) to "([^"]*)"', re.IGNORECASE
@@ -98,7 +99,7 @@ class LinkedFabric:
         # wait could answer in the name of others, or have JetStream answer there. So each has a
         # token of its own, which only who is asked gets to see.
         self._token = token
-        self._inbox = f"_INBOX_{check_id(name)}"
+        self._inbox = subjects.inbox(check_id(name))
         self._asking = f"{self._inbox}.{token()}.q."
         acks = f"{self._inbox}.{token()}.a."
         self._answers: dict[bytes, tuple[str, asyncio.Future[tuple[bytes, int]]]] = {}
