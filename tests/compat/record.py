@@ -1,7 +1,7 @@
 """Writes the recording of a release: every wire message as its bytes, with what they mean.
 
-`python -m tests.compat.record` prints it; a release adds it as `recordings/VERSION.txt`, and no
-line is changed afterwards. A line holds a name, the bytes in base64, and their meaning as JSON.
+`python -m tests.compat.record` adds to `recordings/VERSION.txt` what it does not hold yet; no line
+is changed afterwards. A line holds a name, the bytes in base64, and their meaning as JSON.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import importlib.metadata
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from quarterdeck.wire.codec import Chunk, Envelope, Sealed, WireMessage, encode,
 from quarterdeck.wire.marks import encode_marks
 
 HTTP = (enrol.Enrolment, enrol.Credentials)
+FOLDER = Path(__file__).parent / "recordings"
 CHUNKS = {
     "Chunk stdout": Chunk("stdout", 2**40, 1_700_000_000_000_001, b"a\0\xff\n"),
     "Chunk stderr": Chunk("stderr", 0, 0, b""),
@@ -107,4 +109,8 @@ def _line(name: str, data: bytes, value: Any) -> str:
 
 
 if __name__ == "__main__":
-    print("\n".join(lines()))
+    path = FOLDER / f"{importlib.metadata.version('quarterdeck')}.txt"
+    held = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    names = {line.partition("\t")[0] for line in held}
+    held += [line for line in lines() if line.partition("\t")[0] not in names]
+    path.write_text("\n".join(held) + "\n", encoding="utf-8")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -11,9 +10,8 @@ import pytest
 
 from quarterdeck.wire.codec import Envelope, Sealed, decode, decode_chunk, open_envelope
 from quarterdeck.wire.marks import decode_marks
-from tests.compat.record import HTTP, meaning, messages
+from tests.compat.record import FOLDER, HTTP, meaning, messages
 
-FOLDER = Path(__file__).parent / "recordings"
 KINDS = {kind.__name__: kind for kind in messages()}
 
 
@@ -77,7 +75,7 @@ def full(message: object) -> Any:
 
 def test_every_message_is_in_a_recording() -> None:
     names = {name.partition(" ")[0] for _, name, _, _ in recorded()}
-    assert names >= KINDS.keys(), "add the lines of the new ones: python -m tests.compat.record"
+    assert names >= KINDS.keys(), "record the new ones: python -m tests.compat.record"
 
 
 def test_a_changed_meaning_would_be_seen() -> None:
