@@ -4,14 +4,17 @@ Waits for: pokes with node ids (after every commit that changes what is wanted, 
 a node with open attempts), pokes of `ask` with attempts whose journal is to be read, and ticks of
 `TICK_S` for offers that ran out and of `LATER_TICK_S` for attempts whose time has come. It reads
 what is wanted, sends what differs, and applies the answers. A node that does not answer is simply
-tried again at its next beat.
+tried again at its next beat. What was just created is handed to `begin` and not read
+back.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -101,7 +104,16 @@ class Dispatch:
             for node, attempts in wanted.items():
                 commands = self._settled(node, attempts)
                 if commands:
-                    self._talk(node, commands, {a.id: a for a in attempts})
+                    known = {a.id: a for a in attempts}
+                    self._talk(node, self._conversation(node, commands, known))
+
+    def begin(self, order: Order, attempts: Sequence[Attempt]) -> None:
+        """Send attempts of one run, just committed, one for each of its nodes."""
+        for new in attempts:
+            if new.node in self._talking:
+                self._poke(new.node)
+            else:
+                self._talk(new.node, self._first_words(new, order))
 
     def _settled(self, node: str, attempts: list[Attempt]) -> list[Command]:
         """What is to be sent now. Right after a new session of a node nothing is that an earlier
@@ -170,9 +182,9 @@ class Dispatch:
             for attempt in run_store.expired_offers(tx, self._steady.now())
         ]
 
-    def _talk(self, node: str, commands: list[Command], attempts: dict[str, Attempt]) -> None:
+    def _talk(self, node: str, conversation: Coroutine[Any, Any, None]) -> None:
         self._talking.add(node)
-        task = self._services.spawn(self._conversation(node, commands, attempts), f"orders {node}")
+        task = self._services.spawn(conversation, f"orders {node}")
         task.add_done_callback(lambda _: self._talked(node))
 
     def _talked(self, node: str) -> None:
@@ -180,6 +192,11 @@ class Dispatch:
         if node in self._again:
             self._again.discard(node)
             self._poke(node)
+
+    async def _first_words(self, new: Attempt, order: Order) -> None:
+        if self._orderer.reachable(new.node) and (offered := await self._offered([new.id])):
+            item = _item(Start(attempt=new.id), order)
+            await self._ask_and_apply(new.node, (item,), offered)
 
     async def _conversation(
         self, node: str, commands: list[Command], attempts: dict[str, Attempt]

@@ -141,18 +141,6 @@ class Server:
             steady=self.steady,
             believes=self.fleet.believes,
         )
-        self.runs = Runs(
-            database=self.database,
-            fleet=self.fleet,
-            clock=self.clock,
-            steady=self.steady,
-            telemetry=self.telemetry,
-            moves=moves,
-            leases=self.leases,
-            dispatch=dispatch,
-            new_id=self.new_id,
-            room=self.room,
-        )
         orderer = Orderer(
             fabric=self.fabric, fleet=self.fleet, sign=self.parts.sign, new_id=self.new_id
         )
@@ -168,6 +156,18 @@ class Server:
             telemetry=self.telemetry,
             poke=dispatch,
             ask=ask,
+        )
+        self.runs = Runs(
+            database=self.database,
+            fleet=self.fleet,
+            clock=self.clock,
+            steady=self.steady,
+            telemetry=self.telemetry,
+            moves=moves,
+            leases=self.leases,
+            begin=self._dispatch.begin,
+            new_id=self.new_id,
+            room=self.room,
         )
         self.changes.on_foreign(lambda _topics: seal())
         self._assemble_output(orderer, seal)

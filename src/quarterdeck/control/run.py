@@ -7,7 +7,7 @@ what a crash left due, `keep_deadlines` tells runs that their time is over.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 
@@ -25,7 +25,7 @@ from quarterdeck.core.model import Attempt, Counts, Node, Order, Plan, Run, Task
 from quarterdeck.core.states import NodeState, RunState
 from quarterdeck.core.target import resolved, suggest
 from quarterdeck.errors import Conflict, Invalid, Unavailable
-from quarterdeck.service import Clock, Poke
+from quarterdeck.service import Clock
 from quarterdeck.store import run as run_store
 from quarterdeck.store import step as step_store
 from quarterdeck.store.base import Database, Tx
@@ -64,7 +64,7 @@ class Runs:
         telemetry: Telemetry,
         moves: Moves,
         leases: Leases,
-        dispatch: Poke,
+        begin: Callable[[Order, Sequence[Attempt]], None],
         new_id: Callable[[], str],
         room: Callable[[], str],
     ) -> None:
@@ -75,7 +75,7 @@ class Runs:
         self._steady = steady
         self._telemetry = telemetry
         self._moves = moves
-        self._dispatch = dispatch
+        self._begin = begin
         self._new_id = new_id
         self._room = room
 
@@ -104,7 +104,7 @@ class Runs:
         if known != run.id:
             return await self._same(known, new)
         self._telemetry.emit(RunCreated(run=run.id, tasks=len(tasks)))
-        self._dispatch(*(attempt.node for attempt in attempts))
+        self._begin(run.order, attempts)
         return run
 
     def _nodes(self, new: NewRun) -> list[Node]:
