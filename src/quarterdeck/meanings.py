@@ -40,6 +40,7 @@ MEANINGS = {
     "name": "Display name of this node. Default: the host's name.",
     "nodes": "How many agents run here, 0 to 1000.",
     "out_max_mib": "How much recent output the fabric may keep.",
+    "package": "What `pip install` is given on new machines: a name, a URL, or a file there.",
     "plain_http": "HTTP without TLS although others than this machine reach it.",
     "public_url": "Where others reach the API.",
     "state": "The node's own directory. Default: `/var/lib/quarterdeck/agent` for root, else "

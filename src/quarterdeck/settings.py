@@ -77,6 +77,7 @@ class ServerSettings(Settings, frozen=True, kw_only=True):
     tls_key: str = ""
     plain_http: bool = False
     public_url: str = ""
+    package: str = "quarterdeck"
     fabric_public_url: str = ""
     fabric_ca: str = ""
     websocket_url: str = ""
@@ -121,6 +122,7 @@ class UpSettings(Settings, frozen=True, kw_only=True):
     tls_key: str = ""
     plain_http: bool = False
     public_url: str = ""
+    package: str = "quarterdeck"
     fabric_public_url: str = ""
     websocket_public_url: str = ""
     max_links: int = 10_000

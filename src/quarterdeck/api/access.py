@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from quarterdeck.api.body import Body
 from quarterdeck.control.main import Server
+from quarterdeck.core.install import install_line, join_line
 from quarterdeck.store.access import KeptToken, Principal
 
 Api = HttpRequest[None, Principal, State]
@@ -44,10 +45,13 @@ class TokenBody(Body, frozen=True, kw_only=True):
 
 
 class NewTokenBody(TokenBody, frozen=True, kw_only=True):
-    """`token` is shown this once; `url` is where the server thinks that others reach it."""
+    """`token` is shown this once; `url` is where the server thinks that others reach it. Of a join
+    token: the lines for a shell that run an agent (`join`), or install one (`install`)."""
 
     token: str
     url: str
+    join: str = ""
+    install: str = ""
 
 
 class TokenList(Body, frozen=True, kw_only=True):
@@ -67,7 +71,14 @@ async def create_token(
         approve=data.approve,
         uses=data.uses,
     )
-    return NewTokenBody(token=text, url=server.url, **_fields(kept))
+    joins = data.kind == "join" and bool(server.url)
+    return NewTokenBody(
+        token=text,
+        url=server.url,
+        join=join_line(server.url, text) if joins else "",
+        install=install_line(server.url, text, server.settings.package) if joins else "",
+        **_fields(kept),
+    )
 
 
 @get("/tokens")

@@ -9,6 +9,7 @@ import click
 from quarterdeck.cli.options import Duration, with_server
 from quarterdeck.cli.render import ago, print_json, say, table, until
 from quarterdeck.client.http import Connection, quote
+from quarterdeck.core.install import install_line, join_line
 
 
 @click.group()
@@ -47,7 +48,8 @@ def create(
     print(made["token"])
     url = made["url"] or server.url
     if kind == "join":
-        say(f"join with: qd agent --join {url} --token {made['token']}")
+        say(f"join with:    {made['join'] or join_line(url, made['token'])}")
+        say(f"install with: {made['install'] or install_line(url, made['token'])}")
     elif kind == "leaf":
         say(f"use with:  qd fabric --leaf-of {url} --token {made['token']} --data DIR")
     else:

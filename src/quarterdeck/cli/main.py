@@ -16,6 +16,7 @@ COMMANDS = {
     "fabric": ("quarterdeck.cli.admin", "fabric", "Run the fabric of several servers."),
     "server": ("quarterdeck.cli.admin", "server", "Run one server."),
     "agent": ("quarterdeck.cli.admin", "agent", "Run the agent of this node."),
+    "service": ("quarterdeck.cli.service", "service", "The agent as a service of systemd."),
     "run": ("quarterdeck.cli.run", "run", "Run a command or script on nodes, live."),
     "watch": ("quarterdeck.cli.run", "watch", "Follow a run from its beginning."),
     "logs": ("quarterdeck.cli.logs", "logs", "Print the output of a run."),

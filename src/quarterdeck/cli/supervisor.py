@@ -168,6 +168,7 @@ class Supervisor:
             tls_key=settings.tls_key,
             plain_http=settings.plain_http,
             public_url=settings.public_url,
+            package=settings.package,
             fabric_public_url=settings.fabric_public_url,
             websocket_public_url=settings.websocket_public_url,
             max_links=settings.max_links,
