@@ -22,6 +22,7 @@ class Held:
     started: files.Started | None = None
     stop: files.Stop | None = None
     overdue: bool = False
+    alerted: bool = False
     end: files.Exit | None = None
     signals: tuple[files.Signal, ...] = ()
     signalled: int = 0

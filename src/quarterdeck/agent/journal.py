@@ -2,7 +2,8 @@
 
 The directory is the record (docs/ATTEMPT.md); this module reads it into `Held`. A revision is the
 number of facts in the directory, so it needs no counter: the order, `started`, each stop and each
-signal (asked for, sent), `overdue`, the end, and that what could not be killed has gone.
+signal (asked for, sent), `overdue` or `alerted`, the end, and that what could not be killed has
+gone.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from quarterdeck.service import lock_directory
 T = TypeVar("T")
 
 HASH_BYTES = 1 << 20
-FACTS = {"started", "stop", "signals", "signalled", "overdue", "exit.json", "gone"}
+FACTS = {"started", "stop", "signals", "signalled", "overdue", "alerted", "exit.json", "gone"}
 
 
 class Journal:
@@ -106,6 +107,7 @@ class Journal:
             started=started,
             stop=stop,
             overdue="overdue" in present,
+            alerted="alerted" in present,
             end=end,
             signals=signals or (),
             signalled=signalled or 0,

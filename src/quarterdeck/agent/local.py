@@ -75,4 +75,5 @@ def shim_order(
         pty=None if order.pty is None else (order.pty.rows, order.pty.columns),
         umask=order.umask,
         start_timeout_s=order.start_timeout_s,
+        on_timeout=order.on_timeout,
     )

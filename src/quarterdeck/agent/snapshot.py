@@ -27,6 +27,7 @@ def snapshot(held: Held, *, cached: bool = False) -> AttemptSnapshot:
         survivors=end.survivors if end else 0,
         kill_failed=end.kill_failed if end else False,
         cached=cached,
+        overdue=held.alerted,
         stops=held.stop.count if held.stop else 0,
         signals=max((one.number for one in held.signals), default=0),
         signalled=held.signalled,

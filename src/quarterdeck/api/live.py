@@ -10,6 +10,7 @@ import asyncio
 import base64
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from datetime import datetime
 
 import msgspec
 
@@ -54,7 +55,8 @@ class OutputEvent(
 
 
 class TaskEvent(msgspec.Struct, frozen=True, kw_only=True, tag="task", tag_field="type"):
-    """A task changed; with state `ended` all its output was told before."""
+    """A task changed; with state `ended` all its output was told before. `attempt` is the newest
+    one, `not_before` when it may begin; `reason` says why a task was skipped or called off."""
 
     task: str
     node: str
@@ -63,6 +65,9 @@ class TaskEvent(msgspec.Struct, frozen=True, kw_only=True, tag="task", tag_field
     exit_code: int | None
     signal: int | None
     error: str | None
+    attempt: str | None = None
+    not_before: datetime | None = None
+    reason: str = ""
 
 
 class EndedEvent(msgspec.Struct, frozen=True, kw_only=True, tag="ended", tag_field="type"):
@@ -71,6 +76,7 @@ class EndedEvent(msgspec.Struct, frozen=True, kw_only=True, tag="ended", tag_fie
     id: str
     outcome: str
     counts: dict[str, int]
+    reason: str = ""
 
 
 class PresentEvent(msgspec.Struct, frozen=True, kw_only=True, tag="present", tag_field="type"):
@@ -111,6 +117,9 @@ def live_event(seen: Seen) -> LiveEvent:
                 exit_code=task.exit_code,
                 signal=snapshot.signal if snapshot else None,
                 error=snapshot.error if snapshot else None,
+                attempt=attempt.id if attempt else None,
+                not_before=attempt.not_before if attempt else None,
+                reason=task.reason,
             )
         case PresentSeen(complete=complete):
             return PresentEvent(complete=complete)
@@ -119,6 +128,7 @@ def live_event(seen: Seen) -> LiveEvent:
                 id=run.id,
                 outcome=run.outcome.value if run.outcome else "",
                 counts=msgspec.structs.asdict(counts_body(run.counts)),
+                reason=run.reason,
             )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from quarterdeck.cli.options import with_server
-from quarterdeck.cli.render import ago, ending, print_json, say, size, table, took
+from quarterdeck.cli.render import ago, ending, print_json, say, size, table, took, until
 from quarterdeck.client.http import Connection, quote
 
 STATES = ("pending", "running", "stopping", "ended")
@@ -16,14 +17,20 @@ STATES = ("pending", "running", "stopping", "ended")
 @click.command()
 @click.option("-n", "--limit", type=click.IntRange(1, 500), default=20, help="How many (20).")
 @click.option("--state", type=click.Choice(STATES), help="Only runs in this state.")
+@click.option("--label", metavar="KEY=VALUE", help="Only runs with this label.")
 @click.option("--before", metavar="RUN", help="Only runs older than this one.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @with_server
 def runs(
-    server: Connection, limit: int, state: str | None, before: str | None, as_json: bool
+    server: Connection,
+    limit: int,
+    state: str | None,
+    label: str | None,
+    before: str | None,
+    as_json: bool,
 ) -> None:
     """List runs, newest first."""
-    page = server.get("/v1/runs", limit=limit, state=state, before=before)
+    page = server.get("/v1/runs", limit=limit, state=state, label=label, before=before)
     if as_json:
         print_json(page)
         return
@@ -60,10 +67,16 @@ def show(server: Connection, run_id: str, as_json: bool) -> None:
     print(f"what     {run['title']}")
     print(f"target   {run['target']}")
     print(f"started  {run['started_at'] or '-'}  {took(run['started_at'], run['ended_at'])}")
+    for name, value in _plan_rows(run):
+        print(f"{name:<8} {value}")
     print(f"tasks    {_counts(run['counts'])}\n")
     table(
         ("NODE", "STATE", "EXIT", "TOOK", "STDOUT", "STDERR", "ATTEMPT", ""),
-        [_task_row(task, nodes.get(task["node_id"])) for task in run["tasks"]],
+        [
+            row
+            for task in run["tasks"]
+            for row in (*_tries(task, nodes), _task_row(task, nodes.get(task["node_id"])))
+        ],
     )
 
 
@@ -80,6 +93,55 @@ def cancel(server: Connection, run_id: str, as_json: bool) -> None:
         say(f"run {run['id']} is {run['outcome'] or run['state']}")
 
 
+def _plan_rows(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What was asked of the order of the tasks, and why it ended early."""
+    plan, retry = run["plan"], run["plan"]["retry"]
+    if run["labels"]:
+        yield "labels", " ".join(f"{k}={v}" for k, v in sorted(run["labels"].items()))
+    limits = [
+        f"{word} {plan[name]}"
+        for name, word in (
+            ("max_parallel", "at once"),
+            ("max_failures", "failures"),
+            ("canary", "canary"),
+        )
+        if plan[name]
+    ]
+    if limits:
+        yield "limits", ", ".join(limits)
+    if run["deadline_at"]:
+        yield "deadline", run["deadline_at"]
+    if retry["attempts"] > 1:
+        where = ", elsewhere" if retry["elsewhere"] else ""
+        most = f"{retry['max_delay_s']:g}"
+        yield "retry", f"{retry['attempts'] - 1} times after up to {most} s{where}"
+    if run["reason"]:
+        yield "why", run["reason"]
+
+
+def _tries(task: dict[str, Any], nodes: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """A row for each try but the newest."""
+    for attempt in task["attempts"][:-1]:
+        node = nodes.get(attempt["node_id"])
+        following = task["attempts"][attempt["number"]]
+        yield (
+            f"  try {attempt['number']} {node['node'] if node else attempt['node_id']}",
+            attempt["outcome"] or attempt["state"],
+            "" if attempt["exit_code"] is None else str(attempt["exit_code"]),
+            took(attempt["started_at"], attempt["ended_at"]),
+            _length(attempt["stdout"]),
+            _length(attempt["stderr"]),
+            attempt["id"],
+            _back_off(attempt, following),
+        )
+
+
+def _back_off(attempt: dict[str, Any], following: dict[str, Any]) -> str:
+    if not (attempt["ended_at"] and following["not_before"]):
+        return attempt["error"] or ""
+    return f"next {took(attempt['ended_at'], following['not_before'])} later"
+
+
 def _counts(counts: dict[str, int]) -> str:
     parts = [f"{n} {name}" for name, n in counts.items() if n and name != "total"]
     return ", ".join(parts) or "none"
@@ -87,8 +149,12 @@ def _counts(counts: dict[str, int]) -> str:
 
 def _task_row(task: dict[str, Any], node: dict[str, Any] | None) -> tuple[str, ...]:
     attempt = task["attempts"][-1] if task["attempts"] else {}
-    note = task["error"] or ""
-    if task["state"] != "ended" and (node is None or node["state"] != "ready"):
+    note = task["reason"] or task["error"] or ""
+    if attempt.get("overdue"):
+        note = f"overdue. {note}"
+    if task["state"] == "retrying":
+        note = f"tries again {until(attempt['not_before'])}"
+    if task["state"] not in ("ended", "pending") and (node is None or node["state"] != "ready"):
         note = f"node last seen {ago(node['last_seen'] if node else None)}"
     if attempt.get("survivors"):
         note = f"{attempt['survivors']} processes were left. {note}"

@@ -228,6 +228,8 @@ def _style(cell: str) -> str:
         "silent": "yellow",
         "quarantined": "red",
         "running": "cyan",
+        "retrying": "yellow",
+        "skipped": "yellow",
     }
     return colours.get(word, "")
 

@@ -13,8 +13,9 @@ import click
 
 from quarterdeck.cli.options import Duration, Size, aiming, fold_by, with_fold, with_server
 from quarterdeck.cli.order import order_body
+from quarterdeck.cli.plan import plan_body, with_plan
 from quarterdeck.cli.preview import show_preview
-from quarterdeck.cli.render import Printer, ending, print_json, say, table
+from quarterdeck.cli.render import Printer, ending, print_json, say, table, until
 from quarterdeck.client.http import Connection, Event, quote
 from quarterdeck.errors import (
     Conflict,
@@ -57,6 +58,7 @@ CANCELLED = 130
     metavar="TIME|fail",
     help="How long a node that is away may take to come back.",
 )
+@with_plan
 @click.option("--title", default="", help="What lists show for this run.")
 @click.option(
     "--preview", is_flag=True, help="Show who would be hit, and who waits; start nothing."
@@ -71,7 +73,7 @@ def run(server: Connection, **given: Any) -> None:
 
     After `--` one word is text for /bin/sh, several words are a program and its arguments.
     """
-    body = order_body(given)
+    body = order_body(given) | plan_body(given)
     with aiming(given["target"]):
         if given["preview"]:
             show_preview(server.post("/v1/runs/preview", body), as_json=given["as_json"])
@@ -202,14 +204,15 @@ class _JsonView:
 
     def __init__(self) -> None:
         self._codes = _Codes()
-        self._ended: set[str] = set()
+        self._told: set[tuple[str, str]] = set()
 
     def show(self, event: dict[str, Any]) -> None:
         self._codes.note(event)
         if event["type"] == "task":
-            if event["state"] != "ended" or event["task"] in self._ended:
+            told = (event["task"], event["attempt"] if event["state"] == "retrying" else "")
+            if event["state"] not in ("ended", "retrying") or told in self._told:
                 return
-            self._ended.add(event["task"])
+            self._told.add(told)
         print_json(event)
 
     def exit_code(self) -> int:
@@ -227,6 +230,7 @@ class _TextView:
         self._printer = Printer(prefix=False)
         self._ended: dict[str, dict[str, Any]] = {}
         self._nodes = 0
+        self._again: set[str] = set()
         self._offsets: dict[tuple[str, str], int] = {}
 
     def show(self, event: dict[str, Any]) -> None:
@@ -240,6 +244,8 @@ class _TextView:
             case "task" if event["state"] == "ended":
                 self._printer.ended(event["node"], event["task"])
                 self._ended[event["task"]] = event
+            case "task" if event["state"] == "retrying":
+                self._retrying(event)
             case "ended":
                 self._summary(event)
 
@@ -248,6 +254,15 @@ class _TextView:
 
     def close(self) -> None:
         """Nothing is left open."""
+
+    def _retrying(self, event: dict[str, Any]) -> None:
+        if event["attempt"] in self._again:
+            return
+        self._again.add(event["attempt"])
+        self._printer.ended(event["node"], event["task"])
+        number = int(event["attempt"].rpartition("-")[2])
+        when = until(event["not_before"])
+        say(f"qd: {event['node']}: attempt {number - 1} failed; attempt {number} {when}.")
 
     def _output(self, event: dict[str, Any]) -> None:
         data = output_bytes(event)
@@ -266,7 +281,7 @@ class _TextView:
             return
         say("")
         rows = [
-            (task["node"], ending(task), task["error"] or "")
+            (task["node"], ending(task), task["reason"] or task["error"] or "")
             for task in sorted(self._ended.values(), key=lambda task: str(task["node"]))
         ]
         table(("NODE", "RESULT", ""), rows, to_stderr=True)
@@ -275,7 +290,8 @@ class _TextView:
             for name, number in event["counts"].items()
             if number and name != "total"
         )
-        say(f"run {event['id']} {event['outcome']}: {counts or 'no task'}")
+        why = f"; {event['reason']}" if event["reason"] else ""
+        say(f"run {event['id']} {event['outcome']}: {counts or 'no task'}{why}")
 
 
 class _Codes:
@@ -326,7 +342,8 @@ def output_bytes(event: dict[str, Any]) -> bytes:
 
 
 def _because(task: dict[str, Any]) -> str:
-    return f" ({task['error']})" if task.get("error") else ""
+    text = task.get("reason") or task.get("error")
+    return f" ({text})" if text else ""
 
 
 def _cancel(server: Connection, run_id: str) -> None:

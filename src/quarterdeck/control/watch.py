@@ -27,7 +27,7 @@ from quarterdeck.control.changes import Changes, run_topic
 from quarterdeck.control.crowd import Crowd
 from quarterdeck.control.output import Output
 from quarterdeck.core.model import STREAMS, Attempt, Run, Task
-from quarterdeck.core.states import RunState, TaskState
+from quarterdeck.core.states import AttemptState, RunState, TaskState
 from quarterdeck.core.stream import Gap, Segment, Taken, splice
 from quarterdeck.errors import Broken, Invalid, Unavailable
 from quarterdeck.fabric.base import Fabric, Message, Subscription
@@ -51,7 +51,7 @@ class OutputSeen(msgspec.Struct, frozen=True):
 
 
 class TaskSeen(msgspec.Struct, frozen=True):
-    """A task changed; when it has ended, all its output was told before."""
+    """A task changed; all output of its attempts that have ended was told before."""
 
     task: Task
     attempt: Attempt | None
@@ -233,8 +233,10 @@ class Watching:
     async def _tasks(self, view: _View) -> AsyncIterator[Seen]:
         while view.changed:
             task = view.changed[0]
-            attempt = view.newest.get(task.id)
-            if task.state is TaskState.ENDED and attempt is not None:
+            tries = view.tries.get(task.id, {})
+            for attempt in (tries[number] for number in sorted(tries)):
+                if attempt.state is not AttemptState.ENDED:
+                    continue
                 try:
                     async for chunk in self._output.in_order(attempt, view.cursor.of(attempt.id)):
                         view.cursor.of(attempt.id)[chunk.stream] = chunk.offset + len(chunk.data)
@@ -244,11 +246,11 @@ class Watching:
                 except Broken:  # what is lost can't be waited for
                     view.missing = True
             view.told()
-            yield TaskSeen(task, attempt)
+            yield TaskSeen(task, tries[max(tries)] if tries else None)
 
     async def _present(self, view: _View) -> AsyncIterator[Seen]:
         """Output of attempts that have not ended, up to now."""
-        for attempt in list(view.newest.values()):
+        for attempt in [tries[max(tries)] for tries in view.tries.values()]:
             found = view.task_and_attempt(attempt.id)
             if found is None or found[0].state is TaskState.ENDED:
                 continue
@@ -354,7 +356,7 @@ class _View:
         self.read_version = -1
         self.missing = False
         self.changed: deque[Task] = deque()
-        self.newest: dict[str, Attempt] = {}
+        self.tries: dict[str, dict[int, Attempt]] = {}
         self._attempts: dict[str, Attempt] = {}
         self._tasks: dict[str, Task] = {}
         self._run: Run | None = None
@@ -374,9 +376,7 @@ class _View:
             self._tasks[task.id] = task
         for attempt in attempts:
             self._attempts[attempt.id] = attempt
-            known = self.newest.get(attempt.task)
-            if known is None or attempt.number >= known.number:
-                self.newest[attempt.task] = attempt
+            self.tries.setdefault(attempt.task, {})[attempt.number] = attempt
 
     def task_and_attempt(self, attempt_id: str) -> tuple[Task, Attempt] | None:
         attempt = self._attempts.get(attempt_id)

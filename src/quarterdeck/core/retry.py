@@ -11,7 +11,7 @@ from __future__ import annotations
 from quarterdeck.core.model import Attempt, Retry
 from quarterdeck.core.states import AttemptState, Outcome
 
-WORTH_IT = (Outcome.FAILED, Outcome.TIMED_OUT)
+WORTH_IT = (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.START_TIMEOUT)
 
 
 def is_due(retry: Retry, attempt: Attempt) -> bool:

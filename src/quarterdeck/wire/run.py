@@ -52,6 +52,7 @@ class OrderMessage(WireMessage, frozen=True, kw_only=True):
     pty: TerminalMessage | None = None
     umask: int | None = None
     start_timeout_s: float = 60.0
+    on_timeout: str = "stop"
 
 
 class StartAttempt(WireMessage, frozen=True, kw_only=True, tag="start"):
@@ -157,6 +158,7 @@ class AttemptSnapshot(WireMessage, frozen=True, kw_only=True, tag="snapshot"):
     kill_failed: bool = False
     cached: bool = False
     stops: int = 0
+    overdue: bool = False
     session: str = ""
     signals: int = 0
     signalled: int = 0
@@ -287,6 +289,7 @@ def order_message(order: Order) -> OrderMessage:
         pty=None if order.pty is None else _terminal_message(order.pty),
         umask=order.umask,
         start_timeout_s=order.start_timeout_s,
+        on_timeout=order.on_timeout,
     )
 
 
@@ -319,6 +322,7 @@ def snapshot_record(message: AttemptSnapshot) -> Snapshot:
         kill_failed=message.kill_failed,
         cached=message.cached,
         stops=message.stops,
+        overdue=message.overdue,
         signals=message.signals,
         signalled=message.signalled,
         gone_at=_time(message.gone_at),

@@ -52,6 +52,7 @@ class Order:
     pty: tuple[int, int] | None = None
     umask: int | None = None
     start_timeout_s: float = 0.0
+    on_timeout: str = "stop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,7 @@ def order_json(order: Order) -> dict[str, Any]:
         "pty": None if order.pty is None else list(order.pty),
         "umask": order.umask,
         "start_timeout_s": order.start_timeout_s,
+        "on_timeout": order.on_timeout,
     }
 
 
@@ -219,6 +221,7 @@ def read_order(folder: Folder) -> Order | None:
         pty=_pty(raw),
         umask=raw.opt("umask", int),
         start_timeout_s=raw.number("start_timeout_s", 0.0),
+        on_timeout=raw.opt("on_timeout", str) or "stop",
     )
 
 

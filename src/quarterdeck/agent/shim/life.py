@@ -39,13 +39,14 @@ class Pipes(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The bounds of one attempt; `timeout_s` 0 means none."""
+    """The bounds of one attempt; `timeout_s` 0 means none. `only_alert`: after it all goes on."""
 
     timeout_s: float = 0.0
     grace_s: float = 10.0
     drain_s: float = 2.0
     kill_s: float = 10.0
     kill_leftovers: bool = False
+    only_alert: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +237,8 @@ def _running(state: Running, event: Event, now: float, limits: Limits) -> Step:
         case Looked():
             if state.overdue_at is None or now < state.overdue_at:
                 return _not_started(state, now, limits)
+            if limits.only_alert:
+                return replace(state, overdue_at=None), (NoteOverdue(),)
             stopping = Stopping("timeout", now + limits.grace_s)
             return stopping, (NoteOverdue(), SignalTree(signal.SIGTERM))
         case Opened():

@@ -79,6 +79,7 @@ class Shim:
             drain_s=order.drain_s,
             kill_s=order.kill_s,
             kill_leftovers=order.leftovers == "kill",
+            only_alert=order.on_timeout == "alert",
         )
         self._pid = os.getpid()
         self._now = time.monotonic()
@@ -338,8 +339,9 @@ class Shim:
 
     def _note_overdue(self) -> None:
         if self._overdue_at is not None:
+            name = "alerted" if self._limits.only_alert else "overdue"
             try:
-                disk.write_json(self._path("overdue"), {"at": self._overdue_at})
+                disk.write_json(self._path(name), {"at": self._overdue_at})
                 self._overdue_at = None
             except OSError:
                 self._retry_later()

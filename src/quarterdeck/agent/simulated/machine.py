@@ -53,6 +53,7 @@ class Directory:
         self.signalled = 0
         self.gone_at: float | None = None
         self.overdue = False
+        self.alerted = False
         self.end: files.Exit | None = None
         self.output = {name: bytearray() for name in (*STREAMS, "times")}
         self.dropped = dict.fromkeys(STREAMS, 0)
@@ -70,6 +71,7 @@ class Directory:
             self.signals or None,
             self.signalled or None,
             self.overdue or None,
+            self.alerted or None,
             self.end,
             self.gone_at,
         )
@@ -79,6 +81,7 @@ class Directory:
             started=self.started,
             stop=self.stop,
             overdue=self.overdue,
+            alerted=self.alerted,
             end=self.end,
             signals=self.signals,
             signalled=self.signalled,

@@ -52,6 +52,7 @@ class SimulatedShim:
             timeout_s=order.timeout_s,
             grace_s=order.grace_s,
             kill_leftovers=order.leftovers == "kill",
+            only_alert=order.on_timeout == "alert",
         )
         start_s = order.start_timeout_s
         start_by = self._loop.time() + start_s if start_s > 0 else None
@@ -227,7 +228,10 @@ class SimulatedShim:
                     delay_s = max(END_S, self._does.undying)
                     self._later(delay_s, self._dies_of, signal.SIGKILL if opened else None)
                 case life.NoteOverdue():
-                    self.directory.overdue = True
+                    if self._limits.only_alert:
+                        self.directory.alerted = True
+                    else:
+                        self.directory.overdue = True
                     self.directory.changed()
                 case _:
                     assert_never(command)

@@ -1,0 +1,157 @@
+"""The options of `qd run` that say how its tasks follow one another, as the body of a request."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from quarterdeck.cli.options import Duration
+from quarterdeck.core.label import check_labels
+from quarterdeck.core.plan import amount_text, parse_amount
+from quarterdeck.errors import Invalid
+
+RETRY_OPTIONS = {
+    "retry_delay": "delay_s",
+    "retry_factor": "factor",
+    "retry_max_delay": "max_delay_s",
+    "retry_on": "retry_on",
+    "never_retry_on": "never_on",
+    "retry_elsewhere": "elsewhere",
+}
+
+
+class AmountOption(click.ParamType[str]):
+    """`3`, `20%`, or both: `2,10%`."""
+
+    name = "amount"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        try:
+            return amount_text(parse_amount(str(value), param.opts[0]))
+        except Invalid as error:
+            self.fail(error.message, param, ctx)
+
+
+class Codes(click.ParamType[tuple[int, ...]]):
+    """Exit codes: `1,75`."""
+
+    name = "codes"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        words = [word.strip() for word in value.split(",")]
+        if not all(word.isascii() and word.isdigit() and int(word) < 256 for word in words):
+            self.fail(f"{value!r} are no exit codes: write for instance 1,75.", param, ctx)
+        return tuple(int(word) for word in words)
+
+
+OPTIONS = (
+    click.option(
+        "--max-parallel",
+        type=AmountOption(),
+        help="At most so many tasks at once: 3 or 20% (default all).",
+    ),
+    click.option(
+        "--max-failures",
+        type=AmountOption(),
+        help="Start no more when more have failed: 2, 10% or 2,10% (whichever is less).",
+    ),
+    click.option(
+        "--on-limit",
+        type=click.Choice(["finish", "stop"]),
+        default="finish",
+        help="What becomes of running tasks then (default finish).",
+    ),
+    click.option(
+        "--canary",
+        type=click.IntRange(0),
+        default=0,
+        help="So many first; the rest if all succeed.",
+    ),
+    click.option("--deadline", type=Duration(), default=0.0, help="Stop the whole run after this."),
+    click.option(
+        "--on-timeout",
+        type=click.Choice(["stop", "alert"]),
+        default="stop",
+        help="What --timeout means: stop the attempt, or only note that it is overdue.",
+    ),
+    click.option(
+        "--retry",
+        type=click.IntRange(0, 99),
+        default=0,
+        help="Try a task that failed up to so many times more.",
+    ),
+    click.option("--retry-delay", type=Duration(), help="Wait before the first retry (1s)."),
+    click.option(
+        "--retry-factor",
+        type=click.FloatRange(1, 100),
+        help="Each wait is so many times the one before (2); drawn evenly from nothing to that.",
+    ),
+    click.option("--retry-max-delay", type=Duration(), help="No wait is longer (5m)."),
+    click.option("--retry-on", type=Codes(), metavar="CODES", help="Only after these exit codes."),
+    click.option("--never-retry-on", type=Codes(), metavar="CODES", help="Not after these."),
+    click.option("--retry-elsewhere", is_flag=True, help="On another node of the target."),
+    click.option(
+        "--idempotent", is_flag=True, help="Twice does no harm: retry lost attempts, too."
+    ),
+    click.option("--label", multiple=True, metavar="KEY=VALUE", help="A label of the run."),
+)
+
+
+def with_plan(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of a plan; `plan_body` takes what they gave."""
+
+    @functools.wraps(command)
+    def wrapped(**given: Any) -> None:
+        command(**given)
+
+    made = wrapped
+    for option in reversed(OPTIONS):
+        made = option(made)
+    return made
+
+
+def plan_body(given: dict[str, Any]) -> dict[str, Any]:
+    """The part of the request's body that the options of a plan make. Raises Invalid."""
+    if given["max_parallel"] is not None and given["max_parallel"].startswith("0"):
+        amount = parse_amount(given["max_parallel"], "--max-parallel")
+        if 0 in (amount.count, amount.percent):
+            raise Invalid("amount", "--max-parallel: at least one task must be allowed at once.")
+    body: dict[str, Any] = {
+        "on_limit": given["on_limit"],
+        "canary": given["canary"],
+        "deadline_s": given["deadline"],
+        "on_timeout": given["on_timeout"],
+        "retry": _retry(given),
+        "labels": _labels(given["label"]),
+    }
+    for name in ("max_parallel", "max_failures"):
+        if given[name] is not None:
+            body[name] = given[name]
+    return body
+
+
+def _retry(given: dict[str, Any]) -> dict[str, Any]:
+    asked = {name: given[option] for option, name in RETRY_OPTIONS.items() if given[option]}
+    if not given["retry"] and (asked or given["idempotent"]):
+        raise Invalid("retry", "To try again, say how often: for instance --retry 3.")
+    if given["on_timeout"] == "alert" and not given["timeout"]:
+        raise Invalid("timeout", "--on-timeout alert needs a --timeout.")
+    if given["retry_delay"] is not None:
+        asked["delay_s"] = given["retry_delay"]
+    return {"attempts": given["retry"] + 1, "idempotent": given["idempotent"], **asked}
+
+
+def _labels(pairs: tuple[str, ...]) -> dict[str, str]:
+    labels = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise Invalid("labels", f"--label {pair!r}: write KEY=VALUE.")
+        labels[key] = value
+    check_labels(labels)
+    return labels
