@@ -5,14 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from quarterdeck.api.patience import Patience
-from quarterdeck.api.relay import Far
+from quarterdeck.api.relay import Far, far_of
+from quarterdeck.fabric.base import Limits, Stored
+from quarterdeck.fabric.certificates import Signer
+from quarterdeck.fabric.embedded import EmbeddedFabric, WebSocket
+from quarterdeck.fabric.trust import trusting
 from quarterdeck.telemetry import LinkClosed, LinkOpened, LinkTurnedAway
+from tests.contracts.fabric_place import opened
+from tests.contracts.fabric_server import Harbour
 from tests.http.http_host import HttpHost, listening
 
 ASK = (
@@ -192,3 +199,27 @@ async def test_a_server_that_stops_ends_its_links(tmp_path: Path) -> None:
         await host.http.stop()
         assert await reader.read() == b""
         await closed(writer, far_writer)
+
+
+async def test_a_fabric_on_another_machine_is_reached_by_tls_and_nodes_work_through_the_server(
+    tmp_path: Path,
+) -> None:
+    """As `qd fabric --websocket-listen` and `websocket_url = "wss://..."` set it up."""
+    now = datetime.now(UTC)
+    place = Harbour(tmp_path)
+    signer = Signer.open(tmp_path / "authority", now)
+    pem = tmp_path / "tls.pem"
+    signer.leaf(pem, ["127.0.0.1"], now)
+    place.server = EmbeddedFabric(
+        tmp_path / "fabric", place.authority, websocket=WebSocket(tls=pem)
+    )
+    async with opened(place):
+        assert place.server.websocket_url.startswith("wss://")
+        far = far_of(place.server.websocket_url, trusting(signer.pem))
+        server = await place.join("server", "s1")
+        await server.ensure_streams(Limits())
+        async with listening(tmp_path, place.server.url, far=far) as (host, starting):
+            await starting
+            node = await place.join("node", "n1", url=f"ws://127.0.0.1:{host.port}/fabric")
+            assert await node.store("ev.n1.attempt", b"fact", message_id="1") == Stored(1)
+            await node.stop()
