@@ -181,6 +181,7 @@ class Supervisor:
                 join=self._url,
                 token=files.join_token + pin,
                 name=name,
+                fabric="tcp",
                 log_level=settings.log_level,
                 min_free_mib=settings.min_free_mib,
                 heartbeat_s=settings.heartbeat_s,

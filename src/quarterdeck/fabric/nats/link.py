@@ -5,7 +5,8 @@ new; nothing of a lost one is used again. The login is asked for at each dial, s
 mends itself as soon as its source has a new one.
 
 WebSocket addresses are a way round: they are dialled when no other address answers, which is said
-once. Who came that way dials it first when the link breaks, until `move` or `reconnect`.
+once. Who came that way dials it first when the link breaks, until `move` or `reconnect`; who came
+by TCP tries that a few times more, as a fabric that restarts is away for everybody.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from quarterdeck.fabric.connection import (
     not_reached,
 )
 
+LOYAL_TRIES = 4
 Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 
 
@@ -194,10 +196,14 @@ class Link:
         most telling error."""
         worst: QuarterdeckError = Unavailable("fabric_no_address", "No address of a fabric given.")
 
+        others = [url for url in self._urls if not is_websocket(url)]
+        patient = self._stood_since > 0 and not self._roundabout
+        urls = others if others and patient and self._attempt < LOYAL_TRIES else self._urls
+
         def turn(url: str) -> tuple[bool, float]:
             return is_websocket(url) != self._roundabout, self._random()
 
-        for url in sorted(self._urls, key=turn):
+        for url in sorted(urls, key=turn):
             try:
                 try:
                     await self._dial(url)
