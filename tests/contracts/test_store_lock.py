@@ -12,6 +12,7 @@ import pytest
 
 from quarterdeck.control.step import write_guarded
 from quarterdeck.core.lock import Asked, Claim, Event, FellSilent, Lock, Released, Who, find, step
+from quarterdeck.errors import Conflict
 from quarterdeck.store import lock as store
 from quarterdeck.store.base import Database, StaleWrite, Tx
 from tests.contracts.backends import BACKENDS
@@ -64,6 +65,14 @@ async def test_the_row_of_a_lock_goes_with_its_last_claim(database: Database) ->
     assert (await changed(database, Released(id="a"))).version == 0
     (left,) = await database.read(partial(store.every, namespace="default"))
     assert left.name == "other" and [one.id for one in left.claims] == ["x"]
+
+
+async def test_the_id_of_a_claim_to_another_lock_is_refused(database: Database) -> None:
+    await changed(database, asked("a"))
+    with pytest.raises(Conflict, match="another lock"):
+        await changed(database, asked("a"), "other")
+    (left,) = await database.read(partial(store.every, namespace="default"))
+    assert left.name == "db"
 
 
 async def test_a_beat_counts_and_saves_a_claim_from_who_saw_the_one_before(

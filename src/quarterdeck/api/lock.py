@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from litestar import Request as HttpRequest
 from litestar import Router, delete, get, post
@@ -31,11 +31,11 @@ Word = Annotated[str, Meta(max_length=255)]
 
 class ClaimRequest(Request, frozen=True, kw_only=True):
     """A slot of a lock that at most `slots` share. `id` is chosen by who asks, so that a repeat
-    asks once; without `queue` there is a slot now or an error."""
+    asks once; `otherwise` says what happens when no slot is free."""
 
     id: Annotated[str, Meta(pattern="^[0-9a-z]{16,64}$")]
     slots: Annotated[int, Meta(ge=1, le=rules.MAX_SLOTS)] = 1
-    queue: bool = True
+    otherwise: Literal["queue", "fail"] = "queue"
     host: Word
     pid: Annotated[int, Meta(ge=0, le=1 << 31)]
     user: Annotated[str, Meta(max_length=64)]
@@ -105,7 +105,7 @@ async def claim_lock(
     """Ask for a slot: it is held at once, or the claim queues. Renew it every 5 s."""
     who = Who(host=data.host, pid=data.pid, user=data.user, label=data.label, attempt=data.attempt)
     claim = new_claim(data.id, data.slots, who, by=request.auth, now=server.clock.now())
-    lock = await server.locks.ask(name, claim, queue=data.queue, by=request.auth)
+    lock = await server.locks.ask(name, claim, queue=data.otherwise == "queue", by=request.auth)
     return _claim_body(lock, data.id)
 
 

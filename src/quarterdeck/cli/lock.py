@@ -164,7 +164,8 @@ class _Claim:
         until = now() + GONE_AFTER_S
         while True:
             try:
-                answer: dict[str, Any] = server.post(path, {**self._body, "queue": queue})
+                body = {**self._body, "otherwise": "queue" if queue else "fail"}
+                answer: dict[str, Any] = server.post(path, body)
                 return answer
             except Unavailable as error:
                 if error.code != "connection_lost" or now() > until:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, Select, delete, insert, select, update
+from sqlalchemy import Row, Select, delete, select, update
 
 from quarterdeck.core.lock import Claim, Lock, Who
+from quarterdeck.errors import Conflict
 from quarterdeck.store.base import StaleWrite, Tx
 from quarterdeck.store.rows import from_us, insert_absent, pack, plain, time_of, to_us, unpack
 from quarterdeck.store.tables import claims, locks
@@ -29,7 +30,8 @@ def every(tx: Tx, namespace: str) -> list[Lock]:
 
 
 def save(tx: Tx, before: Lock, after: Lock) -> None:
-    """Write what a step changed. Raises StaleWrite when another server was quicker."""
+    """Write what a step changed. Raises StaleWrite when another server was quicker, and
+    Conflict for a new claim with the id of one to another lock."""
     if after.claims == before.claims:
         return
     _save_row(tx, before, after)
@@ -37,7 +39,7 @@ def save(tx: Tx, before: Lock, after: Lock) -> None:
     for claim in after.claims:
         old = known.pop(claim.id, None)
         if old is None:
-            tx.execute(insert(claims).values(_values(after, claim)))
+            _insert(tx, after, claim)
         elif old != claim:
             tx.execute(
                 update(claims)
@@ -46,6 +48,14 @@ def save(tx: Tx, before: Lock, after: Lock) -> None:
             )
     for id in known:
         tx.execute(delete(claims).where(claims.c.id == id))
+
+
+def _insert(tx: Tx, lock: Lock, claim: Claim) -> None:
+    if not insert_absent(tx, claims, **_values(lock, claim)):
+        raise Conflict(
+            "claim_id",
+            f"There is a claim {claim.id} to another lock: use a new id for each claim.",
+        )
 
 
 def beat(tx: Tx, id: str) -> bool:
