@@ -21,12 +21,13 @@ from quarterdeck.core.attempt import (
     Vanished,
     step,
 )
-from quarterdeck.core.model import Attempt, Reason, Snapshot, Wanted
+from quarterdeck.core.model import Attempt, Reason, SignalOrder, Snapshot, Wanted
 from quarterdeck.core.reconcile import (
     Beat,
     Command,
     Release,
     Revoke,
+    Signal,
     Start,
     Stop,
     Verdict,
@@ -312,3 +313,18 @@ def test_when_all_orders_are_done_and_all_questions_answered_nothing_differs(
         assert attempt.released or attempt.snapshot is not None
         if attempt.released:
             assert attempt.id not in fleet.node.held
+
+
+def test_only_signals_that_the_node_has_not_recorded_are_sent() -> None:
+    signals = tuple(
+        SignalOrder(number=number, signal=1, key=str(number), at=NOW) for number in (1, 2, 3)
+    )
+    attempt = row(phase=Phase.RUNNING, signals=signals)
+    assert attempt.snapshot is not None
+    for known in range(4):
+        told = msgspec.structs.replace(attempt.snapshot, signals=known)
+        found = orders_for([msgspec.structs.replace(attempt, snapshot=told)], NOW)
+        assert found == ([Signal(attempt=A, signals=signals[known:])] if known < 3 else [])
+    ended = msgspec.structs.replace(attempt.snapshot, phase=Phase.ENDED)
+    assert orders_for([msgspec.structs.replace(attempt, snapshot=ended)], NOW) == []
+    assert orders_for([msgspec.structs.replace(attempt, snapshot=None)], NOW) == [Start(attempt=A)]

@@ -15,6 +15,7 @@ from quarterdeck.agent.shim.life import (
     Draining,
     Ended,
     Event,
+    Executed,
     Killing,
     KillTree,
     Limits,
@@ -192,3 +193,18 @@ def test_a_contact_is_a_changed_mtime_in_any_direction() -> None:
     assert contact.seen(None, 5.0).changed_at == 0.0
     assert contact.seen(50, 5.0) == Contact(50, 5.0)
     assert contact.seen(500, 5.0) == Contact(500, 5.0)
+
+
+# --- starts that take too long
+
+
+def test_what_was_not_executed_in_time_is_killed() -> None:
+    for opened in ((), ((1, Opened()),)):
+        state, commands = play(*opened, (9, BUSY), (10, BUSY), state=Waiting(start_by=10))
+        assert isinstance(state, Killing) and state.reason == "start_timeout"
+        assert commands == [KillTree()]
+
+
+def test_what_was_executed_in_time_has_no_limit_for_its_start() -> None:
+    state, commands = play((1, Opened()), (2, Executed()), (20, BUSY), state=Waiting(start_by=10))
+    assert (state, commands) == (Running(101), [])

@@ -17,7 +17,7 @@ from litestar.di import Provide
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi import OpenAPIConfig
 
-from quarterdeck.api import access, fold, lock, node, observe, preview, run, status
+from quarterdeck.api import access, again, fold, lock, node, observe, preview, run, status
 from quarterdeck.api.auth import require_api_token, require_stage
 from quarterdeck.api.describe import describe
 from quarterdeck.api.measure import measured
@@ -43,6 +43,7 @@ def application(server: Server | None) -> Litestar:
         route_handlers=[
             run.router,
             fold.router,
+            again.router,
             lock.router,
             node.router,
             preview.router,

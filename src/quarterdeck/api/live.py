@@ -68,6 +68,7 @@ class TaskEvent(msgspec.Struct, frozen=True, kw_only=True, tag="task", tag_field
     attempt: str | None = None
     not_before: datetime | None = None
     reason: str = ""
+    dropped: int = 0
 
 
 class EndedEvent(msgspec.Struct, frozen=True, kw_only=True, tag="ended", tag_field="type"):
@@ -120,6 +121,7 @@ def live_event(seen: Seen) -> LiveEvent:
                 attempt=attempt.id if attempt else None,
                 not_before=attempt.not_before if attempt else None,
                 reason=task.reason,
+                dropped=snapshot.stdout.dropped + snapshot.stderr.dropped if snapshot else 0,
             )
         case PresentSeen(complete=complete):
             return PresentEvent(complete=complete)

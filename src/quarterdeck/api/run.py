@@ -74,23 +74,26 @@ async def start_run(
     so that a broken connection can be tried again.
     """
     patience_s = None if wait is None else _seconds(wait)
-    run = await server.runs.create(
-        NewRun(
-            target=data.target,
-            order=order_of(data),
-            title=data.title or _title(data),
-            created_by=request.auth.id,
-            namespace=request.auth.namespace,
-            plan=plan_of(data),
-            labels=labels_of(data),
-            key=f"{request.auth.id}:{idempotency_key}" if idempotency_key else None,
-            allow_empty=data.allow_empty,
-        )
-    )
+    run = await server.runs.create(new_run(data, request.auth, idempotency_key))
     if patience_s is None:
         return run_body(run)
     await _wait_for_end(server, run, patience_s, new=True)
     return run_detail(*await server.runs.detail(run.id))
+
+
+def new_run(data: RunRequest, auth: Principal, key: str | None) -> NewRun:
+    """What a request asks for. Raises Invalid."""
+    return NewRun(
+        target=data.target,
+        order=order_of(data),
+        title=data.title or _title(data),
+        created_by=auth.id,
+        namespace=auth.namespace,
+        plan=plan_of(data),
+        labels=labels_of(data),
+        key=f"{auth.id}:{key}" if key else None,
+        allow_empty=data.allow_empty,
+    )
 
 
 @get("/runs")
@@ -134,11 +137,15 @@ async def cancel_run(
     run_id: FromPath[str],
     server: NamedDependency[Server],
     nth: Annotated[int | None, QueryParameter(ge=1, le=1000)] = None,
+    node: Annotated[str | None, QueryParameter(min_length=1, max_length=255)] = None,
 ) -> RunBody:
     """Ask the run to stop: TERM to every process tree, KILL after the grace or when asked again.
 
     `?nth=1` makes a repeat harmless: it asks only when the run was asked fewer times before.
+    `?node=` (a name or id) asks it of the task there alone.
     """
+    if node is not None:
+        return run_body(await server.requests.cancel(run_id, node, nth=nth))
     return run_body(await server.runs.cancel(run_id, nth=nth))
 
 

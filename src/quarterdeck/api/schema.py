@@ -10,23 +10,35 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from quarterdeck.api.body import Body, Seconds
+from quarterdeck.api.body import Body, Request, Seconds
 from quarterdeck.api.plan import PlanBody, PlanRequest, plan_body
 from quarterdeck.core.model import (
     DEFAULT_GRACE_S,
     DEFAULT_MAX_OUTPUT,
+    DEFAULT_START_TIMEOUT_S,
     MAX_ORDER_BYTES,
     Attempt,
     Counts,
     Order,
     Run,
+    SignalOrder,
+    Snapshot,
     StreamEnd,
     Task,
+    Terminal,
 )
 from quarterdeck.errors import Invalid
 
 Base64 = Annotated[str, Meta(max_length=MAX_ORDER_BYTES // 3 * 4 + 4)]
 MAX_TEXTS = 10_000
+
+
+class PtyRequest(Request, frozen=True, kw_only=True):
+    """A terminal for the command: its size, and what it calls itself."""
+
+    rows: Annotated[int, Meta(ge=0, le=65_535)] = 24
+    columns: Annotated[int, Meta(ge=0, le=65_535)] = 80
+    term: Annotated[str, Meta(min_length=1, max_length=64)] = "xterm-256color"
 
 
 class RunRequest(PlanRequest, frozen=True, kw_only=True):
@@ -46,6 +58,10 @@ class RunRequest(PlanRequest, frozen=True, kw_only=True):
     leftovers: Literal["keep", "kill"] = "keep"
     lost_after_s: Seconds = 0.0
     on_timeout: Literal["stop", "alert"] = "stop"
+    user: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
+    pty: PtyRequest | None = None
+    umask: Annotated[str, Meta(pattern="^0?[0-7]{3}$")] | None = None
+    start_timeout_s: Seconds = DEFAULT_START_TIMEOUT_S
     title: Annotated[str, Meta(max_length=1000)] = ""
     allow_empty: bool = False
 
@@ -54,6 +70,16 @@ class StreamBody(Body, frozen=True, kw_only=True):
     bytes: int
     sha256: str
     dropped: int
+
+
+class SignalBody(Body, frozen=True, kw_only=True):
+    """One signal to an attempt: `wanted`, `recorded` by its node, or `sent` to the process."""
+
+    number: int
+    signal: int
+    tree: bool
+    at: datetime
+    state: Literal["wanted", "recorded", "sent"]
 
 
 class AttemptBody(Body, frozen=True, kw_only=True):
@@ -78,6 +104,8 @@ class AttemptBody(Body, frozen=True, kw_only=True):
     stdout: StreamBody
     stderr: StreamBody
     survivors: int
+    signals: tuple[SignalBody, ...]
+    gone_at: datetime | None
     sealed: bool
 
 
@@ -193,6 +221,10 @@ def order_of(request: RunRequest) -> Order:
         leftovers=request.leftovers,
         lost_after_s=request.lost_after_s,
         on_timeout=request.on_timeout,
+        user=request.user,
+        pty=None if request.pty is None else Terminal(**msgspec.structs.asdict(request.pty)),
+        umask=None if request.umask is None else int(request.umask, 8),
+        start_timeout_s=request.start_timeout_s,
     )
 
 
@@ -246,6 +278,8 @@ def attempt_body(attempt: Attempt) -> AttemptBody:
         stdout=_stream(seen.stdout if seen else StreamEnd()),
         stderr=_stream(seen.stderr if seen else StreamEnd()),
         survivors=seen.survivors if seen else 0,
+        signals=tuple(_signal(one, seen) for one in attempt.signals),
+        gone_at=seen.gone_at if seen else None,
         sealed=attempt.sealed,
     )
 
@@ -277,6 +311,15 @@ def _run_fields(run: Run) -> dict[str, Any]:
     }
 
 
+def _signal(order: SignalOrder, seen: Snapshot | None) -> SignalBody:
+    state: Literal["wanted", "recorded", "sent"] = "wanted"
+    if seen is not None and order.number <= seen.signals:
+        state = "sent" if order.number <= seen.signalled else "recorded"
+    return SignalBody(
+        number=order.number, signal=order.signal, tree=order.tree, at=order.at, state=state
+    )
+
+
 def _stream(end: StreamEnd) -> StreamBody:
     return StreamBody(bytes=end.bytes, sha256=end.sha256, dropped=end.dropped)
 
@@ -304,6 +347,8 @@ def _check_texts(request: RunRequest) -> None:
         "args": request.args,
         "env": (*request.env, *request.env.values()),
         "cwd": (request.cwd or "",),
+        "user": (request.user or "",),
+        "pty": (request.pty.term if request.pty else "",),
         "title": (request.title,),
     }
     for name, texts in named.items():

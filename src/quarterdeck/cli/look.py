@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from quarterdeck.cli.options import with_server
+from quarterdeck.cli.options import signal_name, with_server
 from quarterdeck.cli.render import ago, ending, print_json, say, size, table, took, until
 from quarterdeck.client.http import Connection, quote
 
@@ -66,6 +66,8 @@ def show(server: Connection, run_id: str, as_json: bool) -> None:
     print(f"run      {run['id']}  {run['outcome'] or run['state']}")
     print(f"what     {run['title']}")
     print(f"target   {run['target']}")
+    if run["parent"]:
+        print(f"origin   {run['origin']} of {run['parent']}")
     print(f"started  {run['started_at'] or '-'}  {took(run['started_at'], run['ended_at'])}")
     for name, value in _plan_rows(run):
         print(f"{name:<8} {value}")
@@ -78,15 +80,25 @@ def show(server: Connection, run_id: str, as_json: bool) -> None:
             for row in (*_tries(task, nodes), _task_row(task, nodes.get(task["node_id"])))
         ],
     )
+    sent = [
+        (task["node"], a, one)
+        for task in run["tasks"]
+        for a in task["attempts"]
+        for one in a["signals"]
+    ]
+    if sent:
+        print()
+        table(("NODE", "SIGNAL", "TO", "ASKED", "STATE"), [_signal_row(*row) for row in sent])
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--node", metavar="NODE", help="Only the task on this node (name or id).")
 @click.argument("run_id", metavar="RUN")
 @with_server
-def cancel(server: Connection, run_id: str, as_json: bool) -> None:
+def cancel(server: Connection, run_id: str, node: str | None, as_json: bool) -> None:
     """Ask RUN to stop: TERM to every process of it, KILL after its grace or when asked again."""
-    run = server.post(f"/v1/runs/{quote(run_id)}/cancel")
+    run = server.post(f"/v1/runs/{quote(run_id)}/cancel", node=node)
     if as_json:
         print_json(run)
     else:
@@ -156,6 +168,8 @@ def _task_row(task: dict[str, Any], node: dict[str, Any] | None) -> tuple[str, .
         note = f"tries again {until(attempt['not_before'])}"
     if task["state"] not in ("ended", "pending") and (node is None or node["state"] != "ready"):
         note = f"node last seen {ago(node['last_seen'] if node else None)}"
+    if attempt.get("gone_at"):
+        note = f"It ended after all, {ago(attempt['gone_at'])}. {note}"
     if attempt.get("survivors"):
         note = f"{attempt['survivors']} processes were left. {note}"
     return (
@@ -170,6 +184,14 @@ def _task_row(task: dict[str, Any], node: dict[str, Any] | None) -> tuple[str, .
         attempt.get("id", ""),
         note,
     )
+
+
+def _signal_row(node: str, attempt: dict[str, Any], one: dict[str, Any]) -> tuple[str, ...]:
+    """`not sent` is what the attempt's end was quicker than."""
+    ended = attempt["state"] == "ended"
+    state = "not sent" if ended and one["state"] != "sent" else one["state"]
+    whom = "the whole tree" if one["tree"] else "the main process"
+    return node, signal_name(one["signal"]), whom, ago(one["at"]), state
 
 
 def _length(stream: dict[str, Any] | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -55,6 +56,31 @@ def aiming(target: str | None) -> Iterator[None]:
         if target is not None and "position" in error.detail:
             error.detail["target"] = target
         raise
+
+
+class SignalName(click.ParamType[int]):
+    """`HUP`, `SIGHUP`, `1`."""
+
+    name = "signal"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        if isinstance(value, int):
+            return value
+        word = str(value).upper().removeprefix("SIG")
+        if word.isdecimal() and 1 <= int(word) <= 64:
+            return int(word)
+        found = {one.name.removeprefix("SIG"): one.value for one in signal.Signals}
+        if word not in found:
+            self.fail(f"{value!r} is no signal: write for instance HUP, USR1 or 10.", param, ctx)
+        return found[word]
+
+
+def signal_name(number: int) -> str:
+    """`HUP` for 1; the number of one that has no name."""
+    try:
+        return signal.Signals(number).name.removeprefix("SIG")
+    except ValueError:
+        return str(number)
 
 
 def with_server(command: Callable[..., None]) -> Callable[..., None]:

@@ -25,7 +25,13 @@ def order_body(given: dict[str, Any]) -> dict[str, Any]:
         "lost_after_s": given["lost_after"],
         "offline_ttl_s": _offline(given["offline"]),
         "title": given["title"],
+        "user": given["user"],
+        "pty": _terminal() if given["pty"] else None,
+        "umask": given["umask"],
+        "start_timeout_s": given["start_timeout"],
     }
+    if given["script"] == "-" and given["stdin_file"] == "-":
+        raise Invalid("stdin", "Standard input can't be both: the script and its input.")
     if given["max_output"] is not None:
         body["max_output"] = given["max_output"]
     if given["script"] is not None:
@@ -54,6 +60,17 @@ def _environment(pairs: tuple[str, ...]) -> dict[str, str]:
             raise Invalid("env", f"--env {pair!r}: write KEY=VALUE.")
         env[key] = value
     return env
+
+
+def _terminal() -> dict[str, int]:
+    """The size of the terminal here; the usual one where there is none."""
+    for fd in (1, 2, 0):
+        try:
+            size = os.get_terminal_size(fd)
+        except OSError:
+            continue
+        return {"rows": size.lines, "columns": size.columns}
+    return {"rows": 24, "columns": 80}
 
 
 def _offline(text: str) -> float:

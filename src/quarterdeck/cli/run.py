@@ -15,7 +15,7 @@ from quarterdeck.cli.options import Duration, Size, aiming, fold_by, with_fold, 
 from quarterdeck.cli.order import order_body
 from quarterdeck.cli.plan import plan_body, with_plan
 from quarterdeck.cli.preview import show_preview
-from quarterdeck.cli.render import Printer, ending, print_json, say, table, until
+from quarterdeck.cli.render import Printer, ending, print_json, say, size, table, until
 from quarterdeck.client.http import Connection, Event, quote
 from quarterdeck.errors import (
     Conflict,
@@ -59,6 +59,15 @@ CANCELLED = 130
     help="How long a node that is away may take to come back.",
 )
 @with_plan
+@click.option("--user", help="Run as this user of the node (name or uid).")
+@click.option("--pty", is_flag=True, help="Give the command a terminal of this one's size.")
+@click.option("--umask", metavar="MODE", help="File mode mask of the command, as 022.")
+@click.option(
+    "--start-timeout",
+    type=Duration(),
+    default=60.0,
+    help="Give up when the command has not begun by then (default 60s).",
+)
 @click.option("--title", default="", help="What lists show for this run.")
 @click.option(
     "--preview", is_flag=True, help="Show who would be hit, and who waits; start nothing."
@@ -78,7 +87,7 @@ def run(server: Connection, **given: Any) -> None:
         if given["preview"]:
             show_preview(server.post("/v1/runs/preview", body), as_json=given["as_json"])
             return
-        started = _start(server, body)
+        started = post_once(server, "/v1/runs", body)
     if given["detach"]:
         if given["as_json"]:
             print_json({"type": "run", "id": started["id"], "state": started["state"]})
@@ -274,6 +283,10 @@ class _TextView:
             self._printer.output(event["node"], event["task"], event["stream"], fresh)
 
     def _summary(self, event: dict[str, Any]) -> None:
+        for one in self._ended.values():
+            if one.get("dropped"):
+                lost = size(one["dropped"])
+                say(f"qd: {one['node']}: {lost} of output beyond --max-output were dropped.")
         if self._nodes == 1:
             task = next(iter(self._ended.values()), None)
             if task is not None and task["outcome"] != "succeeded":
@@ -365,14 +378,14 @@ def _cancel(server: Connection, run_id: str) -> None:
             return
 
 
-def _start(server: Connection, body: dict[str, Any]) -> dict[str, Any]:
-    """Start the run. A connection that breaks is tried again with the same key: never two runs."""
+def post_once(server: Connection, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """Ask; a connection that breaks is tried again with the same key: nothing is done twice."""
     key = os.urandom(16).hex()
     until = time.monotonic() + START_TRIES_S
     while True:
         try:
-            started: dict[str, Any] = server.post("/v1/runs", body, {"Idempotency-Key": key})
-            return started
+            answer: dict[str, Any] = server.post(path, body, {"Idempotency-Key": key})
+            return answer
         except Unavailable as error:
             if error.code != "connection_lost" or time.monotonic() > until:
                 raise

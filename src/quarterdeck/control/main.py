@@ -25,6 +25,7 @@ from quarterdeck.control.output import Output
 from quarterdeck.control.parts import Opener, open_parts
 from quarterdeck.control.ready import Progress, Stage
 from quarterdeck.control.remove import Removals
+from quarterdeck.control.requests import Requests
 from quarterdeck.control.run import Runs
 from quarterdeck.control.seal import Seal
 from quarterdeck.control.status import Survey
@@ -157,6 +158,12 @@ class Server:
             poke=dispatch,
             ask=ask,
         )
+        self._assemble_runs(moves)
+        self.changes.on_foreign(lambda _topics: seal())
+        self._assemble_output(orderer, seal)
+        self._assemble_enrolment(dispatch)
+
+    def _assemble_runs(self, moves: Moves) -> None:
         self.runs = Runs(
             database=self.database,
             fleet=self.fleet,
@@ -169,9 +176,13 @@ class Server:
             new_id=self.new_id,
             room=self.room,
         )
-        self.changes.on_foreign(lambda _topics: seal())
-        self._assemble_output(orderer, seal)
-        self._assemble_enrolment(dispatch)
+        self.requests = Requests(
+            database=self.database,
+            fleet=self.fleet,
+            clock=self.clock,
+            steady=self.steady,
+            moves=moves,
+        )
 
     def _assemble_output(self, orderer: Orderer, seal: Poke) -> None:
         archive = self.parts.archive

@@ -24,7 +24,7 @@ from quarterdeck.core.ids import task_id
 from quarterdeck.core.model import Attempt, Counts, Node, Order, Plan, Run, Task
 from quarterdeck.core.states import NodeState, RunState
 from quarterdeck.core.target import resolved, suggest
-from quarterdeck.errors import Conflict, Invalid, Unavailable
+from quarterdeck.errors import Conflict, Invalid, NotFound, Unavailable
 from quarterdeck.service import Clock
 from quarterdeck.store import run as run_store
 from quarterdeck.store import step as step_store
@@ -38,7 +38,8 @@ AT_ONCE = 100
 
 
 class NewRun(msgspec.Struct, frozen=True, kw_only=True):
-    """What a caller asks for."""
+    """What a caller asks for. A run made from another names it as `parent`; with `nodes` (ids) it
+    goes to these, not to what the target hits now."""
 
     target: str
     order: Order
@@ -49,6 +50,9 @@ class NewRun(msgspec.Struct, frozen=True, kw_only=True):
     labels: Mapping[str, str] = {}
     key: str | None = None
     allow_empty: bool = False
+    origin: str = "run"
+    parent: str | None = None
+    nodes: tuple[str, ...] = ()
 
 
 class Runs:
@@ -111,6 +115,8 @@ class Runs:
         full = self._room()
         if full:
             raise Unavailable("disk_full", full)
+        if new.nodes:
+            return [self._enrolled(node) for node in new.nodes]
         now, every = self._clock.now(), self._fleet.every()
         hits = resolved(new.target, every, now)
         if not hits.nodes and not new.allow_empty:
@@ -121,6 +127,28 @@ class Runs:
                 position=hint.position,
             )
         return list(hits.nodes)
+
+    def _enrolled(self, node_id: str) -> Node:
+        try:
+            node = self._fleet.get(node_id)
+        except NotFound:
+            node = None
+        if node is None or node.removed:
+            raise Conflict(
+                "node_removed",
+                f"Node {node_id if node is None else node.name} is not enrolled any more: use "
+                "`qd clone RUN -t TARGET` to say where the order is to go.",
+            )
+        return node
+
+    async def order(self, run_id: str) -> tuple[Run, Order]:
+        """A run with its order. Raises NotFound."""
+
+        def read(tx: Tx) -> tuple[Run, Order]:
+            run = run_store.get(tx, run_store.find(tx, run_id))
+            return run, run_store.orders_of(tx, [run.id])[run.id]
+
+        return await self._database.read(read)
 
     async def _known(self, new: NewRun) -> str | None:
         key = new.key
@@ -225,6 +253,8 @@ class Runs:
             created_at=now,
             created_by=new.created_by,
             namespace=new.namespace,
+            origin=new.origin,
+            parent=new.parent,
             title=new.title,
             labels=new.labels,
             plan=new.plan,

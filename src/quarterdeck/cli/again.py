@@ -1,0 +1,142 @@
+"""Acting on a run that is there: `qd signal`, and new runs from it: `qd retry`, `qd clone`."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from quarterdeck.cli.options import SignalName, fold_by, signal_name, with_server
+from quarterdeck.cli.order import order_body
+from quarterdeck.cli.plan import RETRY_OPTIONS, plan_body
+from quarterdeck.cli.render import print_json, say
+from quarterdeck.cli.run import follow, post_once
+from quarterdeck.cli.run import run as run_command
+from quarterdeck.client.http import Connection, quote
+
+# options of `qd run` that are no part of the order
+OF_THE_SCREEN = {"url", "token", "data", "detach", "as_json", "fold", "fold_by"}
+FIELDS = {
+    "timeout": ("timeout_s",),
+    "grace": ("grace_s",),
+    "lost_after": ("lost_after_s",),
+    "offline": ("offline_ttl_s",),
+    "start_timeout": ("start_timeout_s",),
+    "stdin_file": ("stdin_b64",),
+    "deadline": ("deadline_s",),
+    "label": ("labels",),
+    "idempotent": ("retry",),
+    **dict.fromkeys(RETRY_OPTIONS, ("retry",)),
+    "script": ("script_b64", "args", "title"),
+    "command": ("argv", "args"),
+}
+NOTHING = "true"
+
+
+@click.command()
+@click.option("--node", metavar="NODE", help="Only the task on this node (name or id).")
+@click.option("-t", "--target", metavar="EXPR", help="Only tasks on nodes that this hits now.")
+@click.option("--tree", is_flag=True, help="To every process, not the main one alone.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.argument("run_id", metavar="RUN")
+@click.argument("number", metavar="SIGNAL", type=SignalName())
+@with_server
+def signal(
+    server: Connection,
+    run_id: str,
+    number: int,
+    node: str | None,
+    target: str | None,
+    tree: bool,
+    as_json: bool,
+) -> None:
+    """Send SIGNAL (HUP, USR1, 10) once to what RUN runs; `qd show` says when it was sent."""
+    body = {"signal": number, "tree": tree, "node": node, "target": target}
+    answer = post_once(server, f"/v1/runs/{quote(run_id)}/signal", body)
+    if as_json:
+        print_json(answer)
+        return
+    nodes = answer["nodes"]
+    where = nodes[0] if len(nodes) == 1 else f"{len(nodes)} nodes"
+    say(f"{signal_name(number)} goes to run {answer['id']} on {where}")
+
+
+@click.command()
+@click.option("--failed", is_flag=True, help="Only where it did not succeed (the default).")
+@click.option("--all", "everything", is_flag=True, help="Also where it succeeded.")
+@click.option("--detach", is_flag=True, help="Print the run and return at once.")
+@click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
+@click.argument("run_id", metavar="RUN")
+@with_server
+def retry(
+    server: Connection, run_id: str, failed: bool, everything: bool, detach: bool, as_json: bool
+) -> None:
+    """Run the order of RUN again, on the nodes where it did not succeed."""
+    if failed and everything:
+        raise click.UsageError("--failed and --all exclude each other.")
+    started = post_once(server, f"/v1/runs/{quote(run_id)}/retry", {"all": everything})
+    _go_on(server, started, detach=detach, as_json=as_json)
+
+
+@with_server
+def _clone(server: Connection, run_id: str, preview: bool, **given: Any) -> None:
+    """Run the order of RUN once more, changed by any option of `qd run`, or by another COMMAND."""
+    changes = _changes(click.get_current_context(), given)
+    path = f"/v1/runs/{quote(run_id)}/clone"
+    if preview:
+        print_json(server.post(f"{path}/preview", changes))
+        return
+    started = post_once(server, path, changes)
+    if given["detach"]:
+        _go_on(server, started, detach=True, as_json=given["as_json"])
+        return
+    fold = fold_by(given)
+    sys.exit(follow(server, started["id"], as_json=given["as_json"], may_cancel=True, fold=fold))
+
+
+def _options_of_clone() -> list[click.Parameter]:
+    """Those of `qd run`, none of them required, and its own."""
+    options: list[click.Parameter] = []
+    for option in run_command.params:
+        if option.name not in ("url", "token", "data", "preview"):
+            other = copy.copy(option)
+            other.required = False
+            options.append(other)
+    own = click.Option(
+        ["--preview"], is_flag=True, help="Print what it would be and whom it would hit, as JSON."
+    )
+    return [own, click.Argument(["run_id"], metavar="RUN"), *options]
+
+
+clone = click.command("clone")(_clone)
+clone.params = [*_options_of_clone(), *clone.params]
+
+
+def _changes(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a request that the words of the command line name."""
+    named = {
+        name
+        for name in given
+        if name not in OF_THE_SCREEN
+        and (
+            ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+            if name != "command"
+            else given[name]
+        )
+    }
+    fill = {} if named & {"command", "script"} else {"command": (NOTHING, "")}
+    body = order_body({**given, "target": given["target"] or "", **fill}) | plan_body(given)
+    wanted = {field for name in named for field in FIELDS.get(name, (name,))}
+    return {field: value for field, value in body.items() if field in wanted}
+
+
+def _go_on(server: Connection, started: dict[str, Any], *, detach: bool, as_json: bool) -> None:
+    if not detach:
+        sys.exit(follow(server, started["id"], as_json=as_json, may_cancel=True))
+    if as_json:
+        print_json({"type": "run", "id": started["id"], "state": started["state"]})
+    else:
+        print(started["id"])

@@ -1,0 +1,56 @@
+"""Runs made from runs: the same order once more, where it did not succeed."""
+
+from __future__ import annotations
+
+import msgspec
+
+from quarterdeck.control.run import NewRun, Runs
+from quarterdeck.core.model import Run
+from quarterdeck.core.states import Outcome, RunState
+from quarterdeck.errors import Conflict
+
+
+class Retry(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asks; `everything` also takes the tasks that succeeded."""
+
+    created_by: str
+    namespace: str
+    key: str | None = None
+    everything: bool = False
+
+
+async def retry(runs: Runs, run_id: str, wish: Retry) -> Run:
+    """A new run of the same order on the nodes where it did not succeed.
+
+    Raises NotFound, and Conflict for a run that goes on, that failed nowhere, or whose nodes were
+    removed.
+    """
+    run, tasks, _ = await runs.detail(run_id)
+    if run.state is not RunState.ENDED:
+        raise Conflict(
+            "run_not_ended",
+            f"Run {run.id} has not ended, so nobody knows yet what is to be tried again: wait for "
+            "its end, or cancel it.",
+        )
+    chosen = [t for t in tasks if wish.everything or t.outcome is not Outcome.SUCCEEDED]
+    if not chosen:
+        raise Conflict(
+            "nothing_failed",
+            f"Every task of run {run.id} succeeded: to run them all again use `qd retry --all`.",
+        )
+    _, order = await runs.order(run.id)
+    return await runs.create(
+        NewRun(
+            target=run.target,
+            order=order,
+            title=run.title,
+            created_by=wish.created_by,
+            namespace=wish.namespace,
+            plan=run.plan,
+            labels=run.labels,
+            key=wish.key,
+            origin="retry",
+            parent=run.id,
+            nodes=tuple(task.node for task in chosen),
+        )
+    )
