@@ -124,7 +124,7 @@ class Agent:
                 if wait_s >= MOVED_AFTER_S:  # it may have moved: the server knows where to
                     await link.refresh()
             still_wanted()
-            await asyncio.sleep(wait_s * (0.5 + jitter() / 2))
+            await asyncio.sleep(wait_s * jitter())
             wait_s = min(wait_s * 2, MAX_WAIT_S)
 
     def _begun(self, link: Link) -> str:

@@ -80,7 +80,7 @@ async def _enrol(member: Member, settings: AgentSettings, telemetry: Telemetry) 
                 told = error.message
                 awaited = error.code == AWAITS_APPROVAL
                 telemetry.emit((ApprovalAwaited if awaited else ServerLost)(error=told))
-            await asyncio.sleep(wait_s * (0.5 + jitter() / 2))
+            await asyncio.sleep(wait_s * jitter())
             wait_s = min(wait_s * 2, MAX_WAIT_S)
 
 

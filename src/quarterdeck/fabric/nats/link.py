@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from quarterdeck.core.backoff import pause_s
 from quarterdeck.errors import Denied, QuarterdeckError, Unavailable
 from quarterdeck.fabric.connection import (
     ZOMBIE,
@@ -172,8 +173,10 @@ class Link:
         if asyncio.get_running_loop().time() - self._stood_since > cap:
             self._attempt = 0  # else it was cut at once, perhaps for what we sent
         while not self.stopped:
-            pause = min(cap, options.backoff_first_s * 2.0 ** min(self._attempt, 20))
-            await self._pause(pause * self._random())
+            first_s = options.backoff_first_s
+            await self._pause(
+                pause_s(self._attempt, first_s=first_s, cap_s=cap, chance=self._random())
+            )
             self._attempt += 1
             try:
                 await self._dial_any()
