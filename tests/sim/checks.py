@@ -12,6 +12,11 @@ Safety
     S9  A fact leaves EV only when it (or a newer one) is recorded, or when some server knows that
         the word of the session it comes from does not count.
     S10 A log is never read a second time unless its node lost bytes.
+    S14 Never more tasks of a run are under way than its window has room for, by the record and by
+        the processes that live.
+    S15 A halted run gets no attempt any more; one with more failures than allowed is halted.
+    S16 Tries of a task follow one another: the one before has ended, there are no more than the
+        plan says, and none is executed before its time.
 Liveness
     L1  After the faults every run ends, every log is sealed, every directory is released.
 """
@@ -31,6 +36,7 @@ from quarterdeck.telemetry import Event, LogReread
 from quarterdeck.wire import subjects
 from quarterdeck.wire.codec import decode, decode_chunk
 from quarterdeck.wire.run import AttemptSnapshot
+from tests.sim.plans import PlanChecks
 from tests.sim.world import World
 
 NEVER_STARTED = (Reason.REFUSED, Reason.OFFLINE)
@@ -45,6 +51,7 @@ class Checks:
         self._executed: dict[str, int] = {}
         self._unstarted: set[str] = set()
         self.sealed = 0
+        self._plans = PlanChecks(world)
         world.store.on_commit = self._committed
         world.listeners.append(self._heard)
         for machine in world.machines.values():
@@ -68,6 +75,7 @@ class Checks:
         world = self._world
         self._executed[attempt] = self._executed.get(attempt, 0) + 1
         world.note(f"exec {attempt}")
+        self._plans.executed(attempt)
         world.check(self._executed[attempt] == 1, f"S1: {attempt} was executed a second time.")
         shown = self._shown.get(attempt)
         world.check(
@@ -109,6 +117,7 @@ class Checks:
         return False
 
     def _committed(self, ids: list[str]) -> None:
+        self._plans.committed(ids)
         for attempt in self._world.store.look(
             lambda tx: run_store.attempts_by_id(tx, ids)
         ).values():

@@ -11,7 +11,7 @@ from typing import Any
 from quarterdeck.agent.simulated import host as simulated
 from quarterdeck.control.dispatch import Dispatch
 from quarterdeck.control.run import NewRun
-from quarterdeck.core.model import Attempt, Order
+from quarterdeck.core.model import Amount, Attempt, Order, Plan, Retry
 from quarterdeck.core.states import Outcome
 from quarterdeck.fabric.memory import Chance
 from quarterdeck.store import run as run_store
@@ -197,6 +197,22 @@ async def facts_come_all_at_once(world: World) -> None:
     await pause(10)
 
 
+async def tasks_follow_one_another(world: World) -> None:
+    """Few at once, each tried three times, and stopped after the second that failed for good."""
+    (server, *_) = world.live_servers()
+    plan = Plan(
+        max_parallel=Amount(count=3),
+        max_failures=Amount(count=1),
+        retry=Retry(attempts=3, delay_s=4.0, factor=1.0),
+    )
+    order = Order(argv=("sim", "ticks=2", "every=0.3", "exit=1"))
+    new = NewRun(target="all", order=order, created_by="sim", plan=plan)
+    run = (await server.runs.create(new)).id
+    await pause(40)
+    tries = [attempt.number for attempt in _attempts(world, run)]
+    world.check(tries.count(3) >= 2, f"S16: of the tries {tries} no two were the third.")
+
+
 async def live_chunks_are_lost(world: World) -> None:
     """Viewers hear some chunks never, some twice, and some late."""
     world.core.faults.core = Chance(lost=0.2, doubled=0.4, delayed=0.2, delay_s=1.0)
@@ -320,6 +336,7 @@ DIRECTED: dict[str, Script] = {
         chunks_come_twice,
         facts_are_overtaken,
         facts_come_all_at_once,
+        tasks_follow_one_another,
         live_chunks_are_lost,
         a_withdrawal_comes_late,
         beats_come_late,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from quarterdeck.control.run import NewRun
-from quarterdeck.core.model import Order
+from quarterdeck.core.model import Amount, OnLimit, Order, Retry
 from quarterdeck.core.model import Plan as RunPlan
 from quarterdeck.errors import QuarterdeckError
 from quarterdeck.store import run as run_store
@@ -82,6 +82,24 @@ class Plan:
             lost_after_s=random.choice((0.0, 0.0, 0.0, 20.0)),
         )
 
+    def _plan(self) -> RunPlan:
+        random = self._random
+        return RunPlan(
+            offline_ttl_s=random.choice((0.0, 5.0, 60.0)),
+            max_parallel=random.choice((None, None, Amount(count=1), Amount(percent=40.0))),
+            max_failures=random.choice((None, None, Amount(count=0), Amount(percent=25.0))),
+            on_limit=random.choice((OnLimit.FINISH, OnLimit.STOP)),
+            canary=random.choice((0, 0, 0, 1, 2)),
+            deadline_s=random.choice((0.0, 0.0, 0.0, 10.0)),
+            retry=Retry(
+                attempts=random.choice((1, 1, 2, 4)),
+                max_delay_s=4.0,
+                never_on=random.choice(((), (7,))),
+                elsewhere=random.random() < 0.3,
+                idempotent=random.random() < 0.3,
+            ),
+        )
+
     async def _one_run(self, *, watched: bool) -> None:
         random = self._random
         nodes = random.sample(sorted(self._world.machines), random.randint(1, MOST_NODES))
@@ -94,7 +112,7 @@ class Plan:
             target=",".join(nodes),
             order=order,
             created_by="sim",
-            plan=RunPlan(offline_ttl_s=random.choice((0.0, 5.0, 60.0))),
+            plan=RunPlan() if twice else self._plan(),
             key=f"key-{random.random()}",
         )
         run = await self._create(new)

@@ -56,6 +56,15 @@ at which the rule matters. The real code is quiet under every plan.
           what_comes_back_is_only_shown (the_power_fails_after_the_release)
       one late beat is not two agents
           a_quarantine_is_for_ever (beats_come_late)
+    The plan of a run
+      no more tasks at once than the window
+          the_window_has_no_edge (tasks_follow_one_another)
+      a crossed limit halts the run
+          a_limit_that_is_crossed_halts_nothing (tasks_follow_one_another)
+      a try waits for its time
+          a_retry_does_not_wait_for_its_time (tasks_follow_one_another)
+      as many tries as the plan says
+          a_task_is_tried_for_ever (tasks_follow_one_another)
     Output
       chunks are known by offset (viewers)
           offsets_do_not_dedupe_for_viewers (live_chunks_are_lost)

@@ -15,7 +15,8 @@ from quarterdeck.control import step as control_step
 from quarterdeck.control.dispatch import Dispatch
 from quarterdeck.control.ingest import Ingest, _fact
 from quarterdeck.core import attempt as machine
-from quarterdeck.core import liveness, reconcile
+from quarterdeck.core import liveness, reconcile, retry
+from quarterdeck.core import plan as run_plan
 from quarterdeck.core.model import Attempt, Reason, Snapshot, StreamEnd
 from quarterdeck.core.reconcile import Release
 from quarterdeck.core.states import Phase
@@ -246,3 +247,36 @@ def lengths_are_not_compared(put: Set) -> None:
 
 async def _nothing_pulled(_self: object, _stream: str, _end: int) -> None:
     """The cache will do."""
+
+
+# ---- the plan of a run
+
+
+@mutation
+def the_window_has_no_edge(put: Set) -> None:
+    put(run_plan, "window", lambda _plan, total: total)
+
+
+@mutation
+def a_limit_that_is_crossed_halts_nothing(put: Set) -> None:
+    put(run_plan, "crossed", lambda _plan, _counts: None)
+
+
+@mutation
+def a_retry_does_not_wait_for_its_time(put: Set) -> None:
+    real = reconcile._order_for
+
+    def order_for(attempt: Attempt, now: Any) -> Any:
+        return real(msgspec.structs.replace(attempt, not_before=None), now)
+
+    put(reconcile, "_order_for", order_for)
+
+
+@mutation
+def a_task_is_tried_for_ever(put: Set) -> None:
+    real = retry.is_due
+
+    def is_due(plan: Any, attempt: Attempt) -> bool:
+        return real(msgspec.structs.replace(plan, attempts=9), attempt)
+
+    put(retry, "is_due", is_due)
