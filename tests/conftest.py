@@ -25,6 +25,9 @@ from typing import NoReturn
 import pytest
 from anyio._backends._asyncio import TestRunner
 
+from bench.ssh import Ssh, installed
+from bench.ssh import sshd as started
+
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 GRACE_MS = 1000
@@ -165,3 +168,24 @@ def command_line(pid: int) -> str:
     except OSError:
         return "?"
     return b" ".join(words).decode(errors="replace").strip() or "?"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sshd(request: pytest.FixtureRequest) -> Iterator[Ssh | None]:
+    """An sshd on loopback for this user, where some test has `ssh` in its name.
+
+    For all tests, so that it is there before the processes of the first test are counted.
+    """
+    if not installed() or not any("ssh" in item.name for item in request.session.items):
+        yield None
+        return
+    with started() as ssh:
+        yield ssh
+
+
+@pytest.fixture
+def ssh(sshd: Ssh | None) -> Ssh:
+    """The sshd of the tests; the test that asks for it has `ssh` in its name."""
+    if sshd is None:
+        pytest.skip("openssh-server and openssh-client are not installed")
+    return sshd

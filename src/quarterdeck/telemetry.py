@@ -50,6 +50,19 @@ class Stopped(Event, frozen=True, kw_only=True):
     what: str
 
 
+class AgentlessReached(Event, frozen=True, kw_only=True):
+    """A host that has no agent is reached over SSH (agent/ssh)."""
+
+    place: str
+
+
+class AgentlessLost(Warned, frozen=True, kw_only=True):
+    """It is not reached any more, or not yet."""
+
+    place: str
+    error: str
+
+
 class LoopFailed(Warned, frozen=True, kw_only=True):
     """A loop ended with an error and is started again after `delay_s`."""
 

@@ -7,14 +7,19 @@ import signal
 from pathlib import Path
 from typing import Protocol
 
+from bench.ssh import Ssh
 from quarterdeck.agent.held import Held
 from quarterdeck.agent.host import Host
 from quarterdeck.agent.local import RealHost
 from quarterdeck.agent.simulated.behaviour import piece
 from quarterdeck.agent.simulated.host import SimulatedHost
 from quarterdeck.agent.simulated.machine import SimulatedMachine
-from quarterdeck.service import SystemClock
+from quarterdeck.agent.ssh.host import SshHost
+from quarterdeck.agent.ssh.link import FarLink
+from quarterdeck.agent.ssh.road import reach
+from quarterdeck.service import Services, SystemClock
 from quarterdeck.settings import task_environment
+from quarterdeck.wire.agentless import AgentlessMessage
 
 
 class Bench(Protocol):
@@ -54,6 +59,25 @@ class RealBench:
     def kill_shim(self, held: Held) -> None:
         assert held.started is not None
         os.kill(held.started.shim.pid, signal.SIGKILL)
+
+
+class SshBench(RealBench):
+    """This machine, reached through an sshd of the tests."""
+
+    def __init__(self, ssh: Ssh, folder: Path, services: Services) -> None:
+        super().__init__(folder)
+        self._folder = folder
+        self._services = services
+        self._node = AgentlessMessage(
+            id=folder.name,
+            name="far",
+            place=f"{ssh.user}@127.0.0.1:{ssh.port}",
+            identity=str(ssh.key),
+            accept_new=True,
+        )
+
+    def host(self) -> Host:
+        return SshHost(FarLink(lambda: reach(self._node, self._folder), self._services))
 
 
 class SimulatedBench:

@@ -16,18 +16,30 @@ from quarterdeck.agent.host import Claim, Host
 from quarterdeck.agent.shim import files
 from quarterdeck.core.states import Phase
 from quarterdeck.errors import Broken, Conflict, Invalid
-from quarterdeck.service import SystemClock
+from quarterdeck.service import Services, SystemClock
 from quarterdeck.wire.run import OrderMessage
-from tests.contracts.host_bench import Bench, RealBench, SimulatedBench
+from tests.contracts.host_bench import Bench, RealBench, SimulatedBench, SshBench
 
 RUN = "0123456789abcdef"
 FIRST = f"{RUN}-0-1"
 DEADLINE_S = 30.0
 
 
-@pytest.fixture(params=["real", "simulated"])
-async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
-    return RealBench(tmp_path / "state") if request.param == "real" else SimulatedBench()
+@pytest.fixture(params=["real", "simulated", "ssh"])
+async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
+    match request.param:
+        case "real":
+            yield RealBench(tmp_path / "state")
+        case "simulated":
+            yield SimulatedBench()
+        case _:
+            services = Services(failed, SystemClock())
+            yield SshBench(request.getfixturevalue("ssh"), tmp_path, services)
+            await services.stop()
+
+
+def failed(name: str, error: str, _delay_s: float) -> None:
+    raise AssertionError(f"{name}: {error}")
 
 
 @pytest.fixture

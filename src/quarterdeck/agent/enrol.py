@@ -82,8 +82,9 @@ class Member:
         """What verifies the fabric at an address of it; None: the machine's own authorities."""
         return self._asker.tls(self.kept.server_ca) if is_websocket(url) else self.kept.fabric_tls
 
-    async def open(self, *, server: str, token: str, name: str) -> Membership:
+    async def open(self, *, server: str, token: str, name: str, trusted: str = "") -> Membership:
         """Load the membership, or enrol with a token; a new server URL or name is taken over.
+        `trusted` (PEM) is pinned for a server that is new.
 
         Raises Invalid, Denied, or Unavailable while the server can't be reached for the first
         enrolment.
@@ -114,7 +115,8 @@ class Member:
         ):
             return known
         url = server or (known.server if known else "")
-        trusted = "" if known is None or moved else known.server_ca
+        if known is not None and not moved:
+            trusted = known.server_ca
         if fingerprint:
             trusted = await asyncio.to_thread(self._asker.fetch, url, fingerprint)
         await self._fetch(url, sent, name, trusted)

@@ -38,8 +38,8 @@ class Machine:
         self._state = state
         self._mark = mark
         self._lock: int | None = None
-        self._journal = Journal(state)
-        self._shims = Shims(self._journal, spawner or Spawner())
+        self.journal = Journal(state)
+        self._shims = Shims(self.journal, spawner or Spawner())
         self._follower = Follower()
         self._figures = Figures(state)
 
@@ -50,7 +50,7 @@ class Machine:
             for directory in (self._state.parent, self._state):
                 directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = _lock(self._state)
-            self._journal.open()
+            self.journal.open()
         except OSError as error:
             raise Unavailable(
                 "state_directory",
@@ -68,29 +68,29 @@ class Machine:
             self._lock = None
 
     def scan(self) -> list[str]:
-        return self._journal.scan()
+        return self.journal.scan()
 
     async def write_order(self, attempt: str, order: Mapping[str, Any]) -> None:
         """Accept an order (`files.order_json`). Raises OSError."""
-        await asyncio.to_thread(self._journal.accept, attempt, order)
+        await asyncio.to_thread(self.journal.accept, attempt, order)
 
     def look(self, attempt: str) -> Held | None:
-        return self._journal.look(attempt)
+        return self.journal.look(attempt)
 
     async def terms(self, attempt: str) -> Terms:
-        return await asyncio.to_thread(self._journal.terms, attempt)
+        return await asyncio.to_thread(self.journal.terms, attempt)
 
     def claim(self, attempt: str) -> RealClaim | None:
-        fd = self._journal.lock(attempt)
+        fd = self.journal.lock(attempt)
         if fd is None:
             return None
-        if _shim_lives(self._journal.look(attempt)):  # somebody deleted the lock that it holds
+        if _shim_lives(self.journal.look(attempt)):  # somebody deleted the lock that it holds
             os.close(fd)
             return None
-        return RealClaim(attempt, fd, self._journal, self._shims, self._mark)
+        return RealClaim(attempt, fd, self.journal, self._shims, self._mark)
 
     async def until_shim_gone(self, attempt: str) -> None:
-        while self._journal.look(attempt) is not None:
+        while self.journal.look(attempt) is not None:
             await self._shims.until_gone(attempt)
             claim = self.claim(attempt)
             if claim is not None:
@@ -100,34 +100,30 @@ class Machine:
 
     async def ask(self, attempt: str, request: Request | None) -> None:
         if request is not None:
-            await asyncio.to_thread(self._journal.ask, attempt, request)
+            await asyncio.to_thread(self.journal.ask, attempt, request)
         # looked at after the write: a shim without `started` will read what is there by itself
-        held = self._journal.look(attempt)
+        held = self.journal.look(attempt)
         if held is not None and held.started is not None:
             shim = held.started.shim
             tree.signal_process(shim.pid, shim.ticks, signal.SIGUSR1)
 
     async def release(self, attempt: str) -> None:
-        await asyncio.to_thread(self._journal.release, attempt)
+        await asyncio.to_thread(self.journal.release, attempt)
 
     async def bury(self, attempt: str, why: Refusal = REVOKED) -> None:
-        await asyncio.to_thread(self._journal.bury, attempt, why, durable=True)
+        await asyncio.to_thread(self.journal.bury, attempt, why, durable=True)
 
     def buried(self, attempt: str) -> Refusal | None:
-        return self._journal.buried(attempt)
+        return self.journal.buried(attempt)
 
     async def prune(self, before: float) -> int:
-        return await asyncio.to_thread(self._journal.prune, before)
+        return await asyncio.to_thread(self.journal.prune, before)
 
     def watch(self, attempt: str, changed: Callable[[], None]) -> DirectoryWatch:
-        return self._follower.add(self._journal.directory(attempt), changed)
+        return self._follower.add(self.journal.directory(attempt), changed)
 
     def spool(self, attempt: str) -> RealSpool:
-        return RealSpool(attempt, self._journal)
-
-    def tombstones(self) -> dict[str, Refusal]:
-        """All attempts that must never start here."""
-        return self._journal.tombstones()
+        return RealSpool(attempt, self.journal)
 
     def figures(self) -> dict[str, Any]:
         """The fields of a `LoadMessage`; processor use is since the last reading."""

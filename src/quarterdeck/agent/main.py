@@ -142,6 +142,7 @@ class Agent:
             free = self._host.free_bytes()
             return room(free, self._settings.min_free_mib, self._settings.state)
 
+        proxy = self._parts.proxy
         desk = OrderDesk(
             node=link.node,
             session=self._session,
@@ -153,6 +154,7 @@ class Agent:
             telemetry=self._telemetry,
             full=full,
             beat=lambda: beats.now("orders"),
+            keep=None if proxy is None else proxy.keep,
         )
         beats = Beats(
             node=link.node,
@@ -168,6 +170,7 @@ class Agent:
             full=full,
             contact_counts=attempts.contact_counts,
             settling=settling,
+            agentless=None if proxy is None else proxy.report,
         )
 
         def connected() -> None:
@@ -178,6 +181,8 @@ class Agent:
         await link.fabric.subscribe(subjects.orders(link.node), desk.receive)
         await link.fabric.subscribe(subjects.beat_now(link.node), beats.asked)
         self._services.loop("beats", beats.beat_on)
+        if proxy is not None:
+            proxy.start(link, lambda: beats.now("agentless"))
 
     async def _prune(self) -> None:
         """Loop: old tombstones go; no order is that old."""

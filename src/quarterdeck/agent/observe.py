@@ -18,6 +18,7 @@ from quarterdeck.errors import Invalid, Unavailable
 from quarterdeck.fabric.base import Fabric, Message
 from quarterdeck.service import Clock, Poke, jitter
 from quarterdeck.wire import subjects
+from quarterdeck.wire.agentless import AgentlessReport
 from quarterdeck.wire.codec import decode, encode
 from quarterdeck.wire.run import BEAT_LIMIT, BeatNow, Heartbeat
 
@@ -58,6 +59,7 @@ class Beats:
         full: Callable[[], str],
         contact_counts: Callable[[], bool],
         settling: Settling,
+        agentless: Callable[[], AgentlessReport] | None = None,
     ) -> None:
         self._node = node
         self._name = name
@@ -72,6 +74,7 @@ class Beats:
         self._full = full
         self._contact_counts = contact_counts
         self._settling = settling
+        self._agentless = agentless
         self._number = 0
         self._within_s = 0.0
         self._facts = host.facts()
@@ -119,6 +122,7 @@ class Beats:
             full=self._full(),
             attempts=listed(held, self._number),
             attempt_count=len(held),
+            agentless=None if self._agentless is None else self._agentless(),
         )
         if not self._contact_counts():
             await self._fabric.publish(subjects.beat(self._node), encode(beat))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import assert_never
 
@@ -23,6 +23,7 @@ from quarterdeck.fabric.base import Fabric, Message
 from quarterdeck.fabric.identity import verify
 from quarterdeck.service import Services, guarded, sentence
 from quarterdeck.telemetry import AttemptBroken, OrderRejected, Telemetry
+from quarterdeck.wire.agentless import AgentlessKept, KeepAgentless
 from quarterdeck.wire.codec import decode, encode, open_envelope
 from quarterdeck.wire.run import (
     AnswerItem,
@@ -65,6 +66,7 @@ class OrderDesk:
         telemetry: Telemetry,
         full: Callable[[], str],
         beat: Callable[[], None],
+        keep: Callable[[KeepAgentless], Awaitable[None]] | None = None,
     ) -> None:
         self._node = node
         self._session = session
@@ -76,6 +78,7 @@ class OrderDesk:
         self._telemetry = telemetry
         self._full = full
         self._beat = beat
+        self._keep_agentless = keep
         self._turn = asyncio.Lock()
         self._refused: dict[str, Refusal] = {}
 
@@ -125,6 +128,8 @@ class OrderDesk:
     async def _do(self, item: OrderItem) -> AnswerItem:
         if isinstance(item, ReadOutput):
             return await self._read(item)
+        if isinstance(item, KeepAgentless):
+            return await self._keep(item)
         async with self._turn:
             try:
                 return await self._change(item)
@@ -132,6 +137,15 @@ class OrderDesk:
                 return AttemptRefused(attempt=item.attempt, code="invalid", text=error.message)
             except OSError as error:
                 return AttemptBusy(attempt=item.attempt, text=f"The node's disk: {error}.")
+
+    async def _keep(self, item: KeepAgentless) -> AnswerItem:
+        if self._keep_agentless is None:
+            return AttemptUnknown(attempt="")
+        try:
+            await self._keep_agentless(item)
+        except OSError as error:
+            return AttemptBusy(attempt="", text=f"The node's disk: {error}.")
+        return AgentlessKept(version=item.version)
 
     async def _change(
         self,

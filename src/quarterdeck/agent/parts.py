@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -19,6 +20,7 @@ from quarterdeck.fabric.proxy import proxy_for
 from quarterdeck.service import Clock, Services, jitter
 from quarterdeck.settings import AgentSettings, proxy_variables, task_environment
 from quarterdeck.telemetry import ApprovalAwaited, FabricTrouble, ServerLost, Telemetry
+from quarterdeck.wire.agentless import AgentlessReport, KeepAgentless
 from quarterdeck.wire.enrol import AWAITS_APPROVAL
 
 FIRST_WAIT_S = 0.1
@@ -30,7 +32,8 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
 
     `begin` notes a session in the state and names those before it. `refresh` fetches a new pass
     and the present addresses of the fabric, or says why it could not; `renew` is the loop that
-    does so in time.
+    does so in time. `vouch` signs with the node's own key; `server` is the URL of the server, and
+    the certificate (PEM) that is pinned for it.
     """
 
     node: str
@@ -39,6 +42,22 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
     refresh: Callable[[], Awaitable[None]]
     renew: Callable[[], Awaitable[None]]
     begin: Callable[[str], str] = lambda _session: ""
+    vouch: Callable[[bytes], bytes] = lambda _data: b""
+    server: Callable[[], tuple[str, str]] = lambda: ("", "")
+
+
+class Proxy(Protocol):
+    """Machines that this node reaches for the fleet (agent/ssh)."""
+
+    def start(self, link: Link, changed: Callable[[], None]) -> None:
+        """Take up what is written down; `changed` is called when there is something to report."""
+        ...
+
+    async def keep(self, wanted: KeepAgentless) -> None:
+        """Write a new list down and act on it. Raises OSError."""
+        ...
+
+    def report(self) -> AgentlessReport: ...
 
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +66,7 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
 
     host: Host
     join: Callable[[], Awaitable[Link]]
+    proxy: Proxy | None = None
 
 
 Opener = Callable[[AgentSettings, Services, Telemetry, Clock], Parts]
@@ -56,6 +76,14 @@ def open_parts(
     settings: AgentSettings, services: Services, telemetry: Telemetry, clock: Clock
 ) -> Parts:
     """This machine, and the fleet that its settings or its state directory name."""
+    host = RealHost(Path(settings.state), task_environment())
+    return parts_with(host, settings, services, telemetry, clock)
+
+
+def parts_with(
+    host: Host, settings: AgentSettings, services: Services, telemetry: Telemetry, clock: Clock
+) -> Parts:
+    """A machine, and the fleet that the settings or the state directory name."""
     state = Path(settings.state)
 
     async def join() -> Link:
@@ -64,7 +92,7 @@ def open_parts(
         await _enrol(member, settings, telemetry)
         return _link(member, settings.fabric, variables, services, telemetry)
 
-    return Parts(host=RealHost(state, task_environment()), join=join)
+    return Parts(host=host, join=join)
 
 
 async def _enrol(member: Member, settings: AgentSettings, telemetry: Telemetry) -> None:
@@ -143,4 +171,6 @@ def _link(
         refresh=refresh,
         renew=renew,
         begin=member.begin,
+        vouch=member.key.sign,
+        server=lambda: (member.kept.server, member.kept.server_ca),
     )

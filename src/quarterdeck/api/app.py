@@ -17,7 +17,18 @@ from litestar.di import Provide
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi import OpenAPIConfig
 
-from quarterdeck.api import access, again, fold, lock, node, observe, preview, run, status
+from quarterdeck.api import (
+    access,
+    again,
+    agentless,
+    fold,
+    lock,
+    node,
+    observe,
+    preview,
+    run,
+    status,
+)
 from quarterdeck.api.auth import require_api_token, require_stage
 from quarterdeck.api.describe import describe
 from quarterdeck.api.measure import measured
@@ -49,6 +60,7 @@ def application(server: Server | None) -> Litestar:
             preview.router,
             observe.router,
             access.router,
+            agentless.router,
             observe.pages,
             status.router,
         ],

@@ -59,6 +59,8 @@ class NodeBody(Body, frozen=True, kw_only=True):
     disk_free: int
     attempts: int
     unknown_attempts: tuple[str, ...]
+    place: str
+    via: str
     problem: str
 
 
@@ -172,7 +174,9 @@ async def remove_node(
     node: FromPath[str], request: Api, server: NamedDependency[Server]
 ) -> NodeBody:
     """Remove a node for ever: its link is cut, its pass is void, what may run there is lost."""
-    return node_body(server, await server.removals.remove(node, by=request.auth.id))
+    removed = await server.removals.remove(node, by=request.auth.id)
+    server.agentless.look()
+    return node_body(server, removed)
 
 
 def node_body(server: Server, node: Node) -> NodeBody:
@@ -203,7 +207,9 @@ def node_body(server: Server, node: Node) -> NodeBody:
         disk_free=node.load.disk_free,
         attempts=node.load.attempts,
         unknown_attempts=node.unknown,
-        problem=node.full,
+        place=node.facts.place,
+        via=node.facts.via,
+        problem=server.agentless.problem(node) or node.full,
     )
 
 

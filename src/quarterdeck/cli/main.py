@@ -31,7 +31,7 @@ COMMANDS = {
     "clone": ("quarterdeck.cli.again", "clone", "Run again with changes."),
     "nodes": ("quarterdeck.cli.node", "nodes", "List the nodes of the fleet."),
     "doctor": ("quarterdeck.cli.doctor", "doctor", "Check everything and say what to do."),
-    "node": ("quarterdeck.cli.node", "node", "Show, label, rename, drain, approve, remove."),
+    "node": ("quarterdeck.cli.node", "node", "Add, show, label, rename, drain, approve, remove."),
     "token": ("quarterdeck.cli.access", "token", "Make, list and revoke tokens."),
 }
 

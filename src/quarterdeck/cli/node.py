@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from quarterdeck.cli.agentless import add
 from quarterdeck.cli.options import aiming, with_server
 from quarterdeck.cli.render import ago, pointed, print_json, say, size, table
 from quarterdeck.client.http import Connection, quote
@@ -56,6 +57,9 @@ def state_text(node: dict[str, Any]) -> str:
 @click.group()
 def node() -> None:
     """Look at one node, and change what the fleet knows of it."""
+
+
+node.add_command(add)
 
 
 @node.command("show")

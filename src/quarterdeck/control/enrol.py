@@ -7,6 +7,7 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from quarterdeck.control.access import MANUAL
+from quarterdeck.control.agentless import AgentlessNodes
 from quarterdeck.control.observe import Fleet
 from quarterdeck.control.parts import PASS_TTL_S
 from quarterdeck.control.step import write_guarded
@@ -34,6 +35,7 @@ class Enrolments:
         *,
         database: Database,
         fleet: Fleet,
+        agentless: AgentlessNodes,
         clock: Clock,
         telemetry: Telemetry,
         mint: Callable[[str, str, int, int], str],
@@ -44,6 +46,7 @@ class Enrolments:
     ) -> None:
         self._database = database
         self._fleet = fleet
+        self._agentless = agentless
         self._clock = clock
         self._telemetry = telemetry
         self._mint = mint
@@ -91,6 +94,10 @@ class Enrolments:
         )
 
     async def _admit(self, request: Enrolment) -> Node:
+        vouched = await self._agentless.enrol(request)
+        if vouched is not None:
+            self._fleet.know(vouched)
+            return vouched
         now = self._clock.now()
 
         def unit(tx: Tx) -> Node:

@@ -8,6 +8,7 @@ import importlib.metadata
 from pathlib import Path
 
 from quarterdeck.control.access import Tokens
+from quarterdeck.control.agentless import AgentlessNodes
 from quarterdeck.control.changes import Changes
 from quarterdeck.control.crowd import Crowd
 from quarterdeck.control.dispatch import Dispatch
@@ -161,7 +162,7 @@ class Server:
         self._assemble_runs(moves)
         self.changes.on_foreign(lambda _topics: seal())
         self._assemble_output(orderer, seal)
-        self._assemble_enrolment(dispatch)
+        self._assemble_enrolment(dispatch, orderer)
 
     def _assemble_runs(self, moves: Moves) -> None:
         self.runs = Runs(
@@ -216,7 +217,7 @@ class Server:
             crowd=Crowd(self.settings.max_streams),
         )
 
-    def _assemble_enrolment(self, dispatch: Poke) -> None:
+    def _assemble_enrolment(self, dispatch: Poke, orderer: Orderer) -> None:
         self.nodes = Nodes(
             database=self.database,
             fleet=self.fleet,
@@ -224,9 +225,20 @@ class Server:
             telemetry=self.telemetry,
             dispatch=dispatch,
         )
+        self.agentless = AgentlessNodes(
+            database=self.database,
+            fleet=self.fleet,
+            orderer=orderer,
+            leases=self.leases,
+            changes=self.changes,
+            clock=self.clock,
+            telemetry=self.telemetry,
+            new_id=self.new_id,
+        )
         self.enrolments = Enrolments(
             database=self.database,
             fleet=self.fleet,
+            agentless=self.agentless,
             clock=self.clock,
             telemetry=self.telemetry,
             mint=self.parts.mint,
@@ -291,6 +303,7 @@ class Server:
             ("voided tokens", self.streaming.cut_voided),
             ("strays", self._strays.purge_strays),
             ("removals", self.removals.cut_off),
+            ("agentless", self.agentless.deliver),
             ("locks", self.locks.watch_beats),
             ("decisions", self.nodes.follow_decisions),
         ):

@@ -33,6 +33,7 @@ from quarterdeck.store import run as run_store
 from quarterdeck.store.base import Database
 from quarterdeck.telemetry import FactRejected, NodeCloned, NodeSession, Telemetry
 from quarterdeck.wire import subjects
+from quarterdeck.wire.agentless import AgentlessReport
 from quarterdeck.wire.codec import decode, encode
 from quarterdeck.wire.run import BeatNow, Heartbeat, facts_record, load_record
 
@@ -78,6 +79,7 @@ class Fleet:
         self._beats: dict[str, dict[str, Heartbeat]] = {}
         self._replies: dict[str, str] = {}
         self._on_session: list[Callable[[str], None]] = []
+        self.agentless_heard: list[Callable[[str, AgentlessReport], None]] = []
         self._arrived = Poke()
         self._wish = Poke()
         self._since: dict[str, float] = {}
@@ -275,6 +277,9 @@ class Fleet:
             full=beat.full,
         )
         self._nodes[node.id] = fresh
+        if beat.agentless is not None and not after.cloned:
+            for told in self.agentless_heard:
+                told(node.id, beat.agentless)
         same = after.current == before.current and after.cloned == node.quarantined
         if not same or self._leases.mine(node.id):
             self._dirty[node.id] = fresh

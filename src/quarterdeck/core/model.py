@@ -305,7 +305,8 @@ class Load(Record, frozen=True, kw_only=True):
 
 
 class Facts(Record, frozen=True, kw_only=True):
-    """What a node is: changes only with its machine or its settings."""
+    """What a node is: changes only with its machine or its settings. `place` (`user@host:port`) and
+    `via`, a node, say how one without an agent of its own is reached."""
 
     os: str = ""
     kernel: str = ""
@@ -315,6 +316,8 @@ class Facts(Record, frozen=True, kw_only=True):
     hostname: str = ""
     addresses: tuple[str, ...] = ()
     version: str = ""
+    place: str = ""
+    via: str = ""
 
 
 class Node(Record, frozen=True, kw_only=True):

@@ -262,6 +262,17 @@ claims = Table(
     UniqueConstraint("namespace", "name", "ticket"),
 )
 
+agentless = Table(
+    "agentless",
+    metadata,
+    Column("id", _text(16), primary_key=True),
+    Column("via", _text(64), ForeignKey("nodes.id"), nullable=False, index=True),
+    Column("place", _text(400), nullable=False),
+    Column("node", _text(64), ForeignKey("nodes.id"), unique=True),
+    Column("data", LargeBinary, nullable=False),
+    UniqueConstraint("via", "place"),
+)
+
 rejected = Table(
     "rejected",
     metadata,

@@ -21,6 +21,7 @@ from quarterdeck.core.model import (
     Terminal,
 )
 from quarterdeck.core.states import Phase
+from quarterdeck.wire.agentless import AgentlessKept, AgentlessReport, KeepAgentless
 from quarterdeck.wire.codec import WireMessage
 
 BEAT_LIMIT = 500
@@ -121,6 +122,7 @@ OrderItem = (
     | ReleaseAttempt
     | ReportAttempt
     | ReadOutput
+    | KeepAgentless
 )
 
 
@@ -204,7 +206,13 @@ class OutputBytes(WireMessage, frozen=True, kw_only=True, tag="bytes"):
 
 
 AnswerItem = (
-    AttemptSnapshot | AttemptRefused | AttemptUnknown | AttemptReleased | AttemptBusy | OutputBytes
+    AttemptSnapshot
+    | AttemptRefused
+    | AttemptUnknown
+    | AttemptReleased
+    | AttemptBusy
+    | OutputBytes
+    | AgentlessKept
 )
 
 
@@ -217,7 +225,8 @@ class Answers(WireMessage, frozen=True, kw_only=True):
 
 
 class FactsMessage(WireMessage, frozen=True, kw_only=True):
-    """What a node is."""
+    """What a node is. `place` (`user@host:port`) and `via` are set where another node reaches it
+    over SSH."""
 
     os: str = ""
     kernel: str = ""
@@ -227,6 +236,8 @@ class FactsMessage(WireMessage, frozen=True, kw_only=True):
     hostname: str = ""
     addresses: tuple[str, ...] = ()
     version: str = ""
+    place: str = ""
+    via: str = ""
 
 
 class LoadMessage(WireMessage, frozen=True, kw_only=True):
@@ -259,6 +270,7 @@ class Heartbeat(WireMessage, frozen=True, kw_only=True):
     attempts: tuple[tuple[str, int], ...] = ()
     attempt_count: int = 0
     before: str = ""
+    agentless: AgentlessReport | None = None
 
 
 class BeatNow(WireMessage, frozen=True, kw_only=True):
