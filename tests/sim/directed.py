@@ -5,14 +5,17 @@ Each is quiet in the real code; a mutation that random faults meet too seldom is
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from quarterdeck.agent.simulated import host as simulated
 from quarterdeck.control.dispatch import Dispatch
+from quarterdeck.control.requests import WantedSignal
 from quarterdeck.control.run import NewRun
 from quarterdeck.core.model import Amount, Attempt, Order, Plan, Retry
 from quarterdeck.core.states import Outcome
+from quarterdeck.errors import Conflict
 from quarterdeck.fabric.memory import Chance
 from quarterdeck.store import run as run_store
 from quarterdeck.wire import subjects
@@ -170,6 +173,25 @@ async def cancelled_twice(world: World) -> None:
     world.check(not alive, f"S12: {alive} processes live on after the second cancel.")
 
 
+async def signalled_while_answers_are_lost(world: World) -> None:
+    """S15: each signal reaches its process once, however often it is asked for and sent."""
+    world.core.faults.core = Chance(lost=0.3, doubled=0.5, delay_s=1.0)
+    run = await create(world, "sim ticks=60 every=0.5 size=40")
+    await pause(8)
+    (server, *_) = world.live_servers()
+    for key in ("first", "second"):
+        for _ in range(2):
+            with contextlib.suppress(Conflict):
+                wanted = WantedSignal(signal=1, key=key)
+                await server.requests.signal(run, wanted)
+            await pause(3)
+    await pause(40)
+    received = [truth.signals for m in world.machines.values() for truth in m.truth.values()]
+    wrong = [each for each in received if each != sorted(set(each)) or len(each) > 2]
+    world.check(not wrong, f"S15: the signals {wrong[:1]} were sent, 1 and 2 were asked for.")
+    world.check(any(received), "S15: no signal reached any process.")
+
+
 async def the_fabric_forgets(world: World) -> None:
     """Facts that were taken are gone before any server has read them."""
     await create(world, "sim ticks=2 every=2 size=40")
@@ -324,6 +346,7 @@ DIRECTED: dict[str, Script] = {
     for script in (
         calm,
         cancelled_twice,
+        signalled_while_answers_are_lost,
         the_power_fails_after_the_release,
         the_power_fails_after_a_lost_end,
         the_fabric_forgets,

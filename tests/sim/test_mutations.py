@@ -13,6 +13,8 @@ at which the rule matters. The real code is quiet under every plan.
           a_lost_end_claims_what_is_not_on_the_disk (the_power_fails_after_a_lost_end)
       each stop counts
           stops_are_not_counted (cancelled_twice)
+      each signal is taken once
+          known_signals_are_sent_again (signalled_while_answers_are_lost)
       `refused` only for the never accepted
           refused_for_accepted_attempts (answers_are_lost)
       a refusal leaves a tombstone

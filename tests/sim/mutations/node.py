@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from quarterdeck.agent import orders as agent_orders
@@ -76,6 +77,21 @@ def stops_are_not_counted(put: Set) -> None:
         return await real(self, attempt, wanted)
 
     put(Attempts, "stop", stop)
+
+
+@mutation
+def known_signals_are_sent_again(put: Set) -> None:
+    real = Attempts.signal
+
+    async def signal(
+        self: Any, attempt: str, wanted: tuple[files.Signal, ...]
+    ) -> AttemptSnapshot | None:
+        held = self._host.look(attempt)
+        known = 0 if held is None else max((one.number for one in held.signals), default=0)
+        again = [dataclasses.replace(one, number=known + at) for at, one in enumerate(wanted, 1)]
+        return await real(self, attempt, tuple(again))
+
+    put(Attempts, "signal", signal)
 
 
 @mutation
