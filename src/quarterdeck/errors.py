@@ -61,6 +61,13 @@ class Unavailable(QuarterdeckError):
     title = "Unavailable"
 
 
+class TooOften(Unavailable):
+    """The caller came too often and must wait; `detail` says how long as `retry_after_s`."""
+
+    http_status = 429
+    title = "Too many requests"
+
+
 class Broken(QuarterdeckError):
     """A promise inside quarterdeck does not hold; the developers must act."""
 
@@ -73,7 +80,7 @@ def error_for_status(status: int) -> type[QuarterdeckError]:
     """The error class that an HTTP status stands for (the reverse of `http_status`)."""
     if status in (401, 403):
         return Denied
-    for kind in (NotFound, Conflict, Unavailable):
+    for kind in (NotFound, Conflict, TooOften, Unavailable):
         if kind.http_status == status:
             return kind
     return Invalid if 400 <= status < 500 else Broken

@@ -17,6 +17,8 @@ MEANINGS = {
     "fabric_public_url": "Where nodes reach the fabric. Default: the host they reach the API at.",
     "fabric_url": "Where this server reaches the fabric.",
     "fingerprint": "SHA-256 of the server's certificate, to pin it.",
+    "trusted_proxies": "Reverse proxies (addresses and networks, separated by commas) that are "
+    "believed when they say in X-Forwarded-For who calls.",
     "max_links": "How many links of nodes to the fabric the API's listener carries at once.",
     "server_ca": "PEM file that the server's certificate is verified with, its names included; or "
     "`system`. Default: what the token pins, else `system`.",

@@ -24,6 +24,7 @@ S = TypeVar("S", bound="Settings")
 
 PREFIX = "QD_"
 POSTGRES = "postgresql://"
+LOCAL = "127.0.0.1,::1"
 DEFAULT_LISTEN = "127.0.0.1:7333"
 DEFAULT_FABRIC_LISTEN = "127.0.0.1:4222"
 _FABRIC = re.compile(r"\s*(nats|tls|wss?)://[^\s,/@]+(/[^\s,]*)?\s*")
@@ -58,7 +59,8 @@ class ServerSettings(Settings, frozen=True, kw_only=True):
 
     `tls_cert` and `tls_key` are PEM files (default beyond loopback: made in `data`), `public_url`
     is where others reach the API, `fabric_public_url` where nodes reach the fabric (default: the
-    host they reach the API at). `fabric_ca` is the PEM file the fabric is verified with: default
+    host they reach the API at). `trusted_proxies` are addresses and networks, separated by commas.
+    `fabric_ca` is the PEM file the fabric is verified with: default
     the installation's own, `system` for those of the machine.
     """
 
@@ -83,6 +85,7 @@ class ServerSettings(Settings, frozen=True, kw_only=True):
     websocket_url: str = ""
     websocket_public_url: str = ""
     max_links: int = 10_000
+    trusted_proxies: str = LOCAL
 
 
 class AgentSettings(Settings, frozen=True, kw_only=True):
@@ -126,6 +129,7 @@ class UpSettings(Settings, frozen=True, kw_only=True):
     fabric_public_url: str = ""
     websocket_public_url: str = ""
     max_links: int = 10_000
+    trusted_proxies: str = LOCAL
 
 
 class FabricSettings(Settings, frozen=True, kw_only=True):
@@ -260,6 +264,21 @@ def join_listen(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def proxies(text: str) -> tuple[str, ...]:
+    """The addresses and networks in `trusted_proxies`. Raises Invalid."""
+    found = tuple(word.strip() for word in text.split(",") if word.strip())
+    for word in found:
+        try:
+            ipaddress.ip_network(word)
+        except ValueError as error:
+            raise Invalid(
+                "settings",
+                f"trusted_proxies holds {word!r}: name addresses or networks such as 10.0.0.7 or "
+                "10.1.0.0/16, separated by commas.",
+            ) from error
+    return found
+
+
 def is_wildcard(host: str) -> bool:
     """Whether it stands for every address of this machine."""
     return host in ("0.0.0.0", "::")
@@ -366,6 +385,7 @@ def _check(settings: Settings) -> None:
             f"fabric is {how!r}; say auto, tcp, wss, or addresses such as tls://HOST:4222 or "
             "wss://HOST/fabric.",
         )
+    proxies(getattr(settings, "trusted_proxies", ""))
     nodes = getattr(settings, "nodes", 1)
     if not 0 <= nodes <= 1000:
         raise Invalid("settings", f"nodes is {nodes}; say a number from 0 to 1000.")

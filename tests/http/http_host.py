@@ -47,17 +47,27 @@ class HttpHost:
         self.port = port
 
     async def ask(
-        self, path: str, *, method: str = "GET", body: Any = None, token: str = API
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        body: Any = None,
+        token: str = API,
+        through: str = "",
     ) -> Answer:
-        """One request on a connection of its own."""
-        return await asyncio.to_thread(self._ask, method, path, body, token)
+        """One request on a connection of its own; `through` a proxy that names this address."""
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        if through:
+            headers["X-Forwarded-For"] = through
+        return await asyncio.to_thread(self._ask, method, path, body, headers)
 
-    def _ask(self, method: str, path: str, body: Any, token: str) -> Answer:
+    def _ask(self, method: str, path: str, body: Any, headers: dict[str, str]) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
-        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         data = None if body is None else json.dumps(body).encode()
         try:
-            connection.request(method, path, data, headers if token else {})
+            connection.request(method, path, data, headers)
             answer = connection.getresponse()
             fields = {key.lower(): value for key, value in answer.getheaders()}
             return Answer(answer.status, fields, answer.read())

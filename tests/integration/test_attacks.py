@@ -180,7 +180,7 @@ async def test_every_token_is_good_for_its_own_purpose_only(
     _, api = await server.tokens.create("api", by=ADMIN)
     kept, join = await server.tokens.create("join", by=ADMIN)
     assert (await server.principal(join)).kind == "join"  # which the API's guard refuses
-    with pytest.raises(Denied, match="a join token is needed"):
+    with pytest.raises(Denied, match="make a join token"):
         await server.enrolments.enrol(enrolment(Identity.fresh(), token=api))
     await server.enrolments.enrol(enrolment(Identity.fresh(), token=join))
     await server.tokens.revoke(kept.id, by=ADMIN)

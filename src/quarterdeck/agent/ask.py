@@ -20,6 +20,7 @@ from quarterdeck.fabric.trust import fetch, trusting, untrusted, verifying
 
 TIMEOUT_S = 15.0
 ANSWER_LIMIT = 1 << 20
+MAX_ASKED_S = 300
 
 
 class Asker:
@@ -63,7 +64,7 @@ class Asker:
         if answer.status == 407:
             raise Unavailable("proxy", way.refusal(answer.status))
         if not 200 <= answer.status < 300:
-            raise _refusal(answer.status, data)
+            raise _refusal(answer.status, data, answer.headers.get("Retry-After", ""))
         return bytes(data)
 
 
@@ -99,10 +100,21 @@ def _untrusted(url: str, pinned: str, error: Exception) -> QuarterdeckError:
     )
 
 
-def _refusal(status: int, body: bytes) -> QuarterdeckError:
+def asked_to_wait_s(error: QuarterdeckError) -> float:
+    """How long the server wants to be left alone; 0 when it does not say."""
+    found = error.detail.get("retry_after_s")
+    return float(found) if isinstance(found, int) else 0.0
+
+
+def _refusal(status: int, body: bytes, after: str) -> QuarterdeckError:
     try:
         problem = json.loads(body)
         text, code = str(problem["detail"]), str(problem["code"])
     except (ValueError, KeyError, TypeError):
-        text, code = f"The server answered {status} to the enrolment.", "enrol"
-    return error_for_status(status)(code, text)
+        text, code = (
+            f"The server answered {status} to the enrolment, and not as quarterdeck does: check "
+            "the URL, and what stands before the server.",
+            "enrol",
+        )
+    wait = {"retry_after_s": min(int(after), MAX_ASKED_S)} if after.isdecimal() else {}
+    return error_for_status(status)(code, text, **wait)

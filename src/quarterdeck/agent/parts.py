@@ -9,7 +9,7 @@ from typing import Protocol
 
 import msgspec
 
-from quarterdeck.agent.ask import Asker
+from quarterdeck.agent.ask import Asker, asked_to_wait_s
 from quarterdeck.agent.enrol import Member, Membership
 from quarterdeck.agent.host import Host
 from quarterdeck.agent.local import RealHost
@@ -108,7 +108,7 @@ async def _enrol(member: Member, settings: AgentSettings, telemetry: Telemetry) 
                 told = error.message
                 awaited = error.code == AWAITS_APPROVAL
                 telemetry.emit((ApprovalAwaited if awaited else ServerLost)(error=told))
-            await asyncio.sleep(wait_s * jitter())
+            await asyncio.sleep(asked_to_wait_s(error) + wait_s * jitter())
             wait_s = min(wait_s * 2, MAX_WAIT_S)
 
 

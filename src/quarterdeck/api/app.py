@@ -39,6 +39,7 @@ from quarterdeck.control.main import Server
 from quarterdeck.core.model import MAX_ORDER_BYTES
 from quarterdeck.errors import Broken, Denied, QuarterdeckError
 from quarterdeck.service import sentence
+from quarterdeck.settings import proxies
 from quarterdeck.telemetry import RequestFailed
 
 BODY_LIMIT = 2 * MAX_ORDER_BYTES
@@ -101,8 +102,15 @@ def _answer(error: QuarterdeckError, status: int | None = None) -> Response[Prob
         problem,
         status_code=problem.status,
         media_type="application/problem+json",
-        headers={"Retry-After": RETRY_AFTER_S} if problem.status == 503 else None,
+        headers=_when_again(error, problem.status),
     )
+
+
+def _when_again(error: QuarterdeckError, status: int) -> dict[str, str] | None:
+    after_s = error.detail.get("retry_after_s")
+    if isinstance(after_s, int):
+        return {"Retry-After": str(after_s)}
+    return {"Retry-After": RETRY_AFTER_S} if status == 503 else None
 
 
 def _problem(_request: HttpRequest, error: QuarterdeckError) -> Response[Problem]:
@@ -178,6 +186,7 @@ class HttpServer:
                 ws=relaying(relays),  # type: ignore[arg-type]
                 h11_max_incomplete_event_size=HEAD_LIMIT,
                 server_header=False,
+                forwarded_allow_ips=list(proxies(server.settings.trusted_proxies)),
                 ssl_context_factory=None if tls is None else lambda *_: tls,
             )
         )

@@ -37,6 +37,9 @@ qd runs</pre>
 """
 
 
+HttpRequest = Request[None, None, State]
+
+
 class CertificateBody(Body, frozen=True, kw_only=True):
     pem: str
     fingerprint: str
@@ -51,15 +54,24 @@ async def certificate(server: NamedDependency[Server]) -> CertificateBody:
 
 
 @post("/enrol", opt={PUBLIC: True, NEEDS: Stage.RECORD}, status_code=200)
-async def enrol(data: JSONBody[Enrolment], server: NamedDependency[Server]) -> Credentials:
+async def enrol(
+    data: JSONBody[Enrolment], request: HttpRequest, server: NamedDependency[Server]
+) -> Credentials:
     """Admit a node with a join token and a key of its own, or renew its pass to the fabric."""
-    return await server.enrolments.enrol(data)
+    return await server.enrolments.enrol(data, _address(request))
 
 
 @post("/leaf", opt={PUBLIC: True, NEEDS: Stage.RECORD}, status_code=200)
-async def leaf(data: JSONBody[LeafEnrolment], server: NamedDependency[Server]) -> LeafCredentials:
+async def leaf(
+    data: JSONBody[LeafEnrolment], request: HttpRequest, server: NamedDependency[Server]
+) -> LeafCredentials:
     """Let a nats-server be a leaf node of the fabric, with a leaf token, or renew its pass."""
-    return await server.leaves.enrol(data)
+    return await server.leaves.enrol(data, _address(request))
+
+
+def _address(request: HttpRequest) -> str:
+    """Who asks; a proxy that the setting `trusted_proxies` names says for whom."""
+    return "" if request.client is None else request.client.host
 
 
 @get("/", opt={PUBLIC: True}, include_in_schema=False, media_type=MediaType.HTML)
@@ -69,7 +81,7 @@ async def front() -> str:
 
 
 @get("/openapi.json", opt={PUBLIC: True}, include_in_schema=False)
-async def openapi(request: Request[None, None, State]) -> dict[str, Any]:
+async def openapi(request: HttpRequest) -> dict[str, Any]:
     """The description of this API."""
     return describe(request.app)
 

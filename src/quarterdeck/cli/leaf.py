@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from quarterdeck.agent.addresses import addresses
-from quarterdeck.agent.ask import Asker, websockets
+from quarterdeck.agent.ask import Asker, asked_to_wait_s, websockets
 from quarterdeck.api.tls import names_for
 from quarterdeck.cli.children import Child, Files, Keeper
 from quarterdeck.cli.fabric import say_failed
@@ -237,7 +237,8 @@ async def _admitted(member: LeafMember) -> None:
             if error.message != told:
                 told = error.message
                 print(f"qd: {told} Asking again.", file=sys.stderr, flush=True)
-        await asyncio.sleep(wait_s * jitter())
+            asked_s = asked_to_wait_s(error)
+        await asyncio.sleep(asked_s + wait_s * jitter())
         wait_s = min(2 * wait_s, MAX_WAIT_S)
 
 
@@ -249,6 +250,7 @@ async def _keep_asking(member: LeafMember, leaf: LeafFabric) -> None:
         try:
             certified = await member.ask()
         except QuarterdeckError as error:
+            await asyncio.sleep(asked_to_wait_s(error))
             if error.message != told:
                 told = error.message
                 say_failed("leaf", told, ASK_EVERY_S)

@@ -172,6 +172,7 @@ class Supervisor:
             fabric_public_url=settings.fabric_public_url,
             websocket_public_url=settings.websocket_public_url,
             max_links=settings.max_links,
+            trusted_proxies=settings.trusted_proxies,
         )
         pin = f"_{self._fingerprint}" if self._fingerprint else ""
         for name in self._names():

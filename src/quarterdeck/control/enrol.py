@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import re
 from collections.abc import Callable
 from urllib.parse import urlsplit
@@ -11,9 +13,10 @@ from quarterdeck.control.agentless import AgentlessNodes
 from quarterdeck.control.observe import Fleet
 from quarterdeck.control.parts import PASS_TTL_S
 from quarterdeck.control.step import write_guarded
+from quarterdeck.core.brake import Brake
 from quarterdeck.core.ids import check_name, node_id
 from quarterdeck.core.model import Node
-from quarterdeck.errors import Denied, Invalid, Unavailable
+from quarterdeck.errors import Denied, Invalid, NotFound, TooOften, Unavailable
 from quarterdeck.fabric.identity import verify
 from quarterdeck.service import Clock
 from quarterdeck.settings import is_loopback, join_listen
@@ -24,6 +27,7 @@ from quarterdeck.telemetry import NodeEnrolled, Telemetry
 from quarterdeck.wire.enrol import AWAITS_APPROVAL, Credentials, Enrolment, signed_part
 
 NATS_PORT = 4222
+REMOVED = "node_removed"
 HOST = re.compile(r"[A-Za-z0-9_.:-]{1,253}")
 
 
@@ -42,6 +46,7 @@ class Enrolments:
         fabric_urls: tuple[str, ...],
         order_keys: tuple[str, ...],
         fabric_ca: str,
+        brake: Brake,
         websocket_urls: tuple[str, ...] = (),
     ) -> None:
         self._database = database
@@ -54,24 +59,38 @@ class Enrolments:
         self._order_keys = order_keys
         self._fabric_ca = fabric_ca
         self._websocket_urls = websocket_urls
+        self._brake = brake
 
-    async def enrol(self, request: Enrolment) -> Credentials:
+    async def enrol(self, request: Enrolment, address: str = "") -> Credentials:
         """Admit a node, or renew one. Raises Invalid or Denied, and Unavailable (`AWAITS_APPROVAL`)
-        while nobody has approved it: the node asks again until somebody does.
+        while nobody has approved it: the node asks again until somebody does. Raises TooOften for
+        an `address` that failed often; nodes that are known are let through there, so that nobody
+        beside them keeps their passes from being renewed.
 
         A known key needs no token, and keeps its id for ever; a removed one never comes back, with
         whatever token. A repeat of somebody's recorded enrolment changes nothing, and its answer
         is worth nothing without the private key.
         """
+        if not self._knows(node_id(request.public_key)):
+            hold_off(self._brake, address, self._clock.monotonic())
+        try:
+            return await self._enrol(request, address)
+        except Denied as error:
+            if error.code != REMOVED:  # it has its key: nobody guesses
+                self._brake.failed(address, self._clock.monotonic())
+            raise
+
+    async def _enrol(self, request: Enrolment, address: str) -> Credentials:
         now = self._clock.now()
         self._check(request)
         id = node_id(request.public_key)
         known = await self._database.read(lambda tx: node_store.get(tx, id))
         if known is None:
             known = await self._admit(request)
+            self._brake.passed(address)
         elif known.removed:
             raise Denied(
-                "node_removed",
+                REMOVED,
                 f"Node {known.name} ({id}) was removed from this fleet for ever. To let its "
                 "machine join as a new node, give the agent an empty state directory and a "
                 "join token.",
@@ -103,7 +122,11 @@ class Enrolments:
         def unit(tx: Tx) -> Node:
             principal = access_store.principal(tx, request.token, now)
             if principal.kind != "join":
-                raise Denied("wrong_token", "This token can't enrol nodes: a join token is needed.")
+                raise Denied(
+                    "wrong_token",
+                    f"This token, of kind {principal.kind!r}, can't enrol nodes: make a join token "
+                    "with `qd token create --kind join`.",
+                )
             node = Node(
                 id=node_id(request.public_key),
                 name=request.name,
@@ -119,16 +142,41 @@ class Enrolments:
 
         enrolled = await write_guarded(self._database, unit)
         if enrolled.removed:  # while it asked
-            raise Denied("node_removed", f"Node {enrolled.name} was removed from this fleet.")
+            raise Denied(
+                REMOVED,
+                f"Node {enrolled.name} was removed from this fleet while it joined: if that was "
+                "not meant, give the agent an empty state directory and a join token.",
+            )
         self._fleet.know(enrolled)
         self._telemetry.emit(NodeEnrolled(node=enrolled.id, name=enrolled.name))
         return enrolled
+
+    def _knows(self, id: str) -> bool:
+        with contextlib.suppress(NotFound):
+            return bool(self._fleet.get(id))
+        return False
 
     def _check(self, request: Enrolment) -> None:
         check_name(request.name)
         part = signed_part(request.public_key, request.name, request.token)
         if not verify(request.public_key, part, request.signature):
-            raise Denied("bad_signature", "The enrolment is not signed by the key it names.")
+            raise Denied(
+                "bad_signature",
+                "The enrolment is not signed by the key it names, so the node is not let in: start "
+                "an agent of this version with its own state directory.",
+            )
+
+
+def hold_off(brake: Brake, address: str, now: float) -> None:
+    """Raises TooOften while an address has to wait."""
+    wait_s = math.ceil(brake.wait_s(address, now))
+    if wait_s:
+        raise TooOften(
+            "too_many_failures",
+            f"Too many attempts to join from {address or 'there'} were refused, so this one was "
+            f"not looked at: check the token, and try again in {wait_s} s (agents do so alone).",
+            retry_after_s=wait_s,
+        )
 
 
 def seen_from(url: str, via: str) -> str:
@@ -138,5 +186,9 @@ def seen_from(url: str, via: str) -> str:
     if not is_loopback(parts.hostname or "") or not via or is_loopback(via):
         return url
     if HOST.fullmatch(via) is None:
-        raise Invalid("via", f"{via[:80]!r} is not the name or address of a host.")
+        raise Invalid(
+            "via",
+            f"{via[:80]!r} is not the name or address of a host: give the agent a --join URL with "
+            "the server's name or address.",
+        )
     return f"{parts.scheme}://{join_listen(via, parts.port or NATS_PORT)}"

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
+from quarterdeck.control.enrol import hold_off
 from quarterdeck.control.parts import Leaves
+from quarterdeck.core.brake import Brake
 from quarterdeck.errors import Denied, Invalid, NotFound
 from quarterdeck.fabric.identity import verify
 from quarterdeck.service import Clock
@@ -24,26 +26,47 @@ class LeafEnrolments:
     """What the API calls."""
 
     def __init__(
-        self, *, database: Database, clock: Clock, leaves: Leaves | None, urls: tuple[str, ...]
+        self,
+        *,
+        database: Database,
+        clock: Clock,
+        leaves: Leaves | None,
+        urls: tuple[str, ...],
+        brake: Brake,
     ) -> None:
         self._database = database
         self._clock = clock
         self._leaves = leaves
         self._urls = urls
+        self._brake = brake
 
-    async def enrol(self, request: LeafEnrolment) -> LeafCredentials:
-        """A pass, and what a leaf must know. Raises Invalid, Denied, NotFound."""
+    async def enrol(self, request: LeafEnrolment, address: str = "") -> LeafCredentials:
+        """A pass, and what a leaf must know. Raises Invalid, Denied, NotFound, and TooOften for an
+        `address` that failed often."""
+        hold_off(self._brake, address, self._clock.monotonic())
+        try:
+            return await self._enrol(request)
+        except Denied:
+            self._brake.failed(address, self._clock.monotonic())
+            raise
+
+    async def _enrol(self, request: LeafEnrolment) -> LeafCredentials:
         now = self._clock.now()
         part = leaf_part(request.public_key, request.token, request.tls_key)
         if not verify(request.public_key, part, request.signature):
-            raise Denied("bad_signature", "The request is not signed by the key it names.")
+            raise Denied(
+                "bad_signature",
+                "The request is not signed by the key it names, so the leaf node gets no pass: "
+                "start `qd fabric --leaf-of` of this version with its own --data.",
+            )
         principal = await self._database.read(
             lambda tx: access_store.principal(tx, request.token, now)
         )
         if principal.kind != "leaf":
             raise Denied(
                 "wrong_token",
-                "This token makes no leaf nodes: qd token create --kind leaf.",
+                f"This token, of kind {principal.kind!r}, makes no leaf nodes: make one that does "
+                "with `qd token create --kind leaf`.",
             )
         if self._leaves is None or not self._urls:
             raise NotFound(

@@ -35,6 +35,7 @@ from quarterdeck.control.strays import Strays
 from quarterdeck.control.streaming import Streaming
 from quarterdeck.control.streams import Streams
 from quarterdeck.control.watch import Watching
+from quarterdeck.core.brake import Brake
 from quarterdeck.core.ids import RANDOM_BYTES, run_id
 from quarterdeck.core.room import MIB, room
 from quarterdeck.errors import Unavailable
@@ -235,6 +236,7 @@ class Server:
             telemetry=self.telemetry,
             new_id=self.new_id,
         )
+        brake = Brake()
         self.enrolments = Enrolments(
             database=self.database,
             fleet=self.fleet,
@@ -246,12 +248,14 @@ class Server:
             order_keys=self.parts.order_keys,
             fabric_ca=self.parts.fabric_ca,
             websocket_urls=self.parts.websocket_urls,
+            brake=brake,
         )
         self.leaves = LeafEnrolments(
             database=self.database,
             clock=self.clock,
             leaves=self.parts.leaves,
             urls=self.parts.websocket_urls,
+            brake=brake,
         )
         self.streaming = Streaming(database=self.database, clock=self.clock)
         self.tokens = Tokens(
