@@ -25,14 +25,14 @@ def measure(up: rigs.Up, watch_s: float, settle_s: float = SETTLE_S) -> rigs.Rep
         "server": [up.server_pid],
         "fabric": [int(up.ready["pids"]["fabric"])],
     }
-    before = {name: sum(map(_cpu_s, pids)) for name, pids in groups.items()}
+    before = {name: sum(map(cpu_s, pids)) for name, pids in groups.items()}
     began = time.monotonic()
     time.sleep(watch_s)
     lasted = time.monotonic() - began
     cpu = {}
     for name, pids in groups.items():
         report.add(f"{name}: resident memory", [sum(map(resident, pids))], "MiB")
-        cpu[name] = 100 * (sum(map(_cpu_s, pids)) - before[name]) / lasted
+        cpu[name] = 100 * (sum(map(cpu_s, pids)) - before[name]) / lasted
         report.add(f"{name}: processor over {lasted:.0f} s", [cpu[name]], "%")
     own = sum(map(_unshared, [*groups["agent"], *groups["its spawner"]]))
     report.add("agent with spawner: proportional memory (PSS)", [own], "MiB")
@@ -46,7 +46,7 @@ def _children(pid: int) -> list[int]:
     return [int(word) for word in found.split()]
 
 
-def _cpu_s(pid: int) -> float:
+def cpu_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 

@@ -162,17 +162,23 @@ def shell(words: Sequence[str], env: dict[str, str] | None = None) -> Callable[[
 
     def call() -> None:
         subprocess.run(
-            words, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=env
+            words,
+            check=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=env,
         )
 
     return call
 
 
 class Up:
-    """A `qd up` with one node called after the host."""
+    """A `qd up`, with one node called after the host unless `nodes` says otherwise."""
 
-    def __init__(self, data: Path) -> None:
+    def __init__(self, data: Path, *, nodes: int = 1) -> None:
         self.data = data
+        self._nodes = nodes
         self.env = {**os.environ, "QD_DATA": str(data)}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -186,6 +192,10 @@ class Up:
     def node(self) -> str:
         """The name of the one node."""
         return str(next(iter(self.ready["pids"]["agents"])))
+
+    @property
+    def fabric_pid(self) -> int:
+        return int(self.ready["pids"]["fabric"])
 
     @property
     def agent_pid(self) -> int:
@@ -203,7 +213,7 @@ class Up:
         """Start it; milliseconds until it is ready."""
         began = time.perf_counter()
         self._process = subprocess.Popen(
-            [QD, "up", "--listen", "127.0.0.1:0", "--nodes", "1"],
+            [QD, "up", "--listen", "127.0.0.1:0", "--nodes", str(self._nodes)],
             env=self.env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -224,10 +234,10 @@ class Up:
 
 
 @contextlib.contextmanager
-def up() -> Iterator[Up]:
+def up(*, nodes: int = 1) -> Iterator[Up]:
     """A `qd up` on a data directory of its own, for the time of a block."""
     with tempfile.TemporaryDirectory(prefix="qd-bench-") as name:
-        started = Up(Path(name) / "data")
+        started = Up(Path(name) / "data", nodes=nodes)
         try:
             started.start()
             yield started

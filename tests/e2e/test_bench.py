@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from bench import cli, dispatch, idle, lines, rigs, throughput
+from bench import cli, crowd, dispatch, fleet, idle, lines, rigs, throughput
 from bench.ssh import MISSING, Ssh, installed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,6 +61,24 @@ def test_what_an_idle_agent_costs_is_measured(both: tuple[rigs.Up, Ssh]) -> None
     report = idle.measure(up, watch_s=0.2, settle_s=0.0)
     memory = next(f for f in report.figures if f.what == "agent: resident memory")
     assert 5 < memory.median < 500
+
+
+def test_simulated_agents_obey_and_come_back_after_the_fabric_was_killed() -> None:
+    with crowd.crowd() as (up, agents):
+        report = fleet.measure(up, agents, 20, quick=True)
+        assert len(agents.nodes) == 20
+        assert agents.told()[0].lost == 5
+        done = up_qd(up, "run", "-t", "sim-00007", "--", "sim", "ticks=3", "every=0.01", "exit=3")
+    assert done.returncode == 3
+    assert b"stdout 0 " in done.stdout
+    measured = {figure.what for figure in report.figures}
+    assert "20 x true: submit to the answer" in measured
+
+
+def up_qd(up: rigs.Up, *words: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [rigs.QD, *words], env=up.env, capture_output=True, timeout=30, check=False
+    )
 
 
 def test_a_goal_is_met_from_the_right_side() -> None:
