@@ -28,6 +28,7 @@ MEANINGS = {
     "websocket_url": "Where this server reaches the fabric's WebSocket, to carry it at `/fabric`.",
     "leaf_of": "URL of a server, to be a leaf node of its fabric.",
     "fabric.token": "The leaf token, needed once.",
+    "slots": "How many attempts the node takes at once (0: two for each CPU).",
     "heartbeat_s": "Seconds between two beats of a node, 0.1 to 3600.",
     "join": "URL of a server to enrol with.",
     "keys": "Directory of the installation's keys; several servers share one.",

@@ -88,10 +88,14 @@ class ServerSettings(Settings, frozen=True, kw_only=True):
     trusted_proxies: str = LOCAL
 
 
+MAX_SLOTS = 100_000
+
+
 class AgentSettings(Settings, frozen=True, kw_only=True):
     """`qd agent`. `state` is the node's own directory; `join` and `token` enrol it once. `fabric`
     says how the fabric is reached: `auto` (TCP, and where that does not get through WebSocket),
-    `tcp`, `wss`, or the addresses of one (a leaf node), separated by commas.
+    `tcp`, `wss`, or the addresses of one (a leaf node), separated by commas. `slots` is how many
+    attempts the node takes at once (0: two for each CPU).
     """
 
     state: str = ""
@@ -102,6 +106,7 @@ class AgentSettings(Settings, frozen=True, kw_only=True):
     log_level: str = "info"
     min_free_mib: int = 64
     heartbeat_s: float = 5.0
+    slots: int = 0
     fabric: str = "auto"
     server_ca: str = ""
 
@@ -366,6 +371,9 @@ def _check(settings: Settings) -> None:
     level = getattr(settings, "log_level", "info")
     if level not in ("debug", "info", "warning", "error"):
         raise Invalid("settings", f"log_level is {level!r}; say debug, info, warning or error.")
+    slots = getattr(settings, "slots", 0)
+    if not 0 <= slots <= MAX_SLOTS:
+        raise Invalid("settings", f"slots is {slots}; say 1 to {MAX_SLOTS}, or 0 for two per CPU.")
     heartbeat_s = getattr(settings, "heartbeat_s", 1.0)
     if not 0.1 <= heartbeat_s <= 3600:
         raise Invalid("settings", f"heartbeat_s is {heartbeat_s}; say 0.1 to 3600 seconds.")

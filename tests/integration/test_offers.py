@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import partial
 
+import msgspec
+
+from quarterdeck.control.main import Server
 from quarterdeck.control.run import NewRun
-from quarterdeck.core.model import Order, Plan
-from quarterdeck.core.states import AttemptState
+from quarterdeck.core.model import Facts, Order, Plan
+from quarterdeck.core.place import slots_of
+from quarterdeck.core.states import AttemptState, TaskState
 from quarterdeck.service import SystemClock
 from quarterdeck.telemetry import NodeSession
+from quarterdeck.wire.run import StartAttempt
 from tests.contracts.fabric_server import Harbour
-from tests.integration.server_host import HandNode, serving
+from tests.integration.server_host import Ears, HandNode, accepting, serving, snapshot
 
 
 class SetClock(SystemClock):
@@ -33,7 +39,7 @@ async def test_a_clock_that_is_set_an_hour_ahead_ends_no_offer(place: Harbour) -
         clock.ahead = timedelta(hours=-1)
         runs = [await server.runs.create(_new(ttl_s)) for ttl_s in (1800.0, 0.0)]
         clock.ahead = timedelta(hours=1)
-        expire = server._dispatch._expire
+        expire = partial(server._dispatch._expire, slots={})
         found = await server.database.read(expire)
         assert found == [], "one may wait for half an hour, the other for a moment"
         clock.ahead = timedelta()
@@ -46,3 +52,34 @@ async def test_a_clock_that_is_set_an_hour_ahead_ends_no_offer(place: Harbour) -
 def _new(ttl_s: float) -> NewRun:
     plan = Plan(offline_ttl_s=ttl_s)
     return NewRun(target="hand", order=Order(argv=("true",)), created_by="test", plan=plan)
+
+
+async def test_what_waits_for_a_slot_is_sent_when_one_is_free_and_outlives_the_time_to_live(
+    fleet: tuple[Server, Ears, HandNode],
+) -> None:
+    server, _ears, node = fleet
+    slots = slots_of(Facts())
+    node.answer = accepting
+    begun = []
+    for _ in range(slots):
+        await server.runs.create(_new(0.0))
+        begun.append(await _next_start(node))
+    late = await server.runs.create(_new(0.0))
+    plan = Plan(offline_ttl_s=0.0, priority=1)
+    first = await server.runs.create(msgspec.structs.replace(_new(0.0), plan=plan))
+    server.steady._since -= 3600.0  # an hour goes by
+    await node.beat(*((id, 1) for id in begun))
+    await server._dispatch.expire_late()
+    tasks = [(await server.runs.detail(run.id))[1][0] for run in (late, first)]
+    assert [task.state for task in tasks] == [TaskState.QUEUED] * 2
+    for run in (first, late):
+        ended = snapshot(begun.pop(), 9, "ended", ended_at=2.0, exit_code=0, cached=True)
+        await node.tell(ended)
+        assert await _next_start(node) == f"{run.id}-0-1"
+
+
+async def _next_start(node: HandNode) -> str:
+    while True:
+        for item in (await node.orders.get()).items:
+            if isinstance(item, StartAttempt):
+                return item.attempt

@@ -162,6 +162,7 @@ class Agent:
             session=self._session,
             before=self._begun(link),
             labels=self._settings.labels,
+            slots=self._settings.slots,
             every_s=self._settings.heartbeat_s,
             fabric=link.fabric,
             host=self._host,

@@ -51,6 +51,7 @@ class Beats:
         session: str,
         before: str,
         labels: Mapping[str, str],
+        slots: int,
         every_s: float,
         fabric: Fabric,
         host: Host,
@@ -77,7 +78,8 @@ class Beats:
         self._agentless = agentless
         self._number = 0
         self._within_s = 0.0
-        self._facts = host.facts()
+        facts = host.facts()
+        self._facts = msgspec.structs.replace(facts, slots=slots) if slots else facts
         self.now = Poke()
 
     async def beat_on(self) -> None:

@@ -11,7 +11,7 @@ back.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -20,13 +20,16 @@ import msgspec
 
 from quarterdeck.control.ingest import Ingest
 from quarterdeck.control.lease import OFFERS, Leases
+from quarterdeck.control.moves import Full
 from quarterdeck.control.observe import Fleet
 from quarterdeck.control.orders import Orderer
 from quarterdeck.control.steady import Steady
 from quarterdeck.core import attempt as machine
+from quarterdeck.core import liveness
 from quarterdeck.core.model import Attempt, Order, Reason
+from quarterdeck.core.place import open_slots, startable
 from quarterdeck.core.reconcile import Command, Release, Revoke, Signal, Start, Stop, orders_for
-from quarterdeck.errors import Invalid, Unavailable
+from quarterdeck.errors import Invalid, NotFound, Unavailable
 from quarterdeck.service import Clock, Poke, Services
 from quarterdeck.store import run as run_store
 from quarterdeck.store.base import Database, Tx
@@ -74,6 +77,7 @@ class Dispatch:
         telemetry: Telemetry,
         poke: Poke,
         ask: Poke,
+        full: Full,
     ) -> None:
         self._leases = leases
         self._database = database
@@ -86,6 +90,7 @@ class Dispatch:
         self._telemetry = telemetry
         self._poke = poke
         self._ask = ask
+        self._full = full
         self._talking: set[str] = set()
         self._again: set[str] = set()
         self._waiting: set[str] = set()
@@ -118,7 +123,7 @@ class Dispatch:
     def _settled(self, node: str, attempts: list[Attempt]) -> list[Command]:
         """What is to be sent now. Right after a new session of a node nothing is that an earlier
         one may have begun: it may live on in a copy of the node's directory."""
-        commands = orders_for(attempts, self._steady.now())
+        commands = self._fitting(node, attempts, orders_for(attempts, self._steady.now()))
         wait_s = self._fleet.unsettled_s(node)
         if not wait_s:
             return commands
@@ -128,6 +133,22 @@ class Dispatch:
             self._waiting.add(node)
             self._services.spawn(self._later(node, wait_s), f"orders {node} later")
         return now
+
+    def _fitting(
+        self, node: str, attempts: list[Attempt], commands: list[Command]
+    ) -> list[Command]:
+        """Without the starts for which the node has no free slot."""
+        starts = {c.attempt for c in commands if isinstance(c, Start)}
+        may = startable(attempts, self._slots(node), self._steady.now())
+        held_back = {a.id for a in attempts if a.id in starts and not a.offered} - may
+        (self._full.add if held_back else self._full.discard)(node)
+        return [c for c in commands if not (isinstance(c, Start) and c.attempt in held_back)]
+
+    def _slots(self, node: str) -> int:
+        try:
+            return open_slots(self._fleet.get(node), self._clock.now())
+        except NotFound:
+            return 0
 
     async def _later(self, node: str, wait_s: float) -> None:
         await asyncio.sleep(wait_s)
@@ -154,11 +175,15 @@ class Dispatch:
         """Loop: end what was never sent and whose time to live is over (duty of one server)."""
         while True:
             await asyncio.sleep(TICK_S)
-            now = self._steady.now()
-            if not self._leases.holds(OFFERS):
-                continue
-            if await self._database.read(partial(run_store.expired_offers, now=now)):
-                await self._ingest.change(self._expire)
+            if self._leases.holds(OFFERS):
+                await self.expire_late()
+
+    async def expire_late(self) -> None:
+        """End what has run out by now, unless it waits for a slot only."""
+        unsent = partial(run_store.expired_offers, now=self._steady.now())
+        if late := await self._database.read(unsent):
+            slots = {node: self._slots(node) for node in {one.node for one in late}}
+            await self._ingest.change(partial(self._expire, slots=slots))
 
     async def wake_later(self) -> None:
         """Loop: poke the nodes of attempts whose time has come (duty of one server)."""
@@ -175,11 +200,23 @@ class Dispatch:
             self._poke(*due)
             seen = now
 
-    def _expire(self, tx: Tx) -> list[tuple[Attempt, Attempt]]:
-        now = self._clock.now()
+    def _expire(self, tx: Tx, slots: Mapping[str, int]) -> list[tuple[Attempt, Attempt]]:
+        """The time to live is that of a node that is away: what waits for a slot waits on.
+
+        `slots` are those of nodes that take orders, 0 for the others.
+        """
+        now, steady = self._clock.now(), self._steady.now()
+        late = run_store.expired_offers(tx, steady)
+        here = [node for node, count in slots.items() if count]
+        waiting: set[str] = set()
+        for node, attempts in run_store.open_attempts(tx, here).items():
+            may = startable(attempts, slots[node], steady)
+            waiting |= {one.id for one in late if one.node == node} - may
+        run_store.postpone(tx, waiting, steady + timedelta(seconds=liveness.SILENT_AFTER_S))
         return [
             (attempt, machine.step(attempt, machine.OfferExpired(), now))
-            for attempt in run_store.expired_offers(tx, self._steady.now())
+            for attempt in late
+            if attempt.id not in waiting
         ]
 
     def _talk(self, node: str, conversation: Coroutine[Any, Any, None]) -> None:
@@ -194,7 +231,9 @@ class Dispatch:
             self._poke(node)
 
     async def _first_words(self, new: Attempt, order: Order) -> None:
-        if self._orderer.reachable(new.node) and (offered := await self._offered([new.id])):
+        if self._orderer.reachable(new.node) and (
+            offered := await self._offered(new.node, [new.id])
+        ):
             item = _item(Start(attempt=new.id), order)
             await self._ask_and_apply(new.node, (item,), offered)
 
@@ -209,18 +248,29 @@ class Dispatch:
         items = [_item(c, orders.get(attempts[c.attempt].run, Order())) for c in commands]
         for batch in _batches(items):
             new = [item.attempt for item in batch if item.attempt in starts]
-            offered = await self._offered(new)
+            offered = await self._offered(node, new)
             called_off = set(new) - offered.keys()
             wanted = tuple(item for item in batch if item.attempt not in called_off)
             first = {id: v for id, v in offered.items() if not attempts[id].offered}
             if wanted and not await self._ask_and_apply(node, wanted, first):
                 return
 
-    async def _offered(self, new: list[str]) -> dict[str, int]:
-        """Note that attempts are about to be sent; those that were not called off meanwhile."""
+    async def _offered(self, node: str, new: list[str]) -> dict[str, int]:
+        """Note that attempts are about to be sent; those that were not called off meanwhile, and
+        for which there is a slot."""
         if not new:
             return {}
-        return await self._database.write(partial(run_store.offer, ids=new))
+        slots, now = self._slots(node), self._steady.now()
+
+        def unit(tx: Tx) -> tuple[dict[str, int], bool]:
+            open_ones = run_store.open_attempts(tx, [node]).get(node, [])
+            may = startable(open_ones, slots, now) | {one.id for one in open_ones if one.offered}
+            return run_store.offer(tx, may & set(new)), may.issuperset(new)
+
+        offered, all_fit = await self._database.write(unit)
+        if not all_fit:
+            self._full.add(node)
+        return offered
 
     async def _ask_and_apply(
         self, node: str, batch: tuple[OrderItem, ...], offered: dict[str, int]

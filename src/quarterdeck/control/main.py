@@ -18,7 +18,7 @@ from quarterdeck.control.leaf import LeafEnrolments
 from quarterdeck.control.lease import Leases
 from quarterdeck.control.lock import Locks
 from quarterdeck.control.metrics import Metrics
-from quarterdeck.control.moves import Moves
+from quarterdeck.control.moves import Full, Moves
 from quarterdeck.control.node import Nodes
 from quarterdeck.control.observe import Fleet
 from quarterdeck.control.orders import Orderer
@@ -128,12 +128,14 @@ class Server:
             dispatch=dispatch,
             ask=ask,
         )
+        full: Full = set()
         moves = Moves(
             changes=self.changes,
             telemetry=self.telemetry,
             steady=self.steady,
             dispatch=dispatch,
             seal=seal,
+            full=full,
         )
         self._ingest = Ingest(
             database=self.database,
@@ -159,6 +161,7 @@ class Server:
             telemetry=self.telemetry,
             poke=dispatch,
             ask=ask,
+            full=full,
         )
         self._assemble_runs(moves)
         self.changes.on_foreign(lambda _topics: seal())

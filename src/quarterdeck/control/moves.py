@@ -14,6 +14,9 @@ from quarterdeck.core.states import Phase
 from quarterdeck.service import Poke
 from quarterdeck.telemetry import AttemptsMoved, RunEnded, Telemetry
 
+Full = set[str]
+"""Nodes for which something waits for a free slot, as this server's dispatch last saw them."""
+
 
 class Moves:
     """Told by whoever has committed; wakes who acts on it or shows it."""
@@ -26,12 +29,14 @@ class Moves:
         steady: Steady,
         dispatch: Poke,
         seal: Poke,
+        full: Full,
     ) -> None:
         self._changes = changes
         self._telemetry = telemetry
         self._steady = steady
         self._dispatch = dispatch
         self._seal = seal
+        self._full = full
 
     def attempts(self, pairs: Iterable[tuple[Attempt, Attempt]]) -> bool:
         """Attempts before and after the commit; whether any differs."""
@@ -48,6 +53,8 @@ class Moves:
         now = self._steady.now()
         if wanting := {after.node for _, after in moved if orders_for([after], now)}:
             self._dispatch(*wanting)
+        if freed := self._full & {after.node for _, after in moved if _has_ended(after)}:
+            self._dispatch(*freed)
         if any(_is_to_be_sealed(after) for _, after in moved):
             self._seal()
         return bool(moved)
@@ -64,6 +71,9 @@ class Moves:
             self._dispatch(*nodes)
 
 
+def _has_ended(attempt: Attempt) -> bool:
+    return attempt.snapshot is not None and attempt.snapshot.phase is Phase.ENDED
+
+
 def _is_to_be_sealed(attempt: Attempt) -> bool:
-    ended = attempt.snapshot is not None and attempt.snapshot.phase is Phase.ENDED
-    return ended and not attempt.sealed
+    return _has_ended(attempt) and not attempt.sealed

@@ -107,6 +107,7 @@ def next_attempt(
         task=task.id,
         node=task.node,
         number=number,
+        priority=plan.priority,
         not_before=None if wait_s is None else begins,
         offer_until=begins + timedelta(seconds=ttl_s),
     )

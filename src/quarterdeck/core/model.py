@@ -95,8 +95,32 @@ class Retry(Record, frozen=True, kw_only=True):
     idempotent: bool = False
 
 
+class PickBy(StrEnum):
+    """What makes one candidate of a pick better than another: the lowest figure wins."""
+
+    LEAST_LOAD = "least_load"
+    LEAST_MEMORY = "least_memory"
+    FEWEST_TASKS = "fewest_tasks"
+    RANDOM = "random"
+    LABEL = "label"
+
+
+class Pick(Record, frozen=True, kw_only=True):
+    """`count` nodes of those that the target matches (core/place.py). Limits are percent, 0: none.
+
+    `label` names the label whose number is compared (only with `PickBy.LABEL`).
+    """
+
+    count: int
+    by: PickBy = PickBy.LEAST_LOAD
+    label: str = ""
+    max_cpu: float = 0.0
+    max_memory: float = 0.0
+
+
 class Plan(Record, frozen=True, kw_only=True):
-    """How the tasks of a run follow one another (core/plan.py). 0 is no canary, no deadline."""
+    """How the tasks of a run follow one another (core/plan.py). 0: no canary, no deadline. Of what
+    waits for a slot of one node a higher priority goes first."""
 
     max_parallel: Amount | None = None
     max_failures: Amount | None = None
@@ -105,6 +129,8 @@ class Plan(Record, frozen=True, kw_only=True):
     deadline_s: float = 0.0
     offline_ttl_s: float = DEFAULT_OFFLINE_TTL_S
     retry: Retry = Retry()
+    pick: Pick | None = None
+    priority: int = 0
 
 
 class Halt(StrEnum):
@@ -197,7 +223,7 @@ class Snapshot(Record, frozen=True, kw_only=True):
 
 class Attempt(Record, frozen=True, kw_only=True):
     """The server's row of one attempt: what is wanted, and what was last reported. Its node does
-    not get it before `not_before`."""
+    not get it before `not_before`; without a node (a pick) it waits until it is placed."""
 
     id: str
     run: str
@@ -207,6 +233,7 @@ class Attempt(Record, frozen=True, kw_only=True):
     wanted: Wanted = Wanted.RUN
     stops: int = 0
     stop_signal: int = 15
+    priority: int = 0
     signals: tuple[SignalOrder, ...] = ()
     offered: bool = False
     offer_until: datetime | None = None
@@ -222,7 +249,8 @@ class Attempt(Record, frozen=True, kw_only=True):
 
 class Task(Record, frozen=True, kw_only=True):
     """A run's part on one node. `node_state` is how the node was when the target was resolved,
-    `tries` counts its attempts, `reason` says why it was skipped or called off."""
+    `tries` counts its attempts, `reason` says why it was skipped or called off, or why a pick chose
+    its node; before that the node is empty."""
 
     id: str
     run: str
@@ -318,6 +346,7 @@ class Facts(Record, frozen=True, kw_only=True):
     version: str = ""
     place: str = ""
     via: str = ""
+    slots: int = 0
 
 
 class Node(Record, frozen=True, kw_only=True):

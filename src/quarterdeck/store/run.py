@@ -235,6 +235,16 @@ def expired_offers(tx: Tx, now: datetime) -> list[Attempt]:
     return [attempt_record(row) for row in rows]
 
 
+def postpone(tx: Tx, ids: Iterable[str], until: datetime) -> None:
+    """Let attempts that were never sent wait on."""
+    for part in parts(sorted(set(ids))):
+        tx.execute(
+            update(attempts)
+            .where(attempts.c.id.in_(part), ~attempts.c.offered, ~attempts.c.released)
+            .values(offer_until=to_us(until), version=attempts.c.version + 1)
+        )
+
+
 def due_nodes(tx: Tx, after: datetime, now: datetime) -> set[str]:
     """Nodes with an unsent attempt whose time came after `after`, until `now`."""
     rows = tx.execute(

@@ -168,6 +168,7 @@ attempts = Table(
     Column("wanted", _text(8), nullable=False),
     Column("stops", Integer, nullable=False),
     Column("stop_signal", Integer, nullable=False),
+    Column("priority", Integer, nullable=False, server_default="0"),
     Column("signals", LargeBinary),
     _flag("offered"),
     Column("offer_until", BigInteger),

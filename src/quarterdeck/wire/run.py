@@ -238,6 +238,7 @@ class FactsMessage(WireMessage, frozen=True, kw_only=True):
     version: str = ""
     place: str = ""
     via: str = ""
+    slots: int = 0
 
 
 class LoadMessage(WireMessage, frozen=True, kw_only=True):
