@@ -294,12 +294,33 @@ async def beats_come_late(world: World) -> None:
     await pause(20)
     world.core.faults.core = Chance()
     await pause(80)
+    await _all_take_orders(world)
+
+
+async def a_start_is_heard_after_the_next_one(world: World) -> None:
+    """S13: an agent died right after its start, and its only beats come after those of the next."""
+    await pause(11)
+    world.core.faults.core = Chance(delayed=1.0, delay_s=30.0)
+    for node in world.nodes.values():
+        await node.crash()
+        node.start()
+    await pause(1)
+    for node in world.nodes.values():
+        await node.crash()
+    world.core.faults.core = Chance()
+    for node in world.nodes.values():
+        node.start()
+    await pause(100)
+    await _all_take_orders(world)
+
+
+async def _all_take_orders(world: World) -> None:
     run = await create(world, "sim ticks=2 every=0.2 size=40")
     await pause(5)
     for attempt in _attempts(world, run):
         world.check(
             attempt.outcome is Outcome.SUCCEEDED,
-            f"S13: {attempt.node} takes no orders, long after a late beat of its last session.",
+            f"S13: {attempt.node} takes no orders, long after a late beat of an ended session.",
         )
 
 
@@ -363,6 +384,7 @@ DIRECTED: dict[str, Script] = {
         live_chunks_are_lost,
         a_withdrawal_comes_late,
         beats_come_late,
+        a_start_is_heard_after_the_next_one,
         disks_are_slow_when_agents_die,
     )
 }

@@ -58,6 +58,8 @@ at which the rule matters. The real code is quiet under every plan.
           what_comes_back_is_only_shown (the_power_fails_after_the_release)
       one late beat is not two agents
           a_quarantine_is_for_ever (beats_come_late)
+      sessions are a chain
+          whoever_beats_last_is_the_present_session (a_start_is_heard_after_the_next_one)
     The plan of a run
       no more tasks at once than the window
           the_window_has_no_edge (tasks_follow_one_another)

@@ -213,6 +213,7 @@ class NodeProcess:
                 order_keys=lambda: (ORDER_KEY.public_key,),
                 refresh=nothing,
                 renew=nothing,
+                begin=self.machine.begin,
             )
 
         return AgentParts(host=host, join=join)

@@ -200,6 +200,11 @@ def a_quarantine_is_for_ever(put: Set) -> None:
     put(liveness, "COPY_GONE_S", 1e9)
 
 
+@mutation
+def whoever_beats_last_is_the_present_session(put: Set) -> None:
+    put(liveness, "_follows", lambda _current, _before: True)
+
+
 # ---- output
 
 

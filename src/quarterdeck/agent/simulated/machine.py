@@ -17,10 +17,12 @@ from quarterdeck.agent.held import REVOKED, Held, Refusal
 from quarterdeck.agent.shim import files
 from quarterdeck.agent.simulated.shim import SimulatedShim
 from quarterdeck.core.ids import split_attempt
+from quarterdeck.core.liveness import SHORT
 from quarterdeck.core.model import STREAMS
 from quarterdeck.service import Clock
 from quarterdeck.wire.run import OrderMessage
 
+SESSIONS = 32
 FREE_BYTES = 100 << 30
 FIRST_PID = 1000
 TICKS_PER_S = 100
@@ -129,6 +131,7 @@ class SimulatedMachine:
         self.truth: dict[str, Truth] = {}
         self.shims: dict[str, SimulatedShim] = {}
         self.owner: object | None = None
+        self.sessions: tuple[str, ...] = ()
         self.full = False
         self.no_forks = False
         self.contact_at = clock.monotonic()
@@ -137,6 +140,12 @@ class SimulatedMachine:
         self._pids = FIRST_PID
         self._unsynced_tombstones: set[str] = set()
         self._unsynced_removals: dict[str, Directory] = {}
+
+    def begin(self, session: str) -> str:
+        """Note durably that a session uses this machine's state; who did before, as beats tell."""
+        before = "".join(self.sessions)
+        self.sessions = (*self.sessions, session[:SHORT])[-SESSIONS:]
+        return before
 
     @property
     def boot_id(self) -> str:
