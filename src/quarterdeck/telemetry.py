@@ -80,6 +80,12 @@ class FabricTrouble(Warned, frozen=True, kw_only=True):
     error: str
 
 
+class DatabaseTrouble(Warned, frozen=True, kw_only=True):
+    """A server can't start its work because the database is away; it tries again."""
+
+    error: str
+
+
 class ServerLost(Warned, frozen=True, kw_only=True):
     """An agent asked a server for its pass over HTTP and got none; it asks again later."""
 

@@ -17,6 +17,7 @@ import socket
 import sys
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
@@ -32,6 +33,15 @@ from quarterdeck.settings import UpSettings, host_name, is_loopback, join_listen
 
 READY_LOOK_S = 0.03
 READY_WITHIN_S = 60.0
+TELL_AFTER_S = 3.0
+ANSWER_S = 5.0
+
+
+class Missing(NamedTuple):
+    """What is not ready yet (empty: all is), and its own sentence about it, if any."""
+
+    what: str
+    why: str = ""
 
 
 async def supervise(settings: UpSettings, data: str) -> int:
@@ -200,34 +210,44 @@ class Supervisor:
     async def _until_ready(self, began: datetime) -> None:
         """Wait until the API answers and every agent has beaten since the start."""
         server = Connection(
-            self._url, self._files.api_token, fingerprint=self._fingerprint, patience_s=0
+            self._url,
+            self._files.api_token,
+            fingerprint=self._fingerprint,
+            patience_s=0,
+            timeout_s=ANSWER_S,
         )
-        missing = "the server"
+        missing, told = Missing("the server"), ""
+        since = self._clock.monotonic()
         try:
             async with asyncio.timeout(READY_WITHIN_S):
-                while missing:
+                while missing.what:
                     await asyncio.sleep(READY_LOOK_S)
                     missing = await asyncio.to_thread(self._missing, server, began)
+                    late = self._clock.monotonic() - since > TELL_AFTER_S
+                    if late and missing.why and missing.why != told:
+                        told = missing.why
+                        print(f"qd: {told} Waiting.", file=sys.stderr, flush=True)
         except TimeoutError as error:
             raise Unavailable(
                 "not_ready",
-                f"After {READY_WITHIN_S:.0f} s {missing} was not ready; "
-                f"look into {self._files.logs}.",
+                f"After {READY_WITHIN_S:.0f} s {missing.what} was not ready: "
+                f"{missing.why or 'it said nothing.'} Look into {self._files.logs}, then start "
+                "again.",
             ) from error
 
-    def _missing(self, server: Connection, began: datetime) -> str:
+    def _missing(self, server: Connection, began: datetime) -> Missing:
         try:
             server.get("/readyz")
             found = server.get("/v1/nodes")["items"]
-        except QuarterdeckError:
-            return "the server"
+        except QuarterdeckError as error:
+            return Missing("the server", "" if error.code == "connection_lost" else error.message)
         there = {
             node["node"]
             for node in found
             if node["last_seen"] and datetime.fromisoformat(node["last_seen"]) >= began
         }
         absent = sorted(set(self._names()) - there)
-        return f"agent {absent[0]}" if absent else ""
+        return Missing(f"agent {absent[0]}" if absent else "")
 
     def _pid_changed(self) -> None:
         if self._ready and self._fabric is not None:

@@ -312,7 +312,13 @@ def _error(status: int, body: bytes) -> Exception:
     kind = error_for_status(status)
     try:
         problem = json.loads(body)
+        if isinstance(health := problem.get("problem"), str):  # what /readyz answers
+            return kind(str(problem["status"]), health)
         where = {"position": at} if isinstance(at := problem.get("position"), int) else {}
         return kind(str(problem["code"]), str(problem["detail"]), **where)
     except (ValueError, KeyError, TypeError, AttributeError):
-        return kind("http", f"The server answered {status}.")
+        return kind(
+            "http",
+            f"The server answered {status}, and not as quarterdeck does: check the URL, and what "
+            "stands before the server.",
+        )

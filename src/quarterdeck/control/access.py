@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
+from pathlib import Path
 
 from quarterdeck.core.access import SECRET_BYTES, spell
 from quarterdeck.errors import Invalid
@@ -85,3 +86,33 @@ class Tokens:
         kept = await self._database.write(partial(access_store.revoke, token_id=token_id, now=now))
         self._telemetry.emit(TokenRevoked(token=token_id, by=by.id))
         return kept
+
+
+async def take_over(database: Database, path: Path, now: datetime) -> None:
+    """Register the tokens that `qd up` (or an operator) laid down in a file, one a line.
+
+    Raises Invalid for a line that is none, and for a file that can't be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split()
+    except FileNotFoundError:
+        return
+    except (OSError, UnicodeDecodeError) as error:
+        raise Invalid(
+            "tokens",
+            f"The file of first tokens {path} can't be read ({error}): see that it is text and "
+            "that the server's user owns it.",
+        ) from error
+
+    def register(tx: Tx) -> None:
+        for line in lines:
+            try:
+                access_store.register(tx, line, "default", now)
+            except ValueError as error:
+                raise Invalid(
+                    "tokens",
+                    f"{path} holds a line that is no token, so the server does not start: take it "
+                    "out, or put a token there as `qd token create` prints it.",
+                ) from error
+
+    await database.write(register)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.metadata
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from quarterdeck.control.access import Tokens
+from quarterdeck.control.access import Tokens, take_over
 from quarterdeck.control.agentless import AgentlessNodes
 from quarterdeck.control.changes import Changes
 from quarterdeck.control.crowd import Crowd
@@ -40,12 +41,12 @@ from quarterdeck.core.ids import RANDOM_BYTES, run_id
 from quarterdeck.core.room import MIB, room
 from quarterdeck.errors import Unavailable
 from quarterdeck.fabric.base import Limits
-from quarterdeck.service import Clock, Poke, Services, entropy, free_bytes, still_wanted
+from quarterdeck.service import Clock, Poke, Services, entropy, free_bytes
 from quarterdeck.settings import ServerSettings, is_loopback, split_listen
 from quarterdeck.store import access as access_store
-from quarterdeck.store.base import Tx
 from quarterdeck.store.measured import MeasuredDatabase
 from quarterdeck.telemetry import (
+    DatabaseTrouble,
     FabricConnected,
     FabricTrouble,
     Started,
@@ -55,7 +56,7 @@ from quarterdeck.telemetry import (
 )
 from quarterdeck.wire import subjects
 
-CONNECT_PAUSE_S = 0.2
+DATABASE, FABRIC = "the database", "the fabric"
 
 
 class Server:
@@ -278,18 +279,14 @@ class Server:
         )
 
     async def start(self) -> None:
-        """Raises Unavailable or Denied with a sentence."""
-        await self.database.start()
-        await self.steady.begin()
-        await self._register_tokens()
-        await self.fleet.load()
-        self.progress.waits_for("the fabric")
+        """Waits for what is away, and says so. Raises Conflict, Denied or Invalid."""
+        await self._until_there(DATABASE, self._open_record)
         await self.progress.reach(Stage.RECORD)
-        await self._connect()
+        await self._until_there(FABRIC, self._connect)
         self.fabric.on_connect(lambda: self.telemetry.emit(FabricConnected(who=self.parts.id)))
         self._streams.watch()
         await self.fabric.subscribe(subjects.CHANGED, self.changes.heard)
-        await self.leases.round()
+        await self._until_there(DATABASE, self.leases.round)
         await self.fleet.listen()
         for name, loop in (
             ("leases", self.leases.keep),
@@ -361,35 +358,21 @@ class Server:
         now = self.clock.now()
         return await self.database.read(lambda tx: access_store.principal(tx, token, now))
 
+    async def _until_there(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
+        def told(error: str) -> None:
+            if what == FABRIC:
+                self.telemetry.emit(FabricTrouble(who=self.parts.id, error=error))
+            else:
+                self.telemetry.emit(DatabaseTrouble(error=error))
+
+        await self.progress.until_there(what, work, told)
+
+    async def _open_record(self) -> None:
+        await self.database.start()
+        await self.steady.begin()
+        await take_over(self.database, self._data / "tokens", self.clock.now())
+        await self.fleet.load()
+
     async def _connect(self) -> None:
-        """The fabric may be starting at the same time: wait for it, and say so."""
-        told = ""
-        while True:
-            try:
-                await self.fabric.start()
-                await self._streams.ensure()
-                return
-            except Unavailable as error:
-                if error.message != told:
-                    told = error.message
-                    self.progress.waits_for(f"the fabric ({told.rstrip('.')})")
-                    self.telemetry.emit(FabricTrouble(who=self.parts.id, error=told))
-            still_wanted()
-            await asyncio.sleep(CONNECT_PAUSE_S)
-
-    async def _register_tokens(self) -> None:
-        """Take over the tokens that `qd up` (or an operator) laid down in `tokens`, one a line."""
-        path = self._data / "tokens"
-        if not path.exists():
-            return
-        lines = path.read_text(encoding="utf-8").split()
-        now = self.clock.now()
-
-        def register(tx: Tx) -> None:
-            for line in lines:
-                try:
-                    access_store.register(tx, line, "default", now)
-                except ValueError as error:
-                    raise Unavailable("tokens", f"{path} holds a line that is no token.") from error
-
-        await self.database.write(register)
+        await self.fabric.start()
+        await self._streams.ensure()

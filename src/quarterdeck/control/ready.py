@@ -7,12 +7,14 @@ when the start takes longer (the fabric is away), it is told so at once.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from enum import IntEnum
 
 from quarterdeck.errors import Unavailable
-from quarterdeck.service import Clock
+from quarterdeck.service import Clock, still_wanted
 
 PATIENCE_S = 3.0
+LOOK_AGAIN_S = 0.2
 
 
 class Stage(IntEnum):
@@ -37,6 +39,23 @@ class Progress:
     def began(self) -> float:
         """When the process began, on the monotonic clock."""
         return self._began
+
+    async def until_there(
+        self, what: str, work: Callable[[], Awaitable[None]], told: Callable[[str], None]
+    ) -> None:
+        """Do `work`, again and again while what it needs is away; `told` hears each new reason."""
+        self.waits_for(what)
+        said = ""
+        while True:
+            try:
+                return await work()
+            except Unavailable as error:
+                if error.message != said:
+                    said = error.message
+                    self.waits_for(f"{what} ({said.rstrip('.')})")
+                    told(said)
+            still_wanted()
+            await asyncio.sleep(LOOK_AGAIN_S)
 
     def waits_for(self, what: str) -> None:
         """Note what the start waits for, as the object of "it waits for"."""
