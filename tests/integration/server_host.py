@@ -21,7 +21,7 @@ from quarterdeck.fabric.nats import NatsFabric
 from quarterdeck.service import Clock, Services, SystemClock
 from quarterdeck.settings import Secret, ServerSettings
 from quarterdeck.store.database import open_database
-from quarterdeck.telemetry import Event, Telemetry
+from quarterdeck.telemetry import Event, NodeSession, Telemetry
 from quarterdeck.wire import subjects
 from quarterdeck.wire.codec import decode, encode, open_envelope
 from quarterdeck.wire.enrol import Enrolment, signed_part
@@ -147,11 +147,37 @@ class HandNode:
             await self.fabric.publish(reply, data)
 
 
+async def heard_of(node: HandNode, ears: Ears) -> None:
+    """Beat until a server has taken a beat: the first may have come before it knew the node."""
+    for _ in range(int(DEADLINE_S)):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await ears.until(NodeSession)
+                return
+        await node.beat()
+    raise AssertionError("no server has taken a beat")
+
+
+@contextlib.asynccontextmanager
+async def with_node(
+    place: Harbour, name: str, answer: Callable[[Orders], tuple[AnswerItem, ...]]
+) -> AsyncIterator[tuple[Server, Ears, HandNode]]:
+    """A server that has heard of one node, which answers so."""
+    async with serving(place) as (server, ears):
+        node = HandNode(place, server, name)
+        node.answer = answer
+        await node.join()
+        await ears.until(NodeSession)
+        yield server, ears, node
+        await node.fabric.stop()
+
+
 @contextlib.asynccontextmanager
 async def serving(
-    place: Harbour, name: str = "server", *, clock: Clock | None = None
+    place: Harbour, name: str = "server", *, clock: Clock | None = None, keys: str = "authority"
 ) -> AsyncIterator[tuple[Server, Ears]]:
-    """A server on the fabric of a harbour; all servers of one harbour share its database."""
+    """A server on the fabric of a harbour; all servers of one harbour share its database. `keys`
+    is the directory of its keys there."""
     data = place.root / name
     data.mkdir(exist_ok=True)
     (data / "tokens").write_text(JOIN + "\n")
@@ -161,7 +187,7 @@ async def serving(
     settings = ServerSettings(
         data=str(data),
         fabric_url=place.server.url,
-        keys=str(place.root / "authority"),
+        keys=str(place.root / keys),
         archive=str(place.root / "archive"),
     )
 

@@ -27,6 +27,14 @@ pytestmark = pytest.mark.anyio
 LOST = {"reason": "lost", "error": "Its shim was killed", "cached": True}
 
 
+async def ordered(server: Server, node: HandNode) -> tuple[str, str]:
+    """A run and its attempt, which the node accepted."""
+    node.answer = accepting
+    run = await order(server, "hand")
+    await node.orders.get()
+    return run, f"{run}-0-1"
+
+
 async def told(ears: Ears, node: HandNode, message: AttemptSnapshot) -> None:
     """Tell a fact in the node's session; the server has looked at it afterwards."""
     before = len(ears.all(FactsTaken))
@@ -38,10 +46,7 @@ async def test_the_end_that_a_copy_tells_is_not_believed_and_the_originals_is_as
     place: Harbour, fleet: tuple[Server, Ears, HandNode]
 ) -> None:
     server, ears, node = fleet
-    node.answer = accepting
-    run = await order(server, "hand")
-    await node.orders.get()
-    attempt = f"{run}-0-1"
+    run, attempt = await ordered(server, node)
     await told(ears, node, snapshot(attempt, 2, "running"))
     copy = HandNode(place, server, "hand")
     copy.session = "session-copy"
@@ -72,10 +77,7 @@ async def test_what_a_replaced_session_told_late_is_not_applied(
     fleet: tuple[Server, Ears, HandNode],
 ) -> None:
     server, ears, node = fleet
-    node.answer = accepting
-    run = await order(server, "hand")
-    await node.orders.get()
-    attempt = f"{run}-0-1"
+    run, attempt = await ordered(server, node)
     node.session = "session-2"
     await node.beat()
     await ears.until(NodeSession, 2)
@@ -91,13 +93,11 @@ async def test_a_fact_of_a_session_that_has_not_beaten_yet_counts_and_its_beat_i
     fleet: tuple[Server, Ears, HandNode],
 ) -> None:
     server, ears, node = fleet
-    node.answer = accepting
-    run = await order(server, "hand")
-    await node.orders.get()
+    _, attempt = await ordered(server, node)
     asked = asyncio.Event()
     await node.fabric.subscribe(subjects.beat_now(node.id), lambda _: asked.set())
     node.session = "session-2"
-    await told(ears, node, snapshot(f"{run}-0-1", 3, "ended", exit_code=0, cached=True))
+    await told(ears, node, snapshot(attempt, 3, "ended", exit_code=0, cached=True))
     assert (await ears.until(RunEnded)).outcome == Outcome.SUCCEEDED.value
     async with asyncio.timeout(DEADLINE_S):
         await asked.wait()

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import shutil
 import time
+from collections.abc import Coroutine
 from functools import partial
+from typing import Any
 
 import msgspec
 import pytest
 
+from quarterdeck.control.changes import run_topic
 from quarterdeck.core import attempt as machine
 from quarterdeck.core.model import Snapshot
 from quarterdeck.core.states import AttemptState, Outcome, Phase
 from quarterdeck.errors import Denied, NotFound
 from quarterdeck.store import node as node_store
-from quarterdeck.telemetry import LogSealed, NodeSession, RunEnded
+from quarterdeck.telemetry import FactsTaken, LogSealed, NodeSession, RunEnded
 from quarterdeck.wire import subjects
-from quarterdeck.wire.codec import Chunk, encode_chunk
+from quarterdeck.wire.codec import Chunk, encode, encode_chunk
 from quarterdeck.wire.run import AttemptSnapshot, Orders
 from tests.contracts.fabric_place import Connections
 from tests.contracts.fabric_server import Harbour
-from tests.integration.server_host import HandNode, order, serving
+from tests.integration.server_host import (
+    DEADLINE_S,
+    HandNode,
+    heard_of,
+    order,
+    serving,
+    with_node,
+)
 
 
 def running(orders: Orders) -> tuple[AttemptSnapshot, ...]:
@@ -27,6 +40,23 @@ def running(orders: Orders) -> tuple[AttemptSnapshot, ...]:
         AttemptSnapshot(attempt=item.attempt, revision=2, phase="running", started_at=1.0)
         for item in orders.items
     )
+
+
+def ended(orders: Orders) -> AttemptSnapshot:
+    """The end of what an order was for."""
+    return msgspec.structs.replace(
+        running(orders)[0], revision=9, phase="ended", exit_code=0, ended_at=2.0, cached=True
+    )
+
+
+async def either(*waits: Coroutine[Any, Any, object]) -> None:
+    """The first of these has come."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    done, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    assert done and all(task.exception() is None for task in done)
 
 
 async def test_a_removed_node_is_cut_off_within_two_seconds_and_stays_out_after_every_restart(
@@ -58,6 +88,48 @@ async def test_a_removed_node_is_cut_off_within_two_seconds_and_stays_out_after_
         late = HandNode(place, server, "bad")
         with pytest.raises(Denied, match="removed from this fleet"):
             await late.join()
+
+
+async def test_a_node_removed_by_one_server_is_cut_off_and_not_believed_by_one_with_copied_keys(
+    place: Harbour,
+) -> None:
+    shutil.copytree(place.root / "authority", place.root / "copied")
+    both = contextlib.AsyncExitStack()
+    async with both:
+        one, heard = await both.enter_async_context(serving(place, "one"))
+        two, also = await both.enter_async_context(serving(place, "two", keys="copied"))
+        bad = HandNode(place, one, "bad")
+        bad.answer = running
+        await bad.join()
+        await heard_of(bad, heard)
+        await heard_of(bad, also)
+        run = await order(one, "bad")
+        asked = await bad.orders.get()
+        began = time.monotonic()
+        await two.removals.remove("bad", by="test")
+        await place.error("link of bad: link to the fabric lost")
+        assert time.monotonic() - began < 2
+        async with asyncio.timeout(DEADLINE_S):
+            with one.changes.watch(run_topic(run)) as poke:
+                while one.fleet.every() or (await one.runs.get(run)).outcome is not Outcome.LOST:
+                    await poke.wait(0.2)
+        end = ended(asked)
+        looked = {ears: len(ears.all(FactsTaken)) for ears in (heard, also)}
+        # as if it had been stored before the cut: whichever server takes it in, it changes nothing
+        await one.fabric.store(subjects.snapshots(bad.id), encode(end), message_id="late")
+        await either(*(ears.until(FactsTaken, 1 + looked[ears]) for ears in (heard, also)))
+        assert (await one.runs.get(run)).outcome is Outcome.LOST
+        for server in (one, two):
+            late = HandNode(place, server, "bad")
+            with pytest.raises(Denied, match="removed from this fleet"):
+                await late.join()
+        place.kill()
+        back = Connections(one.fabric)
+        await place.up()
+        await back.reach(1)
+        await place.error("does not admit")
+        assert not bad.fabric.connected
+        await bad.fabric.stop()
 
 
 async def test_what_was_never_sent_fails_and_what_may_run_is_lost_when_its_node_is_removed(
@@ -94,22 +166,14 @@ async def test_what_was_never_sent_fails_and_what_may_run_is_lost_when_its_node_
 async def test_facts_of_a_removed_node_that_were_on_their_way_change_nothing(
     place: Harbour,
 ) -> None:
-    async with serving(place) as (server, ears):
-        node = HandNode(place, server, "liar")
-        node.answer = running
-        await node.join()
-        await ears.until(NodeSession)
+    async with with_node(place, "liar", running) as (server, ears, node):
         run = await order(server, "liar")
         asked = await node.orders.get()
         await server.removals.remove("liar", by="test")
         await ears.until(RunEnded)
-        end = msgspec.structs.replace(
-            running(asked)[0], revision=9, phase="ended", exit_code=0, ended_at=2.0, cached=True
-        )
+        end = ended(asked)
         # as if it had been stored before the cut
-        await server.fabric.store(
-            subjects.snapshots(node.id), msgspec.msgpack.encode(end), message_id="late"
-        )
+        await server.fabric.store(subjects.snapshots(node.id), encode(end), message_id="late")
         other = HandNode(place, server, "honest")
         other.answer = running
         await other.join()
@@ -120,18 +184,13 @@ async def test_facts_of_a_removed_node_that_were_on_their_way_change_nothing(
         await ears.until(RunEnded, 2)
         found, _, _ = await server.runs.detail(run)
         assert (found.counts.lost, found.outcome) == (1, Outcome.LOST)
-        await node.fabric.stop()
         await other.fabric.stop()
 
 
 async def test_the_word_of_a_removed_node_does_not_count_before_its_attempts_were_ended(
     place: Harbour,
 ) -> None:
-    async with serving(place) as (server, ears):
-        node = HandNode(place, server, "gone")
-        node.answer = running
-        await node.join()
-        await ears.until(NodeSession)
+    async with with_node(place, "gone", running) as (server, ears, node):
         run = await order(server, "name:gone")
         await node.orders.get()
         attempt = f"{run}-0-1"
@@ -140,4 +199,3 @@ async def test_the_word_of_a_removed_node_does_not_count_before_its_attempts_wer
         await server.database.write(partial(node_store.remove, node_id=node.id, now=now))
         await server._ingest.apply([(attempt, node.id, machine.Reported(snapshot=word))])
         assert (await ears.until(RunEnded)).outcome == Outcome.LOST.value
-        await node.fabric.stop()

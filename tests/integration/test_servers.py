@@ -21,13 +21,14 @@ from quarterdeck.store import lease as lease_store
 from quarterdeck.store.access import Principal
 from quarterdeck.store.base import Database
 from quarterdeck.store.database import open_database
-from quarterdeck.telemetry import LeaseLost, LeaseTaken, NodeSession, RunEnded, Telemetry
+from quarterdeck.telemetry import LeaseLost, LeaseTaken, RunEnded, Telemetry
 from tests.contracts.fabric_server import Harbour
 from tests.integration.server_host import (
     DEADLINE_S,
     Ears,
     HandNode,
     accepting,
+    heard_of,
     order,
     serving,
     snapshot,
@@ -52,17 +53,6 @@ async def node(place: Harbour, pair: Pair) -> AsyncIterator[HandNode]:
         await heard_of(made, ears)
     yield made
     await made.fabric.stop()
-
-
-async def heard_of(node: HandNode, ears: Ears) -> None:
-    """Beat until a server has taken a beat: the first may have come before it knew the node."""
-    for _ in range(int(DEADLINE_S)):
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(1):
-                await ears.until(NodeSession)
-                return
-        await node.beat()
-    raise AssertionError("no server has taken a beat")
 
 
 async def test_a_node_enrolled_at_one_server_is_ordered_by_the_other(
