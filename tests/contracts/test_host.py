@@ -14,7 +14,7 @@ from quarterdeck.agent import machine as real
 from quarterdeck.agent.held import Held, Refusal
 from quarterdeck.agent.host import Claim, Host
 from quarterdeck.agent.shim import files
-from quarterdeck.core.states import Phase
+from quarterdeck.core.states import Phase, RefusalCode
 from quarterdeck.errors import Broken, Conflict, Invalid
 from quarterdeck.service import Services, SystemClock
 from quarterdeck.wire.run import OrderMessage
@@ -290,7 +290,7 @@ async def test_a_tombstone_stays_until_it_is_old(host: Host) -> None:
 async def test_the_words_of_a_refusal_are_found_again_by_the_next_agent(
     host: Host, bench: Bench
 ) -> None:
-    full = Refusal(code="refused", text="The disk is full.")
+    full = Refusal(code=RefusalCode.DISK, text="The disk is full.")
     await host.bury(FIRST, full)
     await host.stop()
     after = bench.host()

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from quarterdeck.core.model import Facts, Load, Order, Reason, Snapshot, StreamEnd
-from quarterdeck.core.states import Phase
+from quarterdeck.core.states import Phase, RefusalCode
 from quarterdeck.core.stream import Mark
 from quarterdeck.wire.codec import (
     Chunk,
@@ -76,7 +76,7 @@ ANSWERS = bytes.fromhex(
     "6364636463646364636463646364636463646364636463646364636463646364636463646364636463646364"
     "63646364636463646364636463646364a97375727669766f727301ab6b696c6c5f6661696c6564c3a6636163"
     "686564c3a573746f70730284a474797065a772656675736564a7617474656d7074b43031687a79336b346d35"
-    "6e36703771382d332d31a4636f6465a96469736b5f66756c6ca474657874a546756c6c2e82a474797065a775"
+    "6e36703771382d332d31a4636f6465a46469736ba474657874a546756c6c2e82a474797065a775"
     "6e6b6e6f776ea7617474656d7074b43031687a79336b346d356e36703771382d332d3182a474797065a87265"
     "6c6561736564a7617474656d7074b43031687a79336b346d356e36703771382d332d3183a474797065a46275"
     "7379a7617474656d7074b43031687a79336b346d356e36703771382d332d31a474657874a64c617465722e87"
@@ -174,7 +174,7 @@ def test_recorded_answers_are_understood() -> None:
         session="s1",
         items=(
             SNAPSHOT,
-            AttemptRefused(attempt=A, code="disk_full", text="Full."),
+            AttemptRefused(attempt=A, code=RefusalCode.DISK, text="Full."),
             AttemptUnknown(attempt=A),
             AttemptReleased(attempt=A),
             AttemptBusy(attempt=A, text="Later."),

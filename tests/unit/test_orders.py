@@ -13,6 +13,7 @@ from quarterdeck.agent.orders import OrderDesk
 from quarterdeck.agent.run import Attempts
 from quarterdeck.agent.simulated.host import SimulatedHost
 from quarterdeck.agent.simulated.machine import SimulatedMachine
+from quarterdeck.core.states import RefusalCode
 from quarterdeck.fabric.base import Fabric
 from quarterdeck.service import Services, SystemClock
 from quarterdeck.telemetry import Telemetry
@@ -28,7 +29,7 @@ from quarterdeck.wire.run import (
 
 ID = "0123456789abcdef-0-1"
 START = StartAttempt(attempt=ID, order=OrderMessage(argv=("true",)))
-FULL = AttemptRefused(attempt=ID, code="refused", text="The disk is full.")
+FULL = AttemptRefused(attempt=ID, code=RefusalCode.DISK, text="The disk is full.")
 
 
 class NoAttempts:
@@ -121,5 +122,5 @@ async def test_what_was_called_off_or_released_stays_called_off(
         else:
             await desk.ask(asked)
         answer = await desk.ask(StartAttempt(attempt=attempt, order=START.order))
-        assert isinstance(answer, AttemptRefused) and answer.code == "revoked"
-        assert host.buried(attempt) == Refusal(code="revoked", text=answer.text)
+        assert isinstance(answer, AttemptRefused) and answer.code is RefusalCode.REVOKED
+        assert host.buried(attempt) == Refusal(code=RefusalCode.REVOKED, text=answer.text)

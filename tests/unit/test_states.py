@@ -16,6 +16,7 @@ from quarterdeck.core.states import (
     TASK_MOVES,
     AttemptState,
     Outcome,
+    RefusalCode,
     RunState,
     TaskState,
 )
@@ -75,3 +76,8 @@ def test_every_outcome_and_unfinished_task_state_has_a_count() -> None:
 
 def test_every_outcome_but_success_has_a_place_among_the_worst() -> None:
     assert set(BAD_OUTCOMES) == set(Outcome) - {Outcome.SUCCEEDED}
+
+
+def test_what_a_newer_agent_says_of_a_refusal_is_a_refusal() -> None:
+    assert RefusalCode("out of tape") is RefusalCode.REFUSED
+    assert all(RefusalCode(code.value) is code for code in RefusalCode)

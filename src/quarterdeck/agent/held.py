@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from quarterdeck.agent.shim import files
-from quarterdeck.core.states import Phase
+from quarterdeck.core.states import Phase, RefusalCode
 
 Request = files.Stop | tuple[files.Signal, ...]
 """What is asked of a running attempt. Of signals it is always all that there were."""
@@ -58,11 +58,16 @@ class Terms:
 class Refusal:
     """Why an attempt never starts here: the words of the first answer serve for each repeat."""
 
-    code: str
+    code: RefusalCode
     text: str
 
+    @classmethod
+    def read(cls, words: Mapping[str, object]) -> Refusal:
+        """What `dataclasses.asdict` made of one. Raises KeyError and TypeError."""
+        return cls(code=RefusalCode(str(words["code"])), text=str(words["text"]))
 
-REVOKED = Refusal(code="revoked", text="It was called off before it began.")
+
+REVOKED = Refusal(code=RefusalCode.REVOKED, text="It was called off before it began.")
 """What a tombstone without words says: that of a release, of a revoke, or of an older agent."""
 
 

@@ -165,7 +165,7 @@ class Journal:
         """Why it must never start here; None without a tombstone. Damaged words say nothing."""
         try:
             words = json.loads((self._tombstones / attempt).read_bytes())
-            return Refusal(code=str(words["code"]), text=str(words["text"]))
+            return Refusal.read(words)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, TypeError, KeyError):

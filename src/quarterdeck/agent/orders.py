@@ -18,6 +18,7 @@ from quarterdeck.agent.host import Host
 from quarterdeck.agent.run import Attempts
 from quarterdeck.agent.shim import files
 from quarterdeck.core.model import MAX_ORDER_BYTES
+from quarterdeck.core.states import RefusalCode
 from quarterdeck.errors import Denied, Invalid, Unavailable
 from quarterdeck.fabric.base import Fabric, Message
 from quarterdeck.fabric.identity import verify
@@ -134,7 +135,8 @@ class OrderDesk:
             try:
                 return await self._change(item)
             except Invalid as error:
-                return AttemptRefused(attempt=item.attempt, code="invalid", text=error.message)
+                why = _invalid(error)
+                return AttemptRefused(attempt=item.attempt, code=why.code, text=why.text)
             except OSError as error:
                 return AttemptBusy(attempt=item.attempt, text=f"The node's disk: {error}.")
 
@@ -188,17 +190,22 @@ class OrderDesk:
         if known is not None:
             return known
         problem = self._why(item.attempt)
-        if problem is None and (text := _problem(item) or self._full()):
-            problem = Refusal(code="refused", text=text)
+        if problem is None and (text := _problem(item)):
+            problem = Refusal(code=RefusalCode.INVALID, text=text)
+        if problem is None and (text := self._full()):
+            problem = Refusal(code=RefusalCode.DISK, text=text)
         if problem is not None:
             return await self._refuse(item.attempt, problem)
         try:
             return await self._attempts.accept(item.attempt, item.order)
         except Invalid as error:
-            return await self._refuse(item.attempt, Refusal(code="refused", text=error.message))
+            return await self._refuse(item.attempt, _invalid(error))
         except OSError as error:
-            text = f"The node can't write the order: {error.strerror or error}."
-            return await self._refuse(item.attempt, Refusal(code="disk", text=text))
+            text = (
+                f"The node can't write the order ({error.strerror or error}), so nothing was "
+                "started: mend its disk, then run it again."
+            )
+            return await self._refuse(item.attempt, Refusal(code=RefusalCode.DISK, text=text))
 
     async def _revoke(self, attempt: str) -> AnswerItem:
         known = self._attempts.report(attempt)
@@ -248,6 +255,10 @@ class OrderDesk:
             size=size,
             final=held.end is not None,
         )
+
+
+def _invalid(error: Invalid) -> Refusal:
+    return Refusal(code=RefusalCode.INVALID, text=error.message)
 
 
 def _problem(item: StartAttempt) -> str:

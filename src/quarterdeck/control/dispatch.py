@@ -29,6 +29,7 @@ from quarterdeck.core import liveness
 from quarterdeck.core.model import Attempt, Order, Reason
 from quarterdeck.core.place import open_slots, startable
 from quarterdeck.core.reconcile import Command, Release, Revoke, Signal, Start, Stop, orders_for
+from quarterdeck.core.states import RefusalCode
 from quarterdeck.errors import Invalid, NotFound, Unavailable
 from quarterdeck.service import Clock, Poke, Services
 from quarterdeck.store import run as run_store
@@ -351,7 +352,8 @@ def _event(asked: OrderItem, answer: AnswerItem) -> machine.Event | None:
         case AttemptSnapshot():
             return machine.Reported(snapshot=snapshot_record(answer))
         case AttemptRefused(text=text, code=code):
-            reason = Reason.CANCELLED if code == "revoked" else Reason.REFUSED
+            called_off = RefusalCode(code) is RefusalCode.REVOKED
+            reason = Reason.CANCELLED if called_off else Reason.REFUSED
             return machine.TurnedDown(reason=reason, error=text)
         case AttemptReleased():
             return machine.Dropped()

@@ -29,6 +29,20 @@ class Phase(StrEnum):
     ENDED = "ended"
 
 
+class RefusalCode(StrEnum):
+    """Why a node never starts an attempt: it was called off, the order can't be done, the disk has
+    no room for it; `refused` is what an older agent said of each, and what a newer one may say."""
+
+    REVOKED = "revoked"
+    INVALID = "invalid"
+    DISK = "disk"
+    REFUSED = "refused"
+
+    @classmethod
+    def _missing_(cls, _value: object) -> RefusalCode:
+        return cls.REFUSED
+
+
 class TaskState(StrEnum):
     """Where a run's part on one node stands: `pending` has no attempt yet, the attempt of `queued`
     has not been taken by its node, the next attempt of `retrying` waits for its time."""

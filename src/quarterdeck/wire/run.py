@@ -168,7 +168,7 @@ class AttemptSnapshot(WireMessage, frozen=True, kw_only=True, tag="snapshot"):
 
 
 class AttemptRefused(WireMessage, frozen=True, kw_only=True, tag="refused"):
-    """Never accepted and never will be. `code` is `revoked`, `refused`, `disk` or `invalid`."""
+    """Never accepted and never will be. `code` is a `RefusalCode`, or the word of a newer agent."""
 
     attempt: str
     code: str

@@ -13,6 +13,7 @@ from quarterdeck.agent.run import Attempts, Move
 from quarterdeck.agent.shim import files
 from quarterdeck.agent.simulated.host import SimulatedClaim
 from quarterdeck.agent.snapshot import snapshot
+from quarterdeck.core.states import RefusalCode
 from quarterdeck.wire import codec
 from quarterdeck.wire.run import (
     AnswerItem,
@@ -100,7 +101,10 @@ def refused_for_accepted_attempts(put: Set) -> None:
 
     async def start(self: Any, item: StartAttempt) -> AnswerItem:
         if self._attempts.report(item.attempt) is not None:
-            return AttemptRefused(attempt=item.attempt, code="refused", text="Known already.")
+            code = RefusalCode.REFUSED
+            return AttemptRefused(attempt=item.attempt, code=code, text="Known already.")
+                attempt=item.attempt, code=RefusalCode.REFUSED, text="Known already."
+            )
         return await real(self, item)
 
     put(OrderDesk, "_start", start)

@@ -215,7 +215,7 @@ class Far:
                 if (claim := self._claims.pop(attempt, None)) is not None:
                     claim.close()
             case "bury":
-                await machine.bury(attempt, Refusal(**head["why"]))
+                await machine.bury(attempt, Refusal.read(head["why"]))
             case "prune":
                 await machine.prune(head["before"])
                 value = list(machine.journal.tombstones())
