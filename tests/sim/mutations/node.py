@@ -103,8 +103,6 @@ def refused_for_accepted_attempts(put: Set) -> None:
         if self._attempts.report(item.attempt) is not None:
             code = RefusalCode.REFUSED
             return AttemptRefused(attempt=item.attempt, code=code, text="Known already.")
-                attempt=item.attempt, code=RefusalCode.REFUSED, text="Known already."
-            )
         return await real(self, item)
 
     put(OrderDesk, "_start", start)
