@@ -191,7 +191,9 @@ def load(
     try:
         settings = msgspec.convert(values, kind, strict=False, dec_hook=_secret)
     except msgspec.ValidationError as error:
-        raise Invalid("settings", f"{_source(kind, error, file)}: {error}.") from error
+        raise Invalid(
+            "settings", f"{_source(kind, error, file)}: {error}. Correct it there."
+        ) from error
     _check(settings)
     return settings
 
@@ -272,16 +274,11 @@ def join_listen(host: str, port: int) -> str:
 def proxies(text: str) -> tuple[str, ...]:
     """The addresses and networks in `trusted_proxies`. Raises Invalid."""
     found = tuple(word.strip() for word in text.split(",") if word.strip())
-    for word in found:
-        try:
-            ipaddress.ip_network(word)
-        except ValueError as error:
-            raise Invalid(
-                "settings",
-                f"trusted_proxies holds {word!r}: name addresses or networks such as 10.0.0.7 or "
-                "10.1.0.0/16, separated by commas.",
-            ) from error
-    return found
+    try:
+        return tuple(str(ipaddress.ip_network(word)) for word in found)
+    except ValueError as error:
+        said = f"trusted_proxies holds what is no address or network ({error})"
+        raise Invalid("settings", f"{said}: write 10.0.0.7, 10.1.0.0/16, with commas.") from error
 
 
 def is_wildcard(host: str) -> bool:
@@ -331,14 +328,16 @@ def _from_file(kind: type[Settings], path: Path) -> dict[str, Any]:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise Invalid("settings", f"The settings file {path} does not exist.") from error
+        text = f"The settings file {path} does not exist: check --config, or leave it out."
+        raise Invalid("settings", text) from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise Invalid("settings", f"The settings file {path} can't be read: {error}.") from error
+        text = f"The settings file {path} can't be read ({error}): see that it is TOML and yours."
+        raise Invalid("settings", text) from error
     for key in values:
         if key not in kind.__struct_fields__:
             close = get_close_matches(key, kind.__struct_fields__, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise Invalid("settings", f"{path}: {key!r} is not a setting.{hint}")
+            hint = f"Did you mean {close[0]!r}?" if close else "Take it out."
+            raise Invalid("settings", f"{path}: {key!r} is not a setting. {hint}")
     return values
 
 

@@ -132,14 +132,14 @@ def test_an_id_that_could_become_a_wildcard_is_refused(
     authority: Authority, key: str, name: str
 ) -> None:
     for mint in (authority.mint_node, authority.mint_server, authority.mint_system):
-        with pytest.raises(Invalid, match="cannot be an id"):
+        with pytest.raises(Invalid, match="can't be an id"):
             mint(name, key, now=NOW, ttl_s=60)
 
 
 @pytest.mark.parametrize("bad", ["", "U" * 56, "x"])
 def test_only_a_user_key_gets_a_login(authority: Authority, bad: str) -> None:
     for public_key in (bad, authority.account):
-        with pytest.raises(Invalid, match="not a public user nkey"):
+        with pytest.raises(Invalid, match="no public user nkey"):
             authority.mint_node("n1", public_key, now=NOW, ttl_s=60)
 
 

@@ -43,7 +43,10 @@ class Asker:
     def post(self, server: str, path: str, body: msgspec.Struct, pinned: str) -> bytes:
         """The answer to a JSON body. Raises Denied, Invalid, Unavailable, what the server says."""
         if not server.startswith(("http://", "https://")):
-            raise Invalid("server_url", f"{server!r} is not the URL of a server.")
+            raise Invalid(
+                "server_url",
+                f"{server!r} is not the URL of a server: write http://HOST:PORT or https://HOST:PORT.",
+            )
         way = Way(server, self._proxies)
         context = self.tls(pinned) if server.startswith("https:") else None
         target = way.target(urllib.parse.urlsplit(server).path.rstrip("/") + path)
@@ -57,7 +60,9 @@ class Asker:
             if untrusted(error):
                 raise _untrusted(server, pinned, error) from error
             raise Unavailable(
-                "server", f"The server at {server} can't be reached{way.through()}: {error}."
+                "server",
+                f"The server at {server} can't be reached{way.through()}: {error}. Check the "
+                "address, that the server runs, and what stands between.",
             ) from error
         finally:
             connection.close()
@@ -73,7 +78,10 @@ def host_of(url: str) -> str:
     try:
         return urllib.parse.urlsplit(url).hostname or ""
     except ValueError as error:
-        raise Invalid("server_url", f"{url!r} is not the URL of a server: {error}.") from error
+        raise Invalid(
+            "server_url",
+            f"{url!r} is not the URL of a server ({error}): write http://HOST:PORT or https://HOST:PORT.",
+        ) from error
 
 
 def websockets(server: str, urls: tuple[str, ...]) -> tuple[str, ...]:

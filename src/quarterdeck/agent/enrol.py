@@ -149,7 +149,9 @@ class Member:
             failed: Exception | None = await guarded(self._renewed(), _itself)
             if failed is not None and left_s <= 0:
                 raise Unavailable(
-                    "pass_expired", f"The pass to the fabric has expired: {sentence(failed)}"
+                    "pass_expired",
+                    "The pass to the fabric has expired and could not be renewed: "
+                    f"{sentence(failed)} It is asked for again.",
                 ) from failed
         return self.kept.credentials.jwt
 
@@ -186,7 +188,9 @@ class Member:
             credentials = msgspec.json.decode(data, type=Credentials)
         except msgspec.DecodeError as error:
             raise Unavailable(
-                "server", f"{server} did not answer as a server of quarterdeck: {error}."
+                "server",
+                f"{server} did not answer as a server of quarterdeck ({error}): check the URL, "
+                "and what stands before the server.",
             ) from error
         self._kept = Membership(
             server=server, name=name, credentials=credentials, server_ca=trusted

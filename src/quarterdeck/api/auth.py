@@ -42,8 +42,16 @@ async def require_api_token(
         return
     scheme, _, token = connection.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
-        raise Denied("no_token", "This needs a token: send `Authorization: Bearer TOKEN`.")
+        raise Denied(
+            "no_token",
+            "This call came without a token: send `Authorization: Bearer TOKEN`, with one that "
+            "`qd token create --kind api` made.",
+        )
     principal = await server.principal(token.strip())
     if principal.kind != "api":
-        raise Denied("wrong_token", f"A token of kind {principal.kind!r} can't do this.")
+        raise Denied(
+            "wrong_token",
+            f"A token of kind {principal.kind!r} can't call the API: use one that "
+            "`qd token create --kind api` made.",
+        )
     connection.scope["auth"] = principal

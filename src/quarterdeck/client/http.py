@@ -55,20 +55,35 @@ class Connection:
             parts = urllib.parse.urlsplit(url)
             _ = parts.port
         except ValueError as error:
-            raise Invalid("url", f"{url!r} is not the URL of a server: {error}.") from error
+            raise Invalid(
+                "url",
+                f"{url!r} is not the URL of a server ({error}): write http://HOST:PORT or https://HOST:PORT.",
+            ) from error
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise Invalid("url", f"{url!r} is not the URL of a server (http://HOST:PORT).")
+            raise Invalid(
+                "url",
+                f"{url!r} is not the URL of a server: write http://HOST:PORT or https://HOST:PORT.",
+            )
         if not (url.isascii() and url.isprintable()):
-            raise Invalid("url", f"{url!r} holds characters that no URL has.")
+            raise Invalid(
+                "url",
+                f"{url!r} holds characters that no URL has: write http://HOST:PORT or https://HOST:PORT.",
+            )
         if not (token.isascii() and token.isprintable()):
-            raise Denied("bad_token", "The token holds characters that no token has.")
+            raise Denied(
+                "bad_token",
+                "The token holds characters that no token has: copy it again, as `qd token create` "
+                "printed it.",
+            )
         self.url = url.rstrip("/")
         self._parts = parts
         self._token, pinned = split(token)
         self._fingerprint = fingerprint.lower().replace(":", "") or pinned
         if self._fingerprint and parts.scheme != "https":
             raise Invalid(
-                "no_tls", f"The fingerprint names a certificate, but {url} is no https address."
+                "no_tls",
+                f"The fingerprint names a certificate, but {url} is no https address: write "
+                "https:// there, or leave the fingerprint out.",
             )
         self._way = Way(self.url, proxy_variables())
         self._context: ssl.SSLContext | None = None

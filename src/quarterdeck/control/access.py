@@ -54,13 +54,24 @@ class Tokens:
         if kind not in KINDS:
             raise Invalid("token_kind", f"{kind!r} is no kind of token: say {' or '.join(KINDS)}.")
         if expires_s is not None and not 1 <= expires_s <= MAX_EXPIRY_S:
-            raise Invalid("token_expiry", "A token can be valid for 1 second to 10 years.")
+            raise Invalid(
+                "token_expiry",
+                "A token can be valid for 1 second to 10 years: give another `expires`.",
+            )
         if kind != "join" and (uses is not None or approve != AUTO):
-            raise Invalid("token_kind", "Only a join token has `uses` and `approve`.")
+            raise Invalid(
+                "token_kind",
+                "Only a join token has `uses` and `approve`: leave them out for a token of kind "
+                f"{kind}, or make a join token.",
+            )
         if approve not in (AUTO, MANUAL):
             raise Invalid("token_approve", f"{approve!r} is no way to approve: say auto or manual.")
         if uses is not None and not 1 <= uses <= MAX_USES:
-            raise Invalid("token_uses", f"A token can be used 1 to {MAX_USES} times.")
+            raise Invalid(
+                "token_uses",
+                f"A token can be used 1 to {MAX_USES} times, not {uses}: give another number, or "
+                "none.",
+            )
         now = self._clock.now()
         expires_at = None if expires_s is None else now + timedelta(seconds=expires_s)
         id, secret = self._new_id(), entropy(SECRET_BYTES)

@@ -168,7 +168,9 @@ class Fleet:
         """Raises NotFound."""
         node = self._nodes.get(node_id)
         if node is None:
-            raise NotFound("node_not_found", f"There is no node {node_id!r}.")
+            raise NotFound(
+                "node_not_found", f"There is no node {node_id!r}; `qd nodes` lists them."
+            )
         return node
 
     def believes(self, node_id: str, session: str) -> bool:

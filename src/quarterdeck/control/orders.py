@@ -57,11 +57,23 @@ class Orderer:
         try:
             answers: Answers = decode(data, Answers)
         except Invalid as error:
-            raise Unavailable("bad_answer", f"Node {node.name} answered: {error}") from error
+            raise Unavailable(
+                "bad_answer",
+                f"Node {node.name} gave an answer that can't be read ({error}); it is asked "
+                "again. If it stays, bring agent and server to one version.",
+            ) from error
         if answers.node == node.id and answers.session != node.session:
-            raise Unavailable("stale_session", f"Node {node.name} has started anew meanwhile.")
+            raise Unavailable(
+                "stale_session",
+                f"The agent of node {node.name} has started anew meanwhile; it is asked again at "
+                "its next beat.",
+            )
         if answers.node != node.id or len(answers.items) != len(items):
-            raise Unavailable("bad_answer", f"Node {node.name} gave an answer that fits no order.")
+            raise Unavailable(
+                "bad_answer",
+                f"Node {node.name} gave an answer that fits no order; it is asked again. If it "
+                "stays, bring agent and server to one version.",
+            )
         self._node(node_id)  # one that was quarantined meanwhile is not believed
         return answers.items
 
@@ -88,7 +100,9 @@ class Orderer:
                 )
         except TimeoutError as error:
             raise Unavailable(
-                "stale_session", f"Node {node.name} has started anew meanwhile."
+                "stale_session",
+                f"The agent of node {node.name} has started anew meanwhile; it is asked again at "
+                "its next beat.",
             ) from error
         finally:
             asking.discard(patience)
@@ -101,5 +115,9 @@ class Orderer:
 
     def _node(self, node_id: str) -> Node:
         if not self.reachable(node_id):
-            raise Unavailable("node_away", f"Node {node_id} can't be given orders now.")
+            raise Unavailable(
+                "node_away",
+                f"Node {node_id} can't be given orders now: it is silent, quarantined or not "
+                "approved. `qd node show` says which; it gets them when it is back.",
+            )
         return self._fleet.get(node_id)

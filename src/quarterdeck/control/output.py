@@ -110,7 +110,7 @@ class Output:
                 raise Unavailable(
                     "output_away",
                     f"The {stream} of {attempt.id} from byte {start} lies on its node, "
-                    "which does not answer now.",
+                    "which does not answer now: ask again when it is back.",
                 )
 
     async def last_lines(self, attempt: Attempt, stream: str, lines: int) -> int:

@@ -60,7 +60,11 @@ class Signer:
                 "ca_broken", f"{path} can't be used ({error}): restore it from a backup."
             ) from error
         if not isinstance(key, ec.EllipticCurvePrivateKey):
-            raise Broken("ca_broken", f"{path} holds a key of another kind.")
+            raise Broken(
+                "ca_broken",
+                f"{path} holds a key of another kind: restore it from a backup of the key "
+                "directory.",
+            )
         return cls(key, certificate)
 
     def leaf(self, path: Path, names: Iterable[str], now: datetime) -> bool:
@@ -199,7 +203,10 @@ def leaf_request(path: Path) -> str:
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), None)
     except (OSError, ValueError) as error:
-        raise Broken("tls_key", f"{path} can't be used ({error}): delete it.") from error
+        raise Broken(
+            "tls_key",
+            f"{path} can't be used ({error}): delete it and start again, a new one is made.",
+        ) from error
     form = serialization.PublicFormat.SubjectPublicKeyInfo
     return key.public_key().public_bytes(serialization.Encoding.PEM, form).decode()
 

@@ -97,7 +97,7 @@ def check_id(name: str) -> str:
     if not TOKEN.fullmatch(name):
         raise Invalid(
             "bad_id",
-            f"{name!r} cannot be an id: use 1 to 64 letters, digits, '-' or '_'.",
+            f"{name!r} can't be an id on the fabric: use 1 to 64 letters, digits, '-' or '_'.",
         )
     return name
 
@@ -175,7 +175,11 @@ class Authority:
                     f"{path} is missing: restore it from a backup.",
                 ) from error
             if not jwt.is_public_key(keys[name].public_key, kind):
-                raise Broken("authority_broken", f"{path} holds a key of another kind.")
+                raise Broken(
+                    "authority_broken",
+                    f"{path} holds a key of another kind: restore it from a backup of the key "
+                    "directory.",
+                )
         authority = cls(directory, keys)
         if authority._read().roles != _roles():
             # A newer release has other templates: the account must look newer than the old one.
@@ -295,9 +299,16 @@ class Authority:
         body: dict[str, Any],
     ) -> str:
         if not jwt.is_public_key(public_key, Kind.USER):
-            raise Invalid("bad_key", f"The key of {name!r} is not a public user nkey (U...).")
+            raise Invalid(
+                "bad_key",
+                f"The key of {name!r} is no public user nkey (U...): give the agent an empty state "
+                "directory, where it makes one.",
+            )
         if ttl_s <= 0:
-            raise Invalid("bad_ttl", f"The login of {name!r} must be valid for at least a second.")
+            raise Invalid(
+                "bad_ttl",
+                f"The login of {name!r} must be valid for at least a second: check the clock here.",
+            )
         claims = {
             "sub": public_key,
             "iat": now,

@@ -41,7 +41,11 @@ def trusting(pem: str) -> ssl.SSLContext:
     try:
         context.load_verify_locations(cadata=pem)
     except (ssl.SSLError, ValueError) as error:
-        raise Invalid("certificate", f"A certificate that can't be read: {error}.") from error
+        raise Invalid(
+            "certificate",
+            f"The server sent a certificate that can't be read ({error}): check that a server of "
+            "quarterdeck answers at that address.",
+        ) from error
     return context
 
 
@@ -54,7 +58,9 @@ def verifying(file: str) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=file)
     except (OSError, ValueError) as error:
         raise Invalid(
-            "server_ca", f"The file {file} (server_ca) holds no certificates to trust: {error}."
+            "server_ca",
+            f"The file {file} (server_ca) holds no certificates to trust ({error}): name a PEM "
+            "file with those of the authority.",
         ) from error
 
 
@@ -69,7 +75,8 @@ def fetch(
     if parts.scheme != "https":
         raise Invalid(
             "no_tls",
-            f"The token (or fingerprint) names a certificate, but {url} is no https address.",
+            f"The token (or fingerprint) names a certificate, but {url} is no https address: write "
+            "https:// there, or use a token without a fingerprint.",
         )
     nobody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     nobody.check_hostname = False
@@ -85,7 +92,9 @@ def fetch(
         genuine = False
     except (OSError, http.client.HTTPException) as error:
         raise Unavailable(
-            "no_server", f"The server at {url} can't be reached{way.through()}: {error}."
+            "no_server",
+            f"The server at {url} can't be reached{way.through()}: {error}. Check the address, "
+            "that the server runs, and what stands between.",
         ) from error
     finally:
         connection.close()

@@ -104,7 +104,8 @@ class Archive:
         except OSError as error:
             raise Unavailable(
                 "archive",
-                f"The archive directory {directory} can't be used: {error.strerror or error}.",
+                f"The archive directory {directory} can't be used: {error.strerror or error}. See "
+                "that it is there, belongs to the server's user and can be written.",
             ) from error
         self._store = LocalStore(self._directory)
 
@@ -145,7 +146,9 @@ class Archive:
                 raw += zstandard.ZstdDecompressor().decompress(frame, max_output_size=PIECE)
             except zstandard.ZstdError as error:
                 raise Broken(
-                    "archive", f"The archived {stream} of {log.attempt} is damaged: {error}."
+                    "archive",
+                    f"The archived {stream} of {log.attempt} is damaged ({error}): restore the "
+                    "archive from a backup; other logs are not affected.",
                 ) from error
             position += size
         return bytes(raw[offset - first * PIECE : end - first * PIECE])
@@ -157,9 +160,17 @@ class Archive:
         try:
             data = await obstore.get_range_async(self._store, key, start=start, length=length)
         except FileNotFoundError as error:
-            raise Broken("archive", f"The archived object {key} is missing.") from error
+            raise Broken(
+                "archive",
+                f"The archived object {key} is missing: see that all servers have the same "
+                "`archive` directory, or restore it from a backup.",
+            ) from error
         except obstore.exceptions.BaseError as error:
-            raise Broken("archive", f"The archived object {key} can't be read: {error}.") from error
+            raise Broken(
+                "archive",
+                f"The archived object {key} can't be read ({error}): look at the disk of the "
+                "archive, then ask again.",
+            ) from error
         return bytes(data)
 
 

@@ -131,7 +131,9 @@ class Client(nats.aio.client.Client):
             )
         if not self.is_connected or self._reading_task is None:
             # An INFO line that overtakes the PONG leaves nats-py CONNECTING for ever.
-            raise Unavailable(ZOMBIE, f"The fabric at {url} did not finish the handshake.")
+            raise Unavailable(
+                ZOMBIE, f"The fabric at {url} did not finish the handshake; it is dialled again."
+            )
         self._reading_task.add_done_callback(lambda _: self.over("the reader ended"))
         _limit_unacknowledged(self._transport, login.ping_interval_s * login.pings_outstanding)
         return None

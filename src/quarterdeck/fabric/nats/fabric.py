@@ -359,4 +359,8 @@ def _link_down() -> Unavailable:
 
 
 def _no_right(subject: str) -> Denied:
-    return Denied("fabric_subject", f"This login has no right to {subject} on the fabric.")
+    return Denied(
+        "fabric_subject",
+        f"This login has no right to {subject} on the fabric: it may have been removed, or speak "
+        "for another node.",
+    )

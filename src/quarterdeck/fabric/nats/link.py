@@ -197,7 +197,11 @@ class Link:
     async def _dial_any(self) -> None:
         """One try of each address, in random order, those of the present way first; raises the
         most telling error."""
-        worst: QuarterdeckError = Unavailable("fabric_no_address", "No address of a fabric given.")
+        worst: QuarterdeckError = Unavailable(
+            "fabric_no_address",
+            "No address of a fabric is known here: give one, or `auto`, as the setting `fabric` "
+            "of an agent or `fabric_url` of a server.",
+        )
 
         others = [url for url in self._urls if not is_websocket(url)]
         patient = self._stood_since > 0 and not self._roundabout
