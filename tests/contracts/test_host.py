@@ -322,6 +322,19 @@ async def test_a_watch_that_was_closed_calls_nobody(host: Host, bench: Bench) ->
     assert calls == []
 
 
+async def test_output_is_read_behind_room_for_a_header(host: Host, bench: Bench) -> None:
+    await host.accept(FIRST, OrderMessage(argv=bench.order()))
+    await taken(host, FIRST).start()
+    await writing(host)
+    spool = host.spool(FIRST)
+    first = await spool.read("stdout", 0, 2)
+    assert first
+    assert await spool.read_behind(4, "stdout", 0, 2) == bytes(4) + first
+    size = await spool.size("stdout")
+    assert await spool.read_behind(4, "stdout", size + 1000, 2) == bytes(4)
+    spool.close()
+
+
 async def test_a_machine_says_what_it_is(host: Host) -> None:
     assert host.facts().boot_id
     assert host.free_bytes() > 0

@@ -15,6 +15,7 @@ IN_CREATE = 0x100
 IN_NONBLOCK = 0o4000
 IN_CLOEXEC = 0o2000000
 EVENT = struct.Struct("iIII")
+OUTPUT = frozenset({b"stdout", b"stderr", b"times"})
 POLL_S = 0.25
 CALM_S = 5.0
 
@@ -25,7 +26,7 @@ class Follower:
     def __init__(self) -> None:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._fd = -1
-        self._callbacks: dict[int, Callable[[], None]] = {}
+        self._callbacks: dict[int, tuple[Callable[[], None], Callable[[], None]]] = {}
 
     def start(self) -> None:
         init = getattr(self._libc, "inotify_init1", None)
@@ -40,14 +41,20 @@ class Follower:
             self._fd = -1
         self._callbacks.clear()
 
-    def add(self, directory: Path, callback: Callable[[], None]) -> DirectoryWatch:
-        """A watch that polls when the kernel gives none."""
+    def add(
+        self,
+        directory: Path,
+        callback: Callable[[], None],
+        output: Callable[[], None] | None = None,
+    ) -> DirectoryWatch:
+        """A watch that polls when the kernel gives none. `output` is called in place of `callback`
+        when nothing but the files of output has changed."""
         if self._fd < 0:
             return DirectoryWatch(self, -1)
         mask = IN_MODIFY | IN_MOVED_TO | IN_CREATE
         number = int(self._libc.inotify_add_watch(self._fd, os.fsencode(directory), mask))
         if number >= 0:
-            self._callbacks[number] = callback
+            self._callbacks[number] = (callback, output or callback)
         return DirectoryWatch(self, number)
 
     def remove(self, number: int) -> None:
@@ -60,15 +67,17 @@ class Follower:
         except BlockingIOError:
             return
         position = 0
-        touched: set[int] = set()
+        touched: dict[int, bool] = {}  # whether it is more than output
         while position < len(data):
             number, _mask, _cookie, length = EVENT.unpack_from(data, position)
-            touched.add(number)
-            position += EVENT.size + length
+            position += EVENT.size
+            name = data[position : position + length].rstrip(b"\0")
+            touched[number] = touched.get(number, False) or name not in OUTPUT
+            position += length
         # -1 is the queue overflow: something was missed, so everybody looks
         for number in list(self._callbacks) if -1 in touched else touched:
-            if (callback := self._callbacks.get(number)) is not None:
-                callback()
+            if (callbacks := self._callbacks.get(number)) is not None:
+                callbacks[not touched.get(number, True)]()
 
 
 class DirectoryWatch:

@@ -56,6 +56,10 @@ class Spool(Protocol):
         """Up to `length` bytes; fewer at the present end."""
         ...
 
+    async def read_behind(self, room: int, name: str, offset: int, length: int) -> bytearray:
+        """What `read` gives, behind `room` bytes for a header: it is not copied for it."""
+        ...
+
     def acked(self) -> dict[str, int]:
         """The offsets up to which the fabric has taken output; empty when not known."""
         ...
@@ -139,8 +143,14 @@ class Host(Protocol):
         """Remove tombstones set before a unix time; how many."""
         ...
 
-    def watch(self, attempt: str, changed: Callable[[], None]) -> Watch:
-        """Call back in the event loop when the attempt's files change."""
+    def watch(
+        self,
+        attempt: str,
+        changed: Callable[[], None],
+        output: Callable[[], None] | None = None,
+    ) -> Watch:
+        """Call back in the event loop when the attempt's files change. `output` may be called in
+        place of `changed` when nothing but the files of its output has."""
         ...
 
     def spool(self, attempt: str) -> Spool: ...

@@ -119,8 +119,13 @@ class Machine:
     async def prune(self, before: float) -> int:
         return await asyncio.to_thread(self.journal.prune, before)
 
-    def watch(self, attempt: str, changed: Callable[[], None]) -> DirectoryWatch:
-        return self._follower.add(self.journal.directory(attempt), changed)
+    def watch(
+        self,
+        attempt: str,
+        changed: Callable[[], None],
+        output: Callable[[], None] | None = None,
+    ) -> DirectoryWatch:
+        return self._follower.add(self.journal.directory(attempt), changed, output)
 
     def spool(self, attempt: str) -> RealSpool:
         return RealSpool(attempt, self.journal)
@@ -223,6 +228,16 @@ class RealSpool:
         if length > INLINE_BYTES:
             return await asyncio.to_thread(os.pread, fd, length, offset)
         return os.pread(fd, length, offset)
+
+    async def read_behind(self, room: int, name: str, offset: int, length: int) -> bytearray:
+        fd = self._open(name)
+        if fd is None:
+            return bytearray(room)
+        data = bytearray(room + min(length, INLINE_BYTES))
+        with memoryview(data) as whole, whole[room:] as view:
+            count = os.preadv(fd, [view], offset)
+        del data[room + count :]
+        return data
 
     def acked(self) -> dict[str, int]:
         return self._journal.acked(self._attempt)

@@ -18,11 +18,12 @@ from quarterdeck.core.stream import Segment, Timeline
 from quarterdeck.fabric.base import Fabric, Refused, Stored
 from quarterdeck.service import Clock
 from quarterdeck.wire import subjects
-from quarterdeck.wire.codec import Chunk, encode_chunk
+from quarterdeck.wire.codec import CHUNK_HEADER, put_chunk_header
 from quarterdeck.wire.marks import decode_marks
 
 CHUNK_BYTES = 256 << 10
 WINDOW_BYTES = 8 << 20
+ROOM = CHUNK_HEADER.size
 SAVE_S = 1.0
 MARKS_BYTES = 256 << 10
 
@@ -100,14 +101,15 @@ class Sender:
         start = segment.start
         while start < segment.end:
             length = min(CHUNK_BYTES, segment.end - start)
-            data = await self._spool.read(segment.stream, start, length)
-            if not data:
+            chunk = await self._spool.read_behind(ROOM, segment.stream, start, length)
+            count = len(chunk) - ROOM
+            if not count:
                 return
-            await self._window.take(len(data))
-            chunk = Chunk(segment.stream, start, segment.time_us, data)
-            future = self._fabric.store(self._subject, encode_chunk(chunk))
-            future.add_done_callback(partial(self._window.given_back, len(data)))
-            start += len(data)
+            await self._window.take(count)
+            put_chunk_header(chunk, segment.stream, start, segment.time_us)
+            future = self._fabric.store(self._subject, chunk)
+            future.add_done_callback(partial(self._window.given_back, count))
+            start += count
             self._sent.append((segment.stream, start, future))
             self._note_acks()
 

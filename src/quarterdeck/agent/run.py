@@ -43,6 +43,7 @@ from quarterdeck.wire.run import AttemptSnapshot, OrderMessage
 
 RETRY_S = 1.0
 SETTLE_LOOK_S = 0.5
+OUTPUT = "output"
 
 
 class Move(Enum):
@@ -297,15 +298,16 @@ class Attempts:
     async def _follow(self, attempt: str, sender: Sender) -> None:
         """Send output as it comes, until the shim is gone."""
         poke = self._pokes[attempt]
-        watch = self._host.watch(attempt, lambda: poke(attempt))
+        watch = self._host.watch(attempt, lambda: poke(attempt), lambda: poke(OUTPUT))
         gone = self._services.spawn(self._host.until_shim_gone(attempt), f"shim of {attempt}")
         gone.add_done_callback(lambda _: poke(attempt))
+        keys: set[str] = set()
         try:
             while not gone.done():
                 await sender.advance()  # first: a line does not wait for a look at the facts
-                if self._say(attempt) is None:
+                if keys != {OUTPUT} and self._say(attempt) is None:
                     return
-                await poke.wait(watch.patience_s)
+                keys = await poke.wait(watch.patience_s)
         finally:
             gone.cancel()
             watch.close()

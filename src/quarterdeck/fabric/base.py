@@ -128,9 +128,10 @@ class Fabric(Protocol):
         ...
 
     def store(
-        self, subject: str, data: bytes, *, message_id: str = ""
+        self, subject: str, data: bytes | bytearray, *, message_id: str = ""
     ) -> asyncio.Future[Stored | Refused]:
-        """Send to the stream, again and again until it answers. Cancel the future to give up."""
+        """Send to the stream, again and again until it answers. Cancel the future to give up.
+        `data` is not copied: leave it as it is from now on."""
         ...
 
     def replay(self, stream: str, subject: str, *, after: int = 0) -> AsyncIterator[Kept]:

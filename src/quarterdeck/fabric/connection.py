@@ -53,7 +53,9 @@ class Connection(Protocol):
         """Declare the connection lost, once; `dispose` cuts it."""
         ...
 
-    def post(self, subject: str, data: bytes, reply: str = "", headers: bytes = b"") -> None:
+    def post(
+        self, subject: str, data: bytes | bytearray, reply: str = "", headers: bytes = b""
+    ) -> None:
         """Queue one message."""
         ...
 

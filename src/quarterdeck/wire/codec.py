@@ -94,10 +94,14 @@ class Chunk(msgspec.Struct, frozen=True):
 
 def encode_chunk(chunk: Chunk) -> bytes:
     """18 bytes of header (version, stream, offset, time), then the data."""
-    header = CHUNK_HEADER.pack(
-        CHUNK_VERSION, STREAM_NUMBERS[chunk.stream], chunk.offset, chunk.time_us
-    )
-    return header + chunk.data
+    data = bytearray(CHUNK_HEADER.size) + chunk.data
+    put_chunk_header(data, chunk.stream, chunk.offset, chunk.time_us)
+    return bytes(data)
+
+
+def put_chunk_header(data: bytearray, stream: str, offset: int, time_us: int) -> None:
+    """Make a chunk of output that stands behind room for the header."""
+    CHUNK_HEADER.pack_into(data, 0, CHUNK_VERSION, STREAM_NUMBERS[stream], offset, time_us)
 
 
 def decode_chunk(data: bytes) -> Chunk:

@@ -143,7 +143,12 @@ class SimulatedHost:
             del self._machine.tombstones[attempt]
         return len(old)
 
-    def watch(self, attempt: str, changed: Callable[[], None]) -> Watch:
+    def watch(
+        self,
+        attempt: str,
+        changed: Callable[[], None],
+        output: Callable[[], None] | None = None,
+    ) -> Watch:
         return SimulatedWatch(self._machine.directory(attempt), changed)
 
     def spool(self, attempt: str) -> Spool:
@@ -229,6 +234,9 @@ class SimulatedSpool:
 
     async def read(self, name: str, offset: int, length: int) -> bytes:
         return bytes(self._data(name)[offset : offset + length])
+
+    async def read_behind(self, room: int, name: str, offset: int, length: int) -> bytearray:
+        return bytearray(room) + await self.read(name, offset, length)
 
     def acked(self) -> dict[str, int]:
         directory = self._machine.directories.get(self._attempt)

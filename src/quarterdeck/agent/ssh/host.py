@@ -110,7 +110,12 @@ class SshHost:
             del self._mirror.tombstones[attempt]
         return len(gone)
 
-    def watch(self, attempt: str, changed: Callable[[], None]) -> Watch:
+    def watch(
+        self,
+        attempt: str,
+        changed: Callable[[], None],
+        output: Callable[[], None] | None = None,
+    ) -> Watch:
         return SshWatch(self._mirror, attempt, changed)
 
     def spool(self, attempt: str) -> Spool:
@@ -203,6 +208,9 @@ class SshSpool:
         if offset >= await self.size(name):
             return b""
         return await self._link.channel.read(self._attempt, name, offset, length)
+
+    async def read_behind(self, room: int, name: str, offset: int, length: int) -> bytearray:
+        return bytearray(room) + await self.read(name, offset, length)
 
     def acked(self) -> dict[str, int]:
         state = self._mirror.states.get(self._attempt)

@@ -134,9 +134,12 @@ class MemoryConnection:
                 waiting.set_result(None)
         self._roomless.clear()
 
-    def post(self, subject: str, data: bytes, reply: str = "", headers: bytes = b"") -> None:
+    def post(
+        self, subject: str, data: bytes | bytearray, reply: str = "", headers: bytes = b""
+    ) -> None:
         size = len(data) + len(headers) + _COMMAND_BYTES
-        self._send(size, lambda session: session.publish(subject, reply, data, headers))
+        taken = bytes(data)
+        self._send(size, lambda session: session.publish(subject, reply, taken, headers))
 
     def attach(self, subject: str, handler: RawHandler, queue: str = "") -> int:
         self._last_sid += 1

@@ -34,6 +34,7 @@ from quarterdeck.fabric.connection import (
     not_reached,
     text_of,
 )
+from quarterdeck.fabric.nats.tcp import DirectTransport
 from quarterdeck.fabric.nats.websocket import WebSocketTransport
 from quarterdeck.fabric.proxy import Proxy
 from quarterdeck.service import caught, guarded
@@ -112,6 +113,8 @@ class Client(nats.aio.client.Client):
         if is_websocket(url):
             proxy = login.proxies(url) if login.proxies is not None else None
             self._transport = WebSocketTransport(context, proxy)
+        else:
+            self._transport = DirectTransport()
         async with asyncio.timeout(login.timeout_s):
             await self.connect(
                 servers=[url],
@@ -243,7 +246,9 @@ class Client(nats.aio.client.Client):
 
     # Sending: plain calls, in order.
 
-    def post(self, subject: str, data: bytes, reply: str = "", headers: bytes = b"") -> None:
+    def post(
+        self, subject: str, data: bytes | bytearray, reply: str = "", headers: bytes = b""
+    ) -> None:
         """Queue one message; the flusher writes it in this turn of the loop."""
         if headers:
             size = len(headers)
@@ -252,7 +257,7 @@ class Client(nats.aio.client.Client):
             )
         else:
             self._pending.append(f"PUB {subject} {reply} {len(data)}\r\n".encode())
-        self._pending.append(data)
+        self._pending.append(data)  # type: ignore[arg-type]  # it is only written
         self._pending.append(b"\r\n")
         self._pending_data_size += len(data) + len(headers) + 64
         _wake(self._flush_queue, self._flushed)

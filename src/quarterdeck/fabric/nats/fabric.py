@@ -266,7 +266,7 @@ class LinkedFabric:
             future.set_result((data, status_of(headers)))
 
     def store(
-        self, subject: str, data: bytes, *, message_id: str = ""
+        self, subject: str, data: bytes | bytearray, *, message_id: str = ""
     ) -> asyncio.Future[Stored | Refused]:
         return self._outbox.store(subject, data, message_id)
 

@@ -55,7 +55,7 @@ class _Entry:
     def __init__(
         self,
         subject: str,
-        data: bytes,
+        data: bytes | bytearray,
         headers: bytes,
         future: asyncio.Future[Stored | Refused],
     ) -> None:
@@ -99,7 +99,9 @@ class Outbox:
         self._latest_answered = 0
         self._last_answer = 0.0
 
-    def store(self, subject: str, data: bytes, message_id: str) -> asyncio.Future[Stored | Refused]:
+    def store(
+        self, subject: str, data: bytes | bytearray, message_id: str
+    ) -> asyncio.Future[Stored | Refused]:
         check_subject(subject)
         headers = b""
         if message_id:
