@@ -17,7 +17,7 @@ from quarterdeck.agent.shim.files import MARK, STREAMS, StreamEnd
 from quarterdeck.agent.shim.life import Pipes
 from quarterdeck.agent.shim.linux import readable_bytes
 
-_READ_BYTES = 65536
+_READ_BYTES = 256 << 10  # a turn of the loop costs as much as to hash 26 kB
 _MARK_EVERY_S = 0.002
 
 
