@@ -63,6 +63,7 @@ class Contestant:
                 steady=steady,
                 dispatch=Poke(),
                 seal=Poke(),
+                place=Poke(),
                 full=set(),
             ),
         )

@@ -93,6 +93,23 @@ def test_what_another_server_sealed_is_not_kept_for_a_later_try() -> None:
     assert recent(later, 1000.0) == {"soon": (1010.0, 20.0), "due": (990.0, 20.0)}
 
 
+async def test_what_a_power_cut_took_from_the_node_after_it_was_sent_is_no_part_of_the_log(
+    fleet: tuple[Server, Ears, HandNode],
+) -> None:
+    server, ears, node = fleet
+    run = await order(server, "liar")
+    attempt = f"{run}-0-1"
+    await node.orders.get()
+    for offset in (len(WRITTEN) - 5, len(WRITTEN) + 20):
+        chunk = encode_chunk(Chunk("stdout", offset, 1, b"aaaaabbbbb"))
+        await node.fabric.store(subjects.output(node.id, run, attempt), chunk)
+    await end(node, attempt, len(WRITTEN))
+    await ears.until(LogSealed)
+    _, _, (sealed,) = await server.runs.detail(run)
+    assert not sealed.log_gone
+    assert await server.output.read(sealed, "stdout", 0, 100) == WRITTEN
+
+
 async def test_a_claim_of_more_than_the_order_allows_is_not_fetched(
     fleet: tuple[Server, Ears, HandNode],
 ) -> None:

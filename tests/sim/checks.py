@@ -17,6 +17,8 @@ Safety
     S15 A halted run gets no attempt any more; one with more failures than allowed is halted.
     S16 Tries of a task follow one another: the one before has ended, there are no more than the
         plan says, and none is executed before its time.
+    S17 A machine runs no more attempts than its slots (and one for each other server that sends in
+        the same instant); the tasks of a pick are on distinct nodes.
 Liveness
     L1  After the faults every run ends, every log is sealed, every directory is released.
 """
@@ -217,7 +219,8 @@ class Checks:
             )
 
     def _truth(self, attempt: str) -> Truth:
-        return self._machine(attempt).truth_of(attempt)
+        placed = bool(self._shown[attempt].node)
+        return self._machine(attempt).truth_of(attempt) if placed else Truth()
 
     def _machine(self, attempt: str) -> SimulatedMachine:
         return self._world.machines[self._shown[attempt].node]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from quarterdeck.control.run import NewRun
-from quarterdeck.core.model import Amount, OnLimit, Order, Retry
+from quarterdeck.core.model import Amount, OnLimit, Order, Pick, PickBy, Retry
 from quarterdeck.core.model import Plan as RunPlan
 from quarterdeck.errors import QuarterdeckError
 from quarterdeck.store import run as run_store
@@ -82,7 +82,11 @@ class Plan:
             lost_after_s=random.choice((0.0, 0.0, 0.0, 20.0)),
         )
 
-    def _plan(self) -> RunPlan:
+    def _pick(self, nodes: int) -> Pick:
+        by = self._random.choice((PickBy.LEAST_LOAD, PickBy.FEWEST_TASKS, PickBy.RANDOM))
+        return Pick(count=self._random.randint(1, nodes), by=by)
+
+    def _plan(self, nodes: int) -> RunPlan:
         random = self._random
         return RunPlan(
             offline_ttl_s=random.choice((0.0, 5.0, 60.0)),
@@ -91,6 +95,8 @@ class Plan:
             on_limit=random.choice((OnLimit.FINISH, OnLimit.STOP)),
             canary=random.choice((0, 0, 0, 1, 2)),
             deadline_s=random.choice((0.0, 0.0, 0.0, 10.0)),
+            priority=random.choice((0, 0, 1)),
+            pick=self._pick(nodes) if random.random() < 0.25 else None,
             retry=Retry(
                 attempts=random.choice((1, 1, 2, 4)),
                 max_delay_s=4.0,
@@ -112,7 +118,7 @@ class Plan:
             target=",".join(nodes),
             order=order,
             created_by="sim",
-            plan=RunPlan() if twice else self._plan(),
+            plan=RunPlan() if twice else self._plan(len(nodes)),
             key=f"key-{random.random()}",
         )
         run = await self._create(new)

@@ -1,4 +1,4 @@
-"""S14 to S16 of tests/sim/checks.py: windows, halts and tries, after every commit and exec."""
+"""S14 to S17 of tests/sim/checks.py: windows, halts and tries, after every commit and exec."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from quarterdeck.core.states import AttemptState, TaskState
 from quarterdeck.store import run as run_store
 from tests.sim.world import World
 
+SLOTS = 2  # of a simulated machine
 UNDER_WAY = (TaskState.QUEUED, TaskState.RUNNING, TaskState.RETRYING)
 
 
@@ -35,11 +36,20 @@ class PlanChecks:
             not_before is None or self._world.clock.now() >= not_before,
             f"S16: {attempt} was executed before its time.",
         )
+        self._slots(found[attempt].node)
         living = self._living(run_id)
         self._world.check(
             living <= window(run.plan, run.counts.total) or run.plan.retry.idempotent,
             f"S14: {living} processes of {run_id} live at once.",
         )
+
+    def _slots(self, node: str) -> None:
+        machine = next(m for m in self._world.machines.values() if m.name == node)
+        held = sum(
+            t.execs > 0 and not t.exited and not t.shim_killed for t in machine.truth.values()
+        )
+        most = SLOTS + len(self._world.servers) - 1
+        self._world.check(held <= most, f"S17: {node} runs {held} attempts in {SLOTS} slots.")
 
     def _living(self, run: str) -> int:
         return sum(
@@ -59,6 +69,11 @@ class PlanChecks:
         check(
             active <= window(run.plan, run.counts.total),
             f"S14: {active} tasks of {run_id} are under way at once.",
+        )
+        places = [task.node for task in tasks if task.node]
+        check(
+            run.plan.pick is None or len(set(places)) == len(places),
+            f"S17: two tasks of {run_id} were placed on one node.",
         )
         known = self._attempts.get(run_id, set())
         self._attempts[run_id] = {attempt.id for attempt in attempts}

@@ -13,6 +13,8 @@ from quarterdeck.core.model import (
     DEFAULT_OFFLINE_TTL_S,
     Amount,
     OnLimit,
+    Pick,
+    PickBy,
     Plan,
     Retry,
 )
@@ -21,6 +23,7 @@ from quarterdeck.errors import Invalid
 
 MAX_TASKS = 1_000_000
 MAX_ATTEMPTS = 100
+MAX_PRIORITY = 1000
 PERCENT = r"[0-9]{1,3}(\.[0-9]{1,3})?%"
 Number = Annotated[int, Meta(ge=0, le=MAX_TASKS)]
 Text = Annotated[str, Meta(max_length=32, pattern=rf"^([0-9]{{1,7}}|{PERCENT})(,({PERCENT}))?$")]
@@ -41,6 +44,17 @@ class RetryRequest(Request, frozen=True, kw_only=True):
     idempotent: bool = False
 
 
+class PickRequest(Request, frozen=True, kw_only=True):
+    """So many nodes of those that the target hits: those with the lowest figure. `label` names the
+    label whose number is compared. Limits are percent; 0 is none."""
+
+    count: Annotated[int, Meta(ge=1, le=MAX_TASKS)]
+    by: PickBy = PickBy.LEAST_LOAD
+    label: Annotated[str, Meta(max_length=64)] = ""
+    max_cpu: Annotated[float, Meta(ge=0, le=100)] = 0.0
+    max_memory: Annotated[float, Meta(ge=0, le=100)] = 0.0
+
+
 class PlanRequest(Request, frozen=True, kw_only=True):
     """Amounts are a number, a percentage of the targets (`20%`), or both (`2,10%`)."""
 
@@ -51,6 +65,8 @@ class PlanRequest(Request, frozen=True, kw_only=True):
     deadline_s: Seconds = 0.0
     offline_ttl_s: Seconds = DEFAULT_OFFLINE_TTL_S
     retry: RetryRequest = RetryRequest()
+    pick: PickRequest | None = None
+    priority: Annotated[int, Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY)] = 0
     labels: Annotated[dict[str, str], Meta(max_length=64)] = {}
 
 
@@ -65,6 +81,14 @@ class RetryBody(Body, frozen=True, kw_only=True):
     idempotent: bool
 
 
+class PickBody(Body, frozen=True, kw_only=True):
+    count: int
+    by: str
+    label: str
+    max_cpu: float
+    max_memory: float
+
+
 class PlanBody(Body, frozen=True, kw_only=True):
     """What was asked of the order of tasks; null is no limit."""
 
@@ -75,6 +99,8 @@ class PlanBody(Body, frozen=True, kw_only=True):
     deadline_s: float
     offline_ttl_s: float
     retry: RetryBody
+    pick: PickBody | None
+    priority: int
 
 
 def plan_of(request: PlanRequest) -> Plan:
@@ -90,6 +116,8 @@ def plan_of(request: PlanRequest) -> Plan:
         deadline_s=request.deadline_s,
         offline_ttl_s=request.offline_ttl_s,
         retry=Retry(**msgspec.structs.asdict(request.retry)),
+        pick=_pick(request.pick),
+        priority=request.priority,
     )
 
 
@@ -108,7 +136,17 @@ def plan_body(plan: Plan) -> PlanBody:
         deadline_s=plan.deadline_s,
         offline_ttl_s=plan.offline_ttl_s,
         retry=RetryBody(**msgspec.structs.asdict(plan.retry)),
+        pick=None if plan.pick is None else PickBody(**msgspec.structs.asdict(plan.pick)),
+        priority=plan.priority,
     )
+
+
+def _pick(request: PickRequest | None) -> Pick | None:
+    if request is None:
+        return None
+    if (request.by is PickBy.LABEL) != bool(request.label):
+        raise Invalid("pick", "pick: `label` names the label that `by` = `label` compares.")
+    return Pick(**msgspec.structs.asdict(request))
 
 
 def _amount(given: int | str | None, what: str) -> Amount | None:

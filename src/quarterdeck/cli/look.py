@@ -173,7 +173,7 @@ def _task_row(task: dict[str, Any], node: dict[str, Any] | None) -> tuple[str, .
     if attempt.get("survivors"):
         note = f"{attempt['survivors']} processes were left. {note}"
     return (
-        task["node"],
+        task["node"] or "(not placed)",
         ending({**task, "exit_code": None, "signal": attempt.get("signal")})
         if task["state"] == "ended"
         else attempt.get("state", task["state"]),

@@ -49,6 +49,9 @@ class Codes(click.ParamType[tuple[int, ...]]):
         return tuple(int(word) for word in words)
 
 
+PERCENT = click.FloatRange(0, 100)
+FIGURES = ("least_load", "least_memory", "fewest_tasks", "random")
+
 OPTIONS = (
     click.option(
         "--max-parallel",
@@ -98,6 +101,25 @@ OPTIONS = (
     click.option(
         "--idempotent", is_flag=True, help="Twice does no harm: retry lost attempts, too."
     ),
+    click.option(
+        "--pick",
+        type=click.IntRange(1),
+        metavar="N",
+        help="Only N nodes of the target, chosen by --by.",
+    ),
+    click.option(
+        "--by",
+        metavar="FIGURE",
+        help="least_load (default), least_memory, fewest_tasks, random, or label:KEY.",
+    ),
+    click.option("--max-cpu", type=PERCENT, help="Pick no node that is busier (percent)."),
+    click.option("--max-memory", type=PERCENT, help="Pick no node that uses more (percent)."),
+    click.option(
+        "--priority",
+        type=click.IntRange(-1000, 1000),
+        default=0,
+        help="Of what waits for a slot of a node a higher one goes first.",
+    ),
     click.option("--label", multiple=True, metavar="KEY=VALUE", help="A label of the run."),
 )
 
@@ -128,11 +150,31 @@ def plan_body(given: dict[str, Any]) -> dict[str, Any]:
         "on_timeout": given["on_timeout"],
         "retry": _retry(given),
         "labels": _labels(given["label"]),
+        "priority": given["priority"],
     }
+    if (pick := _pick(given)) is not None:
+        body["pick"] = pick
     for name in ("max_parallel", "max_failures"):
         if given[name] is not None:
             body[name] = given[name]
     return body
+
+
+def _pick(given: dict[str, Any]) -> dict[str, Any] | None:
+    asked = {name: given[name] for name in ("max_cpu", "max_memory") if given[name]}
+    by = given["by"]
+    if given["pick"] is None:
+        if asked or by:
+            raise Invalid("pick", "To pick nodes, say how many: for instance --pick 2.")
+        return None
+    if by and by.startswith("label:") and by != "label:":
+        asked |= {"by": "label", "label": by.removeprefix("label:")}
+    elif by:
+        if by not in FIGURES:
+            known = ", ".join(FIGURES)
+            raise Invalid("pick", f"--by {by!r} is no figure: say {known} or label:KEY.")
+        asked["by"] = by
+    return {"count": given["pick"], **asked}
 
 
 def _retry(given: dict[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import msgspec
 
 from quarterdeck.control.ingest import Ingest
 from quarterdeck.control.lease import OFFERS, Leases
-from quarterdeck.control.moves import Full
+from quarterdeck.control.moves import UNPLACED, Full
 from quarterdeck.control.observe import Fleet
 from quarterdeck.control.orders import Orderer
 from quarterdeck.control.steady import Steady
@@ -99,7 +99,7 @@ class Dispatch:
     async def send_orders(self) -> None:
         """Loop: send each poked node what differs."""
         nodes = await self._database.read(run_store.nodes_with_open_attempts)
-        self._poke(*filter(self._leases.mine, nodes))
+        self._poke(*filter(self._leases.mine, nodes - {UNPLACED}))
         while True:
             nodes = await self._poke.wait()
             self._again |= nodes & self._talking
@@ -116,6 +116,8 @@ class Dispatch:
     def begin(self, order: Order, attempts: Sequence[Attempt]) -> None:
         """Send attempts of one run, just committed, one for each of its nodes."""
         for new in attempts:
+            if new.node == UNPLACED:
+                continue
             if new.node in self._talking:
                 self._poke(new.node)
             else:
@@ -198,7 +200,7 @@ class Dispatch:
             due = await self._database.read(
                 partial(run_store.due_nodes, after=seen - OVERLAP, now=now)
             )
-            self._poke(*due)
+            self._poke(*due - {UNPLACED})
             seen = now
 
     def _expire(self, tx: Tx, slots: Mapping[str, int]) -> list[tuple[Attempt, Attempt]]:

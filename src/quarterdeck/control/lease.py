@@ -24,7 +24,8 @@ OFFERS = "offers"
 DUE = "due"
 PURGE = "purge"
 DEADLINES = "deadlines"
-DUTIES = (OFFERS, DUE, PURGE, DEADLINES)
+PLACES = "places"
+DUTIES = (OFFERS, DUE, PURGE, DEADLINES, PLACES)
 
 
 class LeaseView(msgspec.Struct, frozen=True, kw_only=True):

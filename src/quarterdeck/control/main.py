@@ -25,6 +25,7 @@ from quarterdeck.control.observe import Fleet
 from quarterdeck.control.orders import Orderer
 from quarterdeck.control.output import Output
 from quarterdeck.control.parts import Opener, open_parts
+from quarterdeck.control.place import Placer
 from quarterdeck.control.ready import Progress, Stage
 from quarterdeck.control.remove import Removals
 from quarterdeck.control.requests import Requests
@@ -41,7 +42,7 @@ from quarterdeck.core.ids import RANDOM_BYTES, run_id
 from quarterdeck.core.room import MIB, room
 from quarterdeck.errors import Unavailable
 from quarterdeck.fabric.base import Limits
-from quarterdeck.service import Clock, Poke, Services, entropy, free_bytes
+from quarterdeck.service import Clock, Poke, Services, entropy, free_bytes, jitter
 from quarterdeck.settings import ServerSettings, is_loopback, split_listen
 from quarterdeck.store import access as access_store
 from quarterdeck.store.measured import MeasuredDatabase
@@ -118,7 +119,7 @@ class Server:
 
     def _assemble(self) -> None:
         """Who knows whom; pokes are how a commit wakes the loop that acts on it."""
-        dispatch, ask, seal = Poke(), Poke(), Poke()
+        dispatch, ask, seal, place = Poke(), Poke(), Poke(), Poke()
         self.fleet = Fleet(
             database=self.database,
             fabric=self.fabric,
@@ -136,6 +137,7 @@ class Server:
             steady=self.steady,
             dispatch=dispatch,
             seal=seal,
+            place=place,
             full=full,
         )
         self._ingest = Ingest(
@@ -164,12 +166,24 @@ class Server:
             ask=ask,
             full=full,
         )
-        self._assemble_runs(moves)
+        self._assemble_runs(moves, place, full)
         self.changes.on_foreign(lambda _topics: seal())
+        self.changes.on_foreign(lambda _topics: place())
         self._assemble_output(orderer, seal)
         self._assemble_enrolment(dispatch, orderer)
 
-    def _assemble_runs(self, moves: Moves) -> None:
+    def _assemble_runs(self, moves: Moves, place: Poke, full: Full) -> None:
+        self._placer = Placer(
+            database=self.database,
+            fleet=self.fleet,
+            clock=self.clock,
+            steady=self.steady,
+            leases=self.leases,
+            moves=moves,
+            chance=jitter,
+            poke=place,
+            full=full,
+        )
         self.runs = Runs(
             database=self.database,
             fleet=self.fleet,
@@ -179,6 +193,7 @@ class Server:
             moves=moves,
             leases=self.leases,
             begin=self._dispatch.begin,
+            place=place,
             new_id=self.new_id,
             room=self.room,
         )
@@ -300,6 +315,7 @@ class Server:
             ("journals", self._dispatch.ask_journals),
             ("offers", self._dispatch.expire_offers),
             ("later", self._dispatch.wake_later),
+            ("places", self._placer.place_tasks),
             ("due runs", self.runs.step_due),
             ("deadlines", self.runs.keep_deadlines),
             ("seal", self._seal.seal_logs),

@@ -15,7 +15,11 @@ from quarterdeck.service import Poke
 from quarterdeck.telemetry import AttemptsMoved, RunEnded, Telemetry
 
 Full = set[str]
-"""Nodes for which something waits for a free slot, as this server's dispatch last saw them."""
+"""Nodes for which something waits for a free slot, as this server last saw them; `UNPLACED` when
+a task waits for a node."""
+
+UNPLACED = ""
+"""The node of an attempt that a pick has not placed yet."""
 
 
 class Moves:
@@ -29,6 +33,7 @@ class Moves:
         steady: Steady,
         dispatch: Poke,
         seal: Poke,
+        place: Poke,
         full: Full,
     ) -> None:
         self._changes = changes
@@ -36,6 +41,7 @@ class Moves:
         self._steady = steady
         self._dispatch = dispatch
         self._seal = seal
+        self._place = place
         self._full = full
 
     def attempts(self, pairs: Iterable[tuple[Attempt, Attempt]]) -> bool:
@@ -52,9 +58,12 @@ class Moves:
             self._changes.tell(run_topic(run))
         now = self._steady.now()
         if wanting := {after.node for _, after in moved if orders_for([after], now)}:
-            self._dispatch(*wanting)
-        if freed := self._full & {after.node for _, after in moved if _has_ended(after)}:
-            self._dispatch(*freed)
+            self._dispatch(*wanting - {UNPLACED})
+        freed = {after.node for _, after in moved if _has_ended(after)}
+        if waited_for := self._full & freed:
+            self._dispatch(*waited_for)
+        if freed and UNPLACED in self._full:
+            self._place(UNPLACED)
         if any(_is_to_be_sealed(after) for _, after in moved):
             self._seal()
         return bool(moved)
@@ -68,7 +77,9 @@ class Moves:
                 self._telemetry.emit(RunEnded(run=run.id, outcome=run.outcome.value))
         self.attempts(pair for each in stepped for pair in each.pairs)
         if nodes := {node for each in stepped for node in each.nodes}:
-            self._dispatch(*nodes)
+            self._dispatch(*nodes - {UNPLACED})
+            if UNPLACED in nodes:
+                self._place(UNPLACED)
 
 
 def _has_ended(attempt: Attempt) -> bool:

@@ -8,24 +8,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 import msgspec
 
 from quarterdeck.control.lease import DEADLINES, DUE, Leases
-from quarterdeck.control.moves import Moves
+from quarterdeck.control.moves import UNPLACED, Moves
 from quarterdeck.control.observe import Fleet
 from quarterdeck.control.steady import Steady
 from quarterdeck.control.step import Stepped, Times, queued, step_run, write_guarded
 from quarterdeck.core import liveness
 from quarterdeck.core import run as machine
 from quarterdeck.core.ids import task_id
-from quarterdeck.core.model import Attempt, Counts, Node, Order, Plan, Run, Task
+from quarterdeck.core.model import Attempt, Counts, Node, Order, Pick, Plan, Run, Task
 from quarterdeck.core.states import NodeState, RunState
 from quarterdeck.core.target import resolved, suggest
 from quarterdeck.errors import Conflict, Invalid, NotFound, Unavailable
-from quarterdeck.service import Clock
+from quarterdeck.service import Clock, Poke
 from quarterdeck.store import run as run_store
 from quarterdeck.store import step as step_store
 from quarterdeck.store.base import Database, Tx
@@ -69,6 +69,7 @@ class Runs:
         moves: Moves,
         leases: Leases,
         begin: Callable[[Order, Sequence[Attempt]], None],
+        place: Poke,
         new_id: Callable[[], str],
         room: Callable[[], str],
     ) -> None:
@@ -80,6 +81,7 @@ class Runs:
         self._telemetry = telemetry
         self._moves = moves
         self._begin = begin
+        self._place = place
         self._new_id = new_id
         self._room = room
 
@@ -109,6 +111,8 @@ class Runs:
             return await self._same(known, new)
         self._telemetry.emit(RunCreated(run=run.id, tasks=len(tasks)))
         self._begin(run.order, attempts)
+        if new.plan.pick is not None:
+            self._place(UNPLACED)
         return run
 
     def _nodes(self, new: NewRun) -> list[Node]:
@@ -125,6 +129,13 @@ class Runs:
                 "no_target",
                 f"The target {new.target[:SHOWN]!r} hits no node. {hint.text}",
                 position=hint.position,
+            )
+        pick = new.plan.pick
+        if pick is not None and pick.count > len(hits.nodes):
+            raise Invalid(
+                "pick",
+                f"Of {new.target[:SHOWN]!r} {pick.count} nodes are to be picked, but it hits only "
+                f"{len(hits.nodes)}: pick fewer, or widen the target.",
             )
         return list(hits.nodes)
 
@@ -234,17 +245,7 @@ class Runs:
         """The run with its tasks, and attempts for those of the first window."""
         now, steady = self._clock.now(), self._steady.now()
         id = self._new_id()
-        tasks = [
-            Task(
-                id=task_id(id, at),
-                run=id,
-                position=at,
-                node=node.id,
-                node_name=node.name,
-                node_state=liveness.state(node, now).value,
-            )
-            for at, node in enumerate(nodes)
-        ]
+        tasks = _tasks(id, nodes, now) if new.plan.pick is None else _unplaced(id, new.plan.pick)
         deadline_s = new.plan.deadline_s
         run = Run(
             id=id,
@@ -267,3 +268,25 @@ class Runs:
         first = queued(run, tasks[:count], lambda id: id not in ready, steady)
         rows = [task for task, _ in first] + tasks[count:]
         return run, rows, [attempt for _, attempt in first]
+
+
+def _tasks(run: str, nodes: list[Node], now: datetime) -> list[Task]:
+    return [
+        Task(
+            id=task_id(run, at),
+            run=run,
+            position=at,
+            node=node.id,
+            node_name=node.name,
+            node_state=liveness.state(node, now).value,
+        )
+        for at, node in enumerate(nodes)
+    ]
+
+
+def _unplaced(run: str, pick: Pick) -> list[Task]:
+    """The tasks of a pick: their nodes are chosen when they start (control/place.py)."""
+    return [
+        Task(id=task_id(run, at), run=run, position=at, node=UNPLACED, node_name="")
+        for at in range(pick.count)
+    ]

@@ -274,10 +274,13 @@ class _Assembly:
 
     async def _take(self, chunk: Chunk, *, complete: bool) -> None:
         writer = self._writers[chunk.stream]
-        taken = splice(writer.bytes, chunk.offset, chunk.data)
+        data = chunk.data
+        if complete:  # a power cut may take from the node's files what it had sent
+            data = data[: max(0, self._ends[chunk.stream].bytes - chunk.offset)]
+        taken = splice(writer.bytes, chunk.offset, data) if data else None
         if isinstance(taken, Gap) and complete:
             await self._pull(chunk.stream, taken.end)
-            taken = splice(writer.bytes, chunk.offset, chunk.data)
+            taken = splice(writer.bytes, chunk.offset, data)
         if taken is None or isinstance(taken, Gap):
             return
         if len(self._marks) < MOST_MARKS:

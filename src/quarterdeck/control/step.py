@@ -99,13 +99,15 @@ def next_attempt(
 ) -> Attempt:
     """An attempt that waits for its time, and then as long as the plan says for its node. A node
     that is there gets a moment at least."""
-    ttl_s = plan.offline_ttl_s if away else max(plan.offline_ttl_s, liveness.SILENT_AFTER_S)
+    known_away = away and task.node  # a pick has no node yet
+    ttl_s = plan.offline_ttl_s if known_away else max(plan.offline_ttl_s, liveness.SILENT_AFTER_S)
     begins = steady + timedelta(seconds=wait_s or 0.0)
     return Attempt(
         id=attempt_id(task.id, number),
         run=task.run,
         task=task.id,
         node=task.node,
+        node_name=task.node_name,
         number=number,
         priority=plan.priority,
         not_before=None if wait_s is None else begins,
@@ -196,9 +198,10 @@ class _Step:
             and retry.is_due(run.plan.retry, attempt)
         ):
             node = self._node_for(task)
-            if node is not None:
+            if node is not None or self._is_placed_anew():
                 after = machine.task_after(task, attempt, again=True)
-                after = msgspec.structs.replace(after, node=node.id, node_name=node.name)
+                id, name = ("", "") if node is None else (node.id, node.name)
+                after = msgspec.structs.replace(after, node=id, node_name=name)
                 wait_s = retry.wait_s(run.plan.retry, attempt.number, jitter())
                 following = next_attempt(
                     run.plan,
@@ -212,7 +215,10 @@ class _Step:
         return machine.task_after(task, attempt, halted=run.reason), []
 
     def _node_for(self, task: Task) -> Node | None:
-        """Where a task is tried again; None when its node was removed and it may not move."""
+        """Where a task is tried again; None when its node was removed and it may not move, or when
+        it is to be placed."""
+        if self._is_placed_anew():
+            return None
         if self.run.plan.retry.elsewhere:
             nodes = node_store.every(self._tx)
             try:
@@ -229,6 +235,9 @@ class _Step:
                 return min(others, key=lambda node: (load.get(node.id, 0), node.id))
         node = self._nodes([task.node]).get(task.node)
         return None if node is None or node.removed else node
+
+    def _is_placed_anew(self) -> bool:
+        return self.run.plan.pick is not None and self.run.plan.retry.elsewhere
 
     def _nodes(self, ids: Iterable[str]) -> dict[str, Node]:
         return {node.id: node for node in node_store.some(self._tx, ids)}

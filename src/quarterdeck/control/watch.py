@@ -27,6 +27,7 @@ from quarterdeck.control.changes import Changes, run_topic
 from quarterdeck.control.crowd import Crowd
 from quarterdeck.control.output import Output
 from quarterdeck.core.model import STREAMS, Attempt, Run, Task
+from quarterdeck.core.run import task_at
 from quarterdeck.core.states import AttemptState, RunState, TaskState
 from quarterdeck.core.stream import Gap, Segment, Taken, splice
 from quarterdeck.errors import Broken, Invalid, Unavailable
@@ -215,7 +216,7 @@ class Watching:
         if isinstance(met, Taken):
             positions[chunk.stream] += len(met.data)
             taken = Chunk(chunk.stream, met.offset, chunk.time_us, met.data)
-            yield OutputSeen(task, attempt.id, taken)
+            yield OutputSeen(task_at(task, attempt), attempt.id, taken)
 
     async def _fill(
         self, view: _View, task: Task, attempt: Attempt, stream: str, end: int
@@ -226,7 +227,7 @@ class Watching:
         try:
             async for chunk in self._output.shown(attempt, segment):
                 positions[stream] = chunk.offset + len(chunk.data)
-                yield OutputSeen(task, attempt.id, chunk)
+                yield OutputSeen(task_at(task, attempt), attempt.id, chunk)
         except (Unavailable, Broken):  # a damaged or lying node ends nobody's stream
             view.missing = True
 
@@ -240,7 +241,7 @@ class Watching:
                 try:
                     async for chunk in self._output.in_order(attempt, view.cursor.of(attempt.id)):
                         view.cursor.of(attempt.id)[chunk.stream] = chunk.offset + len(chunk.data)
-                        yield OutputSeen(task, attempt.id, chunk)
+                        yield OutputSeen(task_at(task, attempt), attempt.id, chunk)
                 except Unavailable:
                     return
                 except Broken:  # what is lost can't be waited for

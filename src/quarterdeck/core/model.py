@@ -229,6 +229,7 @@ class Attempt(Record, frozen=True, kw_only=True):
     run: str
     task: str
     node: str
+    node_name: str = ""
     number: int
     wanted: Wanted = Wanted.RUN
     stops: int = 0

@@ -163,6 +163,13 @@ def _task_ended(task: Task, attempt: Attempt, halted: str, again: bool) -> Task:
     )
 
 
+def task_at(task: Task, attempt: Attempt) -> Task:
+    """The task as of one of its tries: a later one may be on another node."""
+    if attempt.node_name in ("", task.node_name):
+        return task
+    return msgspec.structs.replace(task, node=attempt.node, node_name=attempt.node_name)
+
+
 def moved(counts: Counts, before: Task, after: Task) -> Counts:
     """The counts after one task went from `before` to `after`."""
     changes = {_bucket(before): -1}

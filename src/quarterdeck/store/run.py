@@ -186,6 +186,12 @@ def open_counts(tx: Tx) -> dict[str, int]:
     return {row.node: row.open for row in rows}
 
 
+def nodes_of_task(tx: Tx, task_id: str) -> set[str]:
+    """Where a task was tried."""
+    query = select(attempts.c.node).where(attempts.c.task == task_id, attempts.c.node != "")
+    return {row.node for row in tx.execute(query)}
+
+
 def orders_of(tx: Tx, run_ids: Iterable[str]) -> dict[str, Order]:
     """The orders of runs."""
     found: dict[str, Order] = {}
@@ -233,6 +239,22 @@ def expired_offers(tx: Tx, now: datetime) -> list[Attempt]:
         )
     )
     return [attempt_record(row) for row in rows]
+
+
+def place(tx: Tx, placed: Iterable[Attempt]) -> None:
+    """Give attempts their nodes. Raises StaleWrite when one has a node or was called off."""
+    rows = [
+        {
+            "b_id": attempt.id,
+            "guard": attempt.version,
+            "b_node": attempt.node,
+            "b_node_name": attempt.node_name,
+            "b_offer_until": to_us(attempt.offer_until),
+        }
+        for attempt in placed
+    ]
+    if rows and tx.execute(sql.PLACE, rows).rowcount != len(rows):
+        raise StaleWrite
 
 
 def postpone(tx: Tx, ids: Iterable[str], until: datetime) -> None:

@@ -31,7 +31,7 @@ from quarterdeck.core.states import TASK_MOVES
 from quarterdeck.store.tables import attempts, nodes, orders, runs, tasks, tokens
 
 # columns of an attempt that keep their first value, or change only as `saving_attempts` says
-FIXED = ("id", "run", "task", "node", "number", "fresh", "sealed_at", "purged")
+FIXED = ("id", "run", "task", "node", "node_name", "number", "fresh", "sealed_at", "purged")
 
 
 def among(column: Column[Any]) -> ColumnElement[bool]:
@@ -134,6 +134,23 @@ def moving_tasks(names: tuple[str, ...]) -> Update:
         .where(tasks.c.id == bindparam("b_id"), _task_may_move())
         .values({name: bindparam("b_" + name) for name in names})
     )
+
+
+PLACE = (
+    update(attempts)
+    .where(
+        attempts.c.id == bindparam("b_id"),
+        attempts.c.version == bindparam("guard"),
+        attempts.c.node == "",
+        ~attempts.c.released,
+    )
+    .values(
+        node=bindparam("b_node"),
+        node_name=bindparam("b_node_name"),
+        offer_until=bindparam("b_offer_until"),
+        version=attempts.c.version + 1,
+    )
+)
 
 
 @cache

@@ -31,6 +31,7 @@ from quarterdeck.store.tables import attempts, runs, tasks
 TASK_STATE_FIELDS = (
     "node",
     "node_name",
+    "node_state",
     "state",
     "outcome",
     "exit_code",

@@ -164,6 +164,7 @@ attempts = Table(
     Column("run", _text(16), ForeignKey("runs.id"), nullable=False, index=True),
     Column("task", _text(32), ForeignKey("tasks.id"), nullable=False),
     Column("node", _text(64), nullable=False),
+    Column("node_name", _text(255), nullable=False, server_default=""),
     Column("number", Integer, nullable=False),
     Column("wanted", _text(8), nullable=False),
     Column("stops", Integer, nullable=False),
