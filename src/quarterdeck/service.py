@@ -31,6 +31,7 @@ FIRST_DELAY_S = 0.2
 MAX_DELAY_S = 10.0
 CALM_S = 30.0
 MAX_TROUBLES = 100
+MAX_DOUBLINGS = 20
 PACKAGE = "quarterdeck."
 
 
@@ -78,6 +79,32 @@ def seeded(seed: int) -> Iterator[None]:
         yield
     finally:
         _seeded_chance.reset(token)
+
+
+class Backoff:
+    """How long to wait before something that failed is tried again: full jitter. The cap of the
+    wait doubles with each failure up to `cap_s`, and the wait is drawn evenly from nothing to that
+    cap: ten thousand agents that lost their server in one instant come back evenly spread.
+    """
+
+    def __init__(
+        self, first_s: float, cap_s: float, chance: Callable[[], float] | None = None
+    ) -> None:
+        self._first_s = first_s
+        self._cap_s = cap_s
+        self._chance = chance or jitter
+        self.failures = 0
+
+    def wait_s(self, *, cap_s: float | None = None) -> float:
+        """The wait after one more failure; `cap_s` is another limit for this one."""
+        limit_s = self._cap_s if cap_s is None else cap_s
+        cap = min(limit_s, self._first_s * 2.0 ** min(self.failures, MAX_DOUBLINGS))
+        self.failures += 1
+        return self._chance() * cap
+
+    def reset(self) -> None:
+        """It works again: the next failure is the first."""
+        self.failures = 0
 
 
 class Poke:
@@ -169,7 +196,7 @@ class Services:
             self._tell(task.get_name(), error, 0.0)
 
     async def _supervise(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        delay_s = FIRST_DELAY_S
+        backoff = Backoff(FIRST_DELAY_S, MAX_DELAY_S)
         while True:
             begun = self._clock.monotonic()
             try:
@@ -179,10 +206,10 @@ class Services:
                 if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
                     raise
                 if self._clock.monotonic() - begun > CALM_S:
-                    delay_s = FIRST_DELAY_S
-                self._tell(name, error, delay_s)
-                await asyncio.sleep(delay_s * (0.5 + jitter() / 2))
-                delay_s = min(delay_s * 2, MAX_DELAY_S)
+                    backoff.reset()
+                wait_s = backoff.wait_s()
+                self._tell(name, error, wait_s)
+                await asyncio.sleep(wait_s)
             else:
                 return
 

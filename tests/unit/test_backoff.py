@@ -7,17 +7,17 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quarterdeck.core.backoff import pause_s
 from quarterdeck.fabric.nats.link import Options
+from quarterdeck.service import Backoff
 
 CHANCE = st.floats(0, 1)
 
 
 def wait(failures: int, chance: float) -> float:
     options = Options()
-    return pause_s(
-        failures, first_s=options.backoff_first_s, cap_s=options.backoff_cap_s, chance=chance
-    )
+    backoff = Backoff(options.backoff_first_s, options.backoff_cap_s, lambda: chance)
+    backoff.failures = failures
+    return backoff.wait_s()
 
 
 @given(st.integers(0, 10**6), CHANCE)
@@ -42,3 +42,11 @@ def test_ten_thousand_that_lost_their_server_at_once_come_back_evenly() -> None:
         for _ in range(10_000):
             slots[int(wait(failures, draw()) / cap * 19.999)] += 1
         assert all(400 < number < 600 for number in slots)  # 500 each
+
+
+def test_after_a_reset_the_next_failure_is_the_first() -> None:
+    backoff = Backoff(0.2, 2.0, lambda: 1.0)
+    assert [backoff.wait_s() for _ in range(3)] == [0.2, 0.4, 0.8]
+    assert backoff.wait_s(cap_s=0.5) == 0.5
+    backoff.reset()
+    assert backoff.wait_s() == 0.2

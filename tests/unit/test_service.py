@@ -135,8 +135,9 @@ async def test_a_loop_that_fails_is_told_and_started_again_later_each_time(
 ) -> None:
     services.loop("bad", failing(ValueError("no\n  such thing")))
     failures = await told.wait(2)
-    assert failures[0] == ("bad", "ValueError: no such thing", FIRST_DELAY_S)
-    assert failures[1] == ("bad", "ValueError: no such thing", FIRST_DELAY_S * 2)
+    for number, (name, what, delay_s) in enumerate(failures):
+        assert (name, what) == ("bad", "ValueError: no such thing")
+        assert 0 <= delay_s <= FIRST_DELAY_S * 2**number
     assert services.doing() == ["bad"]
 
 
@@ -148,7 +149,9 @@ async def test_a_loop_that_was_calm_for_long_starts_again_quickly(
         raise Unavailable("x", "The disk is full.")
 
     services.loop("calm", work)
-    assert await told.wait(2) == [("calm", "The disk is full.", FIRST_DELAY_S)] * 2
+    failures = await told.wait(4)
+    assert {(name, what) for name, what, _ in failures} == {("calm", "The disk is full.")}
+    assert max(delay_s for _, _, delay_s in failures) <= FIRST_DELAY_S
 
 
 async def test_a_loop_goes_on_with_its_work_after_an_error(services: Services, told: Told) -> None:
@@ -270,7 +273,7 @@ async def test_stop_ends_a_loop_that_waits_to_be_started_again(
     services: Services, told: Told
 ) -> None:
     loop = services.loop("bad", failing(ValueError()))
-    assert await told.wait(1) == [("bad", "ValueError", FIRST_DELAY_S)]
+    await told.wait(1)
     async with asyncio.timeout(DEADLINE_S):
         await services.stop()
     assert loop.cancelled()

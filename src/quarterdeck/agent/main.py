@@ -21,12 +21,12 @@ from quarterdeck.core.label import check_labels
 from quarterdeck.core.room import room
 from quarterdeck.errors import Denied, Unavailable
 from quarterdeck.fabric.base import Fabric
-from quarterdeck.service import Clock, Services, entropy, jitter, still_wanted
+from quarterdeck.service import Backoff, Clock, Services, entropy, still_wanted
 from quarterdeck.settings import AgentSettings
 from quarterdeck.telemetry import FabricConnected, FabricTrouble, Started, Stopped, Telemetry
 from quarterdeck.wire import subjects
 
-MOVED_AFTER_S = 0.4
+MOVED_AFTER = 2  # failures
 TOMBSTONE_AGE_S = 7 * 86_400
 PRUNE_EVERY_S = 3600.0
 
@@ -111,7 +111,7 @@ class Agent:
         return attempts, outbox
 
     async def _connect(self, link: Link) -> None:
-        wait_s = FIRST_WAIT_S
+        backoff = Backoff(FIRST_WAIT_S, MAX_WAIT_S)
         while True:
             try:
                 await link.fabric.start()
@@ -121,11 +121,10 @@ class Agent:
                 await link.refresh()
             except Unavailable as error:
                 self._telemetry.emit(FabricTrouble(who="agent", error=error.message))
-                if wait_s >= MOVED_AFTER_S:  # it may have moved: the server knows where to
+                if backoff.failures >= MOVED_AFTER:  # it may have moved: the server knows where to
                     await link.refresh()
             still_wanted()
-            await asyncio.sleep(wait_s * jitter())
-            wait_s = min(wait_s * 2, MAX_WAIT_S)
+            await asyncio.sleep(backoff.wait_s())
 
     def _begun(self, link: Link) -> str:
         try:

@@ -17,7 +17,7 @@ from quarterdeck.errors import Invalid, Unavailable
 from quarterdeck.fabric.base import Fabric
 from quarterdeck.fabric.nats.fabric import NatsFabric
 from quarterdeck.fabric.proxy import proxy_for
-from quarterdeck.service import Clock, Services, jitter
+from quarterdeck.service import Backoff, Clock, Services, jitter
 from quarterdeck.settings import AgentSettings, proxy_variables, task_environment
 from quarterdeck.telemetry import ApprovalAwaited, FabricTrouble, ServerLost, Telemetry
 from quarterdeck.wire.agentless import AgentlessReport, KeepAgentless
@@ -96,7 +96,7 @@ def parts_with(
 
 
 async def _enrol(member: Member, settings: AgentSettings, telemetry: Telemetry) -> None:
-    wait_s, told = FIRST_WAIT_S, ""
+    backoff, told = Backoff(FIRST_WAIT_S, MAX_WAIT_S), ""
     while True:
         try:
             await member.open(
@@ -108,8 +108,7 @@ async def _enrol(member: Member, settings: AgentSettings, telemetry: Telemetry) 
                 told = error.message
                 awaited = error.code == AWAITS_APPROVAL
                 telemetry.emit((ApprovalAwaited if awaited else ServerLost)(error=told))
-            await asyncio.sleep(asked_to_wait_s(error) + wait_s * jitter())
-            wait_s = min(wait_s * 2, MAX_WAIT_S)
+            await asyncio.sleep(asked_to_wait_s(error) + backoff.wait_s())
 
 
 def _addresses(member: Membership, how: str) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from quarterdeck.fabric.identity import Identity
 from quarterdeck.fabric.leaf import Accounts, LeafFabric, Remote
 from quarterdeck.fabric.proxy import proxy_for
 from quarterdeck.service import (
+    Backoff,
     Clock,
     Services,
     SystemClock,
@@ -226,7 +227,7 @@ def _spawned(leaf: LeafFabric) -> int:
 
 async def _admitted(member: LeafMember) -> None:
     """Ask once; wait for a server only when there is nothing to go on with."""
-    wait_s, told = FIRST_WAIT_S, ""
+    backoff, told = Backoff(FIRST_WAIT_S, MAX_WAIT_S), ""
     while True:
         try:
             await member.ask()
@@ -238,8 +239,7 @@ async def _admitted(member: LeafMember) -> None:
                 told = error.message
                 print(f"qd: {told} Asking again.", file=sys.stderr, flush=True)
             asked_s = asked_to_wait_s(error)
-        await asyncio.sleep(asked_s + wait_s * jitter())
-        wait_s = min(2 * wait_s, MAX_WAIT_S)
+        await asyncio.sleep(asked_s + backoff.wait_s())
 
 
 async def _keep_asking(member: LeafMember, leaf: LeafFabric) -> None:

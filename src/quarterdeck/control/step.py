@@ -24,7 +24,7 @@ from quarterdeck.core.model import Attempt, Node, Plan, Run, Task
 from quarterdeck.core.states import NodeState, TaskState
 from quarterdeck.core.target import resolve
 from quarterdeck.errors import Conflict, Invalid
-from quarterdeck.service import jitter
+from quarterdeck.service import Backoff, jitter
 from quarterdeck.store import node as node_store
 from quarterdeck.store import run as run_store
 from quarterdeck.store import step as step_store
@@ -48,13 +48,12 @@ class Stepped(msgspec.Struct, frozen=True, kw_only=True):
 
 async def write_guarded(database: Database, unit: Callable[[Tx], T]) -> T:
     """Write a unit; on a stale guard (another server was quicker) load and decide again."""
-    pause_s = 0.0
+    backoff = Backoff(FIRST_PAUSE_S, MAX_PAUSE_S)
     for _ in range(TRIES - 1):
         try:
             return await database.write(unit)
         except StaleWrite:
-            await asyncio.sleep(pause_s * jitter())
-            pause_s = min(pause_s * 2, MAX_PAUSE_S) or FIRST_PAUSE_S
+            await asyncio.sleep(backoff.wait_s())
     return await database.write(unit)
 
 

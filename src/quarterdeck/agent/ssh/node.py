@@ -23,7 +23,7 @@ from quarterdeck.agent.ssh.host import SshHost
 from quarterdeck.agent.ssh.link import FarLink
 from quarterdeck.agent.ssh.road import reach
 from quarterdeck.errors import Unavailable
-from quarterdeck.service import Clock, Services, first_of, guarded, jitter, sentence, still_wanted
+from quarterdeck.service import Backoff, Clock, Services, first_of, guarded, sentence, still_wanted
 from quarterdeck.settings import AgentSettings, Secret, proxy_variables
 from quarterdeck.telemetry import AgentlessLost, AgentlessReached, Telemetry
 from quarterdeck.wire.agentless import PROOF, AgentlessMessage, vouched_part
@@ -62,15 +62,14 @@ class AgentlessNode:
 
     async def keep_up(self) -> None:
         """Loop: see the module. Waits for the end of a connection, then a growing time."""
-        wait_s = FIRST_WAIT_S
+        backoff = Backoff(FIRST_WAIT_S, MAX_WAIT_S)
         while True:
             begun = self._clock.monotonic()
             self._say(await guarded(self._once(), sentence))
             still_wanted()
             if self._clock.monotonic() - begun > MAX_WAIT_S:
-                wait_s = FIRST_WAIT_S
-            await asyncio.sleep(wait_s * jitter())
-            wait_s = min(wait_s * 2, MAX_WAIT_S)
+                backoff.reset()
+            await asyncio.sleep(backoff.wait_s())
 
     async def _once(self) -> str:
         """One connection; why it ended."""

@@ -18,7 +18,6 @@ from typing import Any
 
 import msgspec
 
-from quarterdeck.core.backoff import pause_s
 from quarterdeck.errors import Denied, QuarterdeckError, Unavailable
 from quarterdeck.fabric.connection import (
     ZOMBIE,
@@ -28,6 +27,7 @@ from quarterdeck.fabric.connection import (
     is_websocket,
     not_reached,
 )
+from quarterdeck.service import Backoff
 
 LOYAL_TRIES = 4
 Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
@@ -90,7 +90,7 @@ class Link:
         self._lost = asyncio.Event()
         self._ready = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._attempt = 0
+        self._backoff = Backoff(options.backoff_first_s, options.backoff_cap_s, random)
         self._stood_since = 0.0
         self._roundabout = False  # the last connection was by WebSocket, for want of another
         self._task: asyncio.Task[None] | None = None
@@ -171,13 +171,9 @@ class Link:
         options, told = self._options, ""
         cap = options.backoff_cap_s
         if asyncio.get_running_loop().time() - self._stood_since > cap:
-            self._attempt = 0  # else it was cut at once, perhaps for what we sent
+            self._backoff.reset()  # else it was cut at once, perhaps for what we sent
         while not self.stopped:
-            first_s = options.backoff_first_s
-            await self._pause(
-                pause_s(self._attempt, first_s=first_s, cap_s=cap, chance=self._random())
-            )
-            self._attempt += 1
+            await self._pause(self._backoff.wait_s(cap_s=cap))
             try:
                 await self._dial_any()
                 return
@@ -205,7 +201,7 @@ class Link:
 
         others = [url for url in self._urls if not is_websocket(url)]
         patient = self._stood_since > 0 and not self._roundabout
-        urls = others if others and patient and self._attempt < LOYAL_TRIES else self._urls
+        urls = others if others and patient and self._backoff.failures < LOYAL_TRIES else self._urls
 
         def turn(url: str) -> tuple[bool, float]:
             return is_websocket(url) != self._roundabout, self._random()
