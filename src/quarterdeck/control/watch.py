@@ -37,7 +37,7 @@ from quarterdeck.store.base import Database, Tx
 from quarterdeck.wire import subjects
 from quarterdeck.wire.codec import Chunk, decode_chunk
 
-PENDING_BYTES = 4 << 20
+PENDING_BYTES = 16 << 20  # twice what an agent has under way: what is dropped is read twice
 CURSOR_ENTRIES = 500
 LOOK_AGAIN_S = 2.0
 POSITION = re.compile(r"([0-9]{1,7}-[0-9]{1,4}):([0-9]{1,18}),([0-9]{1,18})")
