@@ -192,12 +192,14 @@ def test_a_camel_or_snake_name_is_taken_apart() -> None:
     assert not bad_words("sandbox_masterpiece")
 
 
-def comments(file: Path) -> Iterator[tuple[int, str]]:
+@cache
+def comments(file: Path) -> tuple[tuple[int, str], ...]:
     """Line and text of each comment."""
     text = file.read_text(encoding="utf-8")
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type == tokenize.COMMENT:
-            yield token.start[0], token.string
+    if "#" not in text:
+        return ()
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    return tuple((t.start[0], t.string) for t in tokens if t.type == tokenize.COMMENT)
 
 
 def test_what_is_left_to_do_has_an_issue() -> None:
