@@ -27,7 +27,7 @@ from quarterdeck.core.attempt import Reported
 from quarterdeck.core.ids import RANDOM_BYTES, attempt_id, run_id, task_id
 from quarterdeck.core.model import Attempt, Counts, Order, Run, Snapshot, Task
 from quarterdeck.core.states import Phase, TaskState
-from quarterdeck.service import Poke, SystemClock
+from quarterdeck.service import Poke, Services, SystemClock
 from quarterdeck.settings import Secret
 from quarterdeck.store import run as run_store
 from quarterdeck.store.base import Database, Tx
@@ -56,6 +56,7 @@ class Contestant:
             clock=self._clock,
             telemetry=Telemetry(),
             steady=steady,
+            services=Services(lambda *_: None, self._clock),
             believes=lambda _node, _session: True,
             moves=Moves(
                 changes=Changes("bench", lambda: True),

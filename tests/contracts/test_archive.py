@@ -165,9 +165,9 @@ async def test_a_sealed_log_is_recorded_and_a_repeat_replaces_it(database: Datab
     again = SealedLog(attempt=one, object="r/x", layout=layout)
     other = SealedLog(attempt=two)
     await database.write(lambda tx: run_store.create(tx, *rows, None))
-    await database.write(lambda tx: log_store.save(tx, first))
-    await database.write(lambda tx: log_store.save(tx, other))
+    await database.write(lambda tx: log_store.save(tx, [first]))
+    await database.write(lambda tx: log_store.save(tx, [other]))
     found = await database.read(lambda tx: log_store.load(tx, [one, two, "none"]))
     assert found == {one: first, two: other}
-    await database.write(lambda tx: log_store.save(tx, again))
+    await database.write(lambda tx: log_store.save(tx, [again]))
     assert await database.read(lambda tx: log_store.load(tx, [one])) == {one: again}

@@ -16,20 +16,19 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-import msgspec
-
 from quarterdeck.control.ingest import Ingest
+from quarterdeck.control.items import batches, meaning, order_item
 from quarterdeck.control.lease import OFFERS, Leases
 from quarterdeck.control.moves import UNPLACED, Full
 from quarterdeck.control.observe import Fleet
 from quarterdeck.control.orders import Orderer
 from quarterdeck.control.steady import Steady
+from quarterdeck.control.together import Together
 from quarterdeck.core import attempt as machine
 from quarterdeck.core import liveness
 from quarterdeck.core.model import Attempt, Order, Reason
 from quarterdeck.core.place import open_slots, startable
-from quarterdeck.core.reconcile import Command, Release, Revoke, Signal, Start, Stop, orders_for
-from quarterdeck.core.states import RefusalCode
+from quarterdeck.core.reconcile import Command, Start, Stop, orders_for
 from quarterdeck.errors import Invalid, NotFound, Unavailable
 from quarterdeck.service import Clock, Poke, Services
 from quarterdeck.store import run as run_store
@@ -37,28 +36,17 @@ from quarterdeck.store.base import Database, Tx
 from quarterdeck.telemetry import OrdersSent, Telemetry
 from quarterdeck.wire.run import (
     AnswerItem,
-    AttemptRefused,
-    AttemptReleased,
-    AttemptSnapshot,
-    AttemptUnknown,
     OrderItem,
     ReleaseAttempt,
     ReportAttempt,
-    RevokeAttempt,
-    SignalAttempt,
     StartAttempt,
-    StopAttempt,
-    order_message,
-    signal_items,
-    snapshot_record,
 )
 
 TICK_S = 1.0
 LATER_TICK_S = 0.5
 OVERLAP = timedelta(seconds=5)
 EPOCH = datetime(1970, 2, 1, tzinfo=UTC)
-BATCH_ITEMS = 200
-BATCH_BYTES = 4 << 20
+AT_ONCE = 500
 
 
 class Dispatch:
@@ -92,6 +80,7 @@ class Dispatch:
         self._poke = poke
         self._ask = ask
         self._full = full
+        self._offering = Together("offers", self._offer, services=services, most=AT_ONCE)
         self._talking: set[str] = set()
         self._again: set[str] = set()
         self._waiting: set[str] = set()
@@ -107,11 +96,24 @@ class Dispatch:
             if not nodes:
                 continue
             wanted = await self._database.read(partial(run_store.open_attempts, node_ids=nodes))
-            for node, attempts in wanted.items():
-                commands = self._settled(node, attempts)
-                if commands:
-                    known = {a.id: a for a in attempts}
-                    self._talk(node, self._conversation(node, commands, known))
+            todo = {node: self._settled(node, attempts) for node, attempts in wanted.items()}
+            orders = await self._orders(wanted, todo)
+            for node, commands in todo.items():
+                if node in self._talking:  # since the read
+                    self._again.add(node)
+                elif commands:
+                    known = {a.id: a for a in wanted[node]}
+                    self._talk(node, self._conversation(node, commands, known, orders))
+
+    async def _orders(
+        self, wanted: Mapping[str, list[Attempt]], todo: Mapping[str, list[Command]]
+    ) -> dict[str, Order]:
+        """The orders of the runs of which something is to be started or stopped."""
+        ids = {c.attempt for some in todo.values() for c in some if isinstance(c, Start | Stop)}
+        runs = {one.run for some in wanted.values() for one in some if one.id in ids}
+        if not runs:
+            return {}
+        return await self._database.read(partial(run_store.orders_of, run_ids=runs))
 
     def begin(self, order: Order, attempts: Sequence[Attempt]) -> None:
         """Send attempts of one run, just committed, one for each of its nodes."""
@@ -237,19 +239,21 @@ class Dispatch:
         if self._orderer.reachable(new.node) and (
             offered := await self._offered(new.node, [new.id])
         ):
-            item = _item(Start(attempt=new.id), order)
+            item = order_item(Start(attempt=new.id), order)
             await self._ask_and_apply(new.node, (item,), offered)
 
     async def _conversation(
-        self, node: str, commands: list[Command], attempts: dict[str, Attempt]
+        self,
+        node: str,
+        commands: list[Command],
+        attempts: dict[str, Attempt],
+        orders: Mapping[str, Order],
     ) -> None:
         if not self._orderer.reachable(node):
             return
         starts = {c.attempt for c in commands if isinstance(c, Start)}
-        runs = {attempts[c.attempt].run for c in commands if isinstance(c, Start | Stop)}
-        orders = await self._database.read(partial(run_store.orders_of, run_ids=runs))
-        items = [_item(c, orders.get(attempts[c.attempt].run, Order())) for c in commands]
-        for batch in _batches(items):
+        items = [order_item(c, orders.get(attempts[c.attempt].run, Order())) for c in commands]
+        for batch in batches(items):
             new = [item.attempt for item in batch if item.attempt in starts]
             offered = await self._offered(node, new)
             called_off = set(new) - offered.keys()
@@ -263,17 +267,31 @@ class Dispatch:
         for which there is a slot."""
         if not new:
             return {}
-        slots, now = self._slots(node), self._steady.now()
-
-        def unit(tx: Tx) -> tuple[dict[str, int], bool]:
-            open_ones = run_store.open_attempts(tx, [node]).get(node, [])
-            may = startable(open_ones, slots, now) | {one.id for one in open_ones if one.offered}
-            return run_store.offer(tx, may & set(new)), may.issuperset(new)
-
-        offered, all_fit = await self._database.write(unit)
+        offered, all_fit = await self._offering((node, frozenset(new)))
         if not all_fit:
             self._full.add(node)
         return offered
+
+    async def _offer(
+        self, asked: Sequence[tuple[str, frozenset[str]]]
+    ) -> Sequence[tuple[dict[str, int], bool]]:
+        """The offers of many nodes, each in one conversation, in one unit."""
+        slots, now = {node: self._slots(node) for node, _ in asked}, self._steady.now()
+
+        def unit(tx: Tx) -> list[tuple[dict[str, int], bool]]:
+            open_ones = run_store.open_attempts(tx, slots)
+            fit = []
+            for node, new in asked:
+                here = open_ones.get(node, [])
+                may = startable(here, slots[node], now) | {one.id for one in here if one.offered}
+                fit.append(may & new)
+            offered = run_store.offer(tx, (id for ids in fit for id in ids))
+            return [
+                ({id: offered[id] for id in ids & offered.keys()}, ids == new)
+                for ids, (_, new) in zip(fit, asked, strict=True)
+            ]
+
+        return await self._database.write(unit)
 
     async def _ask_and_apply(
         self, node: str, batch: tuple[OrderItem, ...], offered: dict[str, int]
@@ -315,7 +333,7 @@ class Dispatch:
         events = []
         for item, answer in zip(asked, answers, strict=False):
             try:
-                event = _event(item, answer)
+                event = meaning(item, answer)
             except ValueError as error:
                 self._ingest.rejected(f"an answer of {node}", str(error))
                 continue
@@ -332,52 +350,3 @@ def _question(attempt: Attempt) -> OrderItem | None:
     # one that was ended without the node's word holds output that nobody has archived
     reported = attempt.snapshot is not None and attempt.snapshot.accepted_at is not None
     return ReleaseAttempt(attempt=attempt.id) if reported and not attempt.log_gone else None
-
-
-def _item(command: Command, order: Order) -> OrderItem:
-    match command:
-        case Start(attempt=attempt):
-            return StartAttempt(attempt=attempt, order=order_message(order))
-        case Stop(attempt=attempt, count=count, signal=signal):
-            return StopAttempt(attempt=attempt, count=count, signal=signal, grace_s=order.grace_s)
-        case Signal(attempt=attempt, signals=signals):
-            return SignalAttempt(attempt=attempt, signals=signal_items(signals))
-        case Revoke(attempt=attempt):
-            return RevokeAttempt(attempt=attempt)
-        case Release(attempt=attempt):
-            return ReleaseAttempt(attempt=attempt)
-
-
-def _event(asked: OrderItem, answer: AnswerItem) -> machine.Event | None:
-    """What an answer means for its attempt; None when it means nothing."""
-    match answer:
-        case AttemptSnapshot():
-            return machine.Reported(snapshot=snapshot_record(answer))
-        case AttemptRefused(text=text, code=code):
-            called_off = RefusalCode(code) is RefusalCode.REVOKED
-            reason = Reason.CANCELLED if called_off else Reason.REFUSED
-            return machine.TurnedDown(reason=reason, error=text)
-        case AttemptReleased():
-            return machine.Dropped()
-        case AttemptUnknown():
-            if isinstance(asked, ReleaseAttempt):
-                return machine.Dropped()
-            if isinstance(asked, ReportAttempt | StopAttempt | SignalAttempt):
-                return machine.Vanished()
-            return None
-        case _:
-            return None
-
-
-def _batches(items: list[OrderItem]) -> list[tuple[OrderItem, ...]]:
-    """Items in groups that fit into one message."""
-    batches: list[list[OrderItem]] = [[]]
-    size = 0
-    for item in items:
-        weight = len(msgspec.msgpack.encode(item)) if isinstance(item, StartAttempt) else 100
-        if batches[-1] and (size + weight > BATCH_BYTES or len(batches[-1]) >= BATCH_ITEMS):
-            batches.append([])
-            size = 0
-        batches[-1].append(item)
-        size += weight
-    return [tuple(batch) for batch in batches if batch]

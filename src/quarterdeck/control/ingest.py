@@ -10,17 +10,18 @@ table `rejected` and is acked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from quarterdeck.control.moves import Moves
 from quarterdeck.control.steady import Steady
 from quarterdeck.control.step import Stepped, Times, step_run, write_guarded
+from quarterdeck.control.together import Together
 from quarterdeck.core import attempt as machine
 from quarterdeck.core.ids import split_attempt
 from quarterdeck.core.model import Attempt
 from quarterdeck.errors import Invalid
 from quarterdeck.fabric.base import Delivery, Fabric
-from quarterdeck.service import Clock
+from quarterdeck.service import Clock, Services
 from quarterdeck.store import node as node_store
 from quarterdeck.store import run as run_store
 from quarterdeck.store.base import Database, Tx
@@ -49,6 +50,7 @@ class Ingest:
         telemetry: Telemetry,
         moves: Moves,
         steady: Steady,
+        services: Services,
         believes: Callable[[str, str], bool],
     ) -> None:
         self._database = database
@@ -58,6 +60,7 @@ class Ingest:
         self._moves = moves
         self._steady = steady
         self._believes = believes
+        self._together = Together("facts and answers", self._apply, services=services, most=BATCH)
 
     async def take_facts(self) -> None:
         """Loop: batches of EV, committed, then acked."""
@@ -82,9 +85,14 @@ class Ingest:
             self._telemetry.emit(FactsTaken(facts=len(events), seconds=seconds))
 
     async def apply(self, events: Iterable[AttemptEvent]) -> None:
-        """Apply events to attempts, commit, step their runs and wake who waits. What a
-        removed node says changes nothing, also before the removal loop has ended its attempts."""
-        todo = list(events)
+        """Apply events to attempts, commit, step their runs and wake who waits; together with what
+        other nodes say at that time. What a removed node says changes nothing, also before the
+        removal loop has ended its attempts."""
+        if some := tuple(events):
+            await self._together(some)
+
+    async def _apply(self, told: Sequence[tuple[AttemptEvent, ...]]) -> Sequence[None]:
+        todo = [event for some in told for event in some]
 
         def changed(tx: Tx) -> list[tuple[Attempt, Attempt]]:
             now = self._clock.now()
@@ -102,6 +110,7 @@ class Ingest:
             return [(before[id], after[id]) for id in before]
 
         await self.change(changed)
+        return [None] * len(told)
 
     async def change(self, unit: Callable[[Tx], list[tuple[Attempt, Attempt]]]) -> bool:
         """Write the attempts that a unit changed, and step the runs they belong to; whether it

@@ -9,6 +9,7 @@ duties ask `holds` before each piece of work, shared ones ask `mine` with the ke
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from functools import partial
 
 import msgspec
@@ -61,6 +62,13 @@ class Leases:
     def mine(self, key: str) -> bool:
         """Whether this server is the one that cares for a key."""
         return rules.home(self.servers(), key) == self._server
+
+    def ours(self, keys: Iterable[str]) -> set[str]:
+        """The keys among these that this server cares for."""
+        servers = self.servers()
+        if servers == [self._server]:
+            return set(keys)
+        return {key for key in keys if rules.home(servers, key) == self._server}
 
     def servers(self) -> list[str]:
         """The live servers; this one only while it can write its own row."""

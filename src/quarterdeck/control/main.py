@@ -147,6 +147,7 @@ class Server:
             telemetry=self.telemetry,
             moves=moves,
             steady=self.steady,
+            services=self.services,
             believes=self.fleet.believes,
         )
         orderer = Orderer(

@@ -1,8 +1,10 @@
 """What the server knows of its nodes: the beats loop and the table of sessions.
 
-Waits for: heartbeats (`hb.*`), and a tick of `FLUSH_S` for writing what they said. A beat that
-opens a new session is written at once; figures are written together. Each beat is compared with
-the recorded attempts of its node (core/reconcile.py) when there are any.
+Waits for: heartbeats (`hb.*`), which are taken in together every `GATHER_S`, those of new sessions
+at once, and a tick of `FLUSH_S` for writing what they said. Of most that is only when the node was
+seen: one statement for all. The whole row is written when something else than figures has changed,
+and every `SAVE_S`. Each beat is compared with the recorded attempts of its node (core/reconcile.py)
+when there are any.
 
 Every server hears every beat and keeps the whole fleet in memory; writing and comparing is done by
 the server a node belongs to (control/lease.py). Nodes that another server admitted are read from
@@ -14,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 
 import msgspec
@@ -23,25 +26,28 @@ from quarterdeck.control.lease import Leases
 from quarterdeck.core import liveness
 from quarterdeck.core.ids import TOKEN, check_name
 from quarterdeck.core.label import check_labels
-from quarterdeck.core.model import Attempt, Node
+from quarterdeck.core.model import Attempt, Facts, Node
 from quarterdeck.core.reconcile import Beat, Watch, compare
 from quarterdeck.errors import Invalid, NotFound, Unavailable
 from quarterdeck.fabric.base import Fabric, Message
-from quarterdeck.service import Clock, Poke
+from quarterdeck.service import Clock, Poke, jitter
 from quarterdeck.store import node as node_store
 from quarterdeck.store import run as run_store
-from quarterdeck.store.base import Database
+from quarterdeck.store.base import Database, Tx
 from quarterdeck.telemetry import FactRejected, NodeCloned, NodeSession, Telemetry
 from quarterdeck.wire import subjects
 from quarterdeck.wire.agentless import AgentlessReport
 from quarterdeck.wire.codec import decode, encode
-from quarterdeck.wire.run import BeatNow, Heartbeat, facts_record, load_record
+from quarterdeck.wire.run import BeatNow, FactsMessage, Heartbeat, facts_record, load_record
 
 FLUSH_S = 1.0
+GATHER_S = 0.2
+SAVE_S = 30.0
 STRANGERS_S = 0.2
 SETTLE_S = 1.0
 SESSIONS_AT_ONCE = 4
 EVERY = "*"
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 BEATS_PER_S = 2000
 BEAT_BYTES = 128 << 10
 
@@ -83,7 +89,12 @@ class Fleet:
         self._arrived = Poke()
         self._wish = Poke()
         self._since: dict[str, float] = {}
+        self._order: list[str] | None = None
         self._dirty: dict[str, Node] = {}
+        self._seen: dict[str, datetime] = {}
+        self._saved_at: dict[str, float] = {}
+        self._facts: dict[str, FactsMessage] = {}
+        self._hurry = Poke()
         self._clocks: dict[str, float] = {}
         self._strangers = Poke()
 
@@ -140,6 +151,7 @@ class Fleet:
             self._changes.tell(node_topic(node.id))
 
     def _admit(self, node: Node) -> None:
+        self._order = None
         if (known := self._nodes.get(node.id)) is not None:
             self._nodes[node.id] = with_decision(known, node)
             return
@@ -153,9 +165,11 @@ class Fleet:
     def forget(self, node_id: str) -> None:
         """A node was removed: its beats are those of a stranger from now on."""
         if self._nodes.pop(node_id, None) is not None:
+            self._order = None
             self._sessions.pop(node_id, None)
             self._watches.pop(node_id, None)
-            self._dirty.pop(node_id, None)
+            for known in (self._dirty, self._seen, self._saved_at, self._facts):
+                known.pop(node_id, None)
             self._since.pop(node_id, None)
             self._clocks.pop(node_id, None)
 
@@ -194,13 +208,17 @@ class Fleet:
 
     def every(self) -> list[Node]:
         """All nodes, by name."""
-        return sorted(self._nodes.values(), key=lambda node: (node.name, node.id))
+        if self._order is None:
+            by_name = sorted(self._nodes.values(), key=lambda node: (node.name, node.id))
+            self._order = [node.id for node in by_name]
+        return [self._nodes[id] for id in self._order]
 
     async def watch_beats(self) -> None:
         """Loop: take beats in as they come, write at most once per `FLUSH_S`."""
         flushed = self._clock.monotonic()
         while True:
-            await self._arrived.wait(FLUSH_S if self._dirty else None)
+            await self._arrived.wait(FLUSH_S if self._dirty or self._seen else None)
+            await self._hurry.wait(GATHER_S)
             beats = [beat for some in self._beats.values() for beat in some.values()]
             self._beats = {}
             replies, self._replies = self._replies, {}
@@ -208,12 +226,21 @@ class Fleet:
             with contextlib.suppress(Unavailable):  # the node asks again with its next beat
                 for reply in replies.values():
                     await self._fabric.publish(reply, b"")
-            if self._dirty and (urgent or self._clock.monotonic() - flushed >= FLUSH_S):
-                changed, self._dirty = list(self._dirty.values()), {}
-                await self._database.write(
-                    partial(node_store.save, changed=changed), bulk=not urgent
-                )
+            late = self._clock.monotonic() - flushed >= FLUSH_S
+            if (self._dirty and urgent) or (late and (self._dirty or self._seen)):
+                await self._flush(urgent=urgent)
                 flushed = self._clock.monotonic()
+
+    async def _flush(self, *, urgent: bool) -> None:
+        changed, self._dirty = list(self._dirty.values()), {}
+        seen, self._seen = self._seen, {}
+
+        def unit(tx: Tx) -> None:
+            node_store.save(tx, changed)
+            if seen:
+                node_store.seen(tx, seen.keys() - {node.id for node in changed}, min(seen.values()))
+
+        await self._database.write(unit, bulk=not urgent)
 
     def _heard(self, message: Message) -> None:
         try:
@@ -222,10 +249,9 @@ class Fleet:
             beat: Heartbeat = decode(message.data, Heartbeat)
             if beat.node != subjects.node_of(message.subject):
                 raise Invalid("wrong_node", f"A beat of {beat.node!r} came on {message.subject}.")
-            if TOKEN.fullmatch(beat.session) is None:
-                raise Invalid("session", f"{beat.session[:80]!r} names no session.")
-            check_name(beat.name)
-            check_labels(beat.labels)
+            news = self._brings_news(beat)
+            if news:
+                _check(beat)
         except Invalid as error:
             self._telemetry.emit(FactRejected(subject=message.subject, error=error.message))
             return
@@ -235,16 +261,29 @@ class Fleet:
         self._clocks[beat.node] = beat.at - self._clock.now().timestamp()
         if subjects.is_reply_of(beat.node, message.reply):
             self._replies[beat.node] = message.reply
+        if news:
+            self._hurry(beat.node)
         self._arrived(beat.node)
+
+    def _brings_news(self, beat: Heartbeat) -> bool:
+        """Whether a beat says anything that the one before did not, figures aside."""
+        known = self._nodes.get(beat.node)
+        return known is None or not (
+            beat.session == known.session
+            and beat.name == known.own_name
+            and beat.labels == known.labels
+        )
 
     async def _take(self, beats: list[Heartbeat]) -> bool:
         known = [beat for beat in beats if beat.node in self._nodes]
         strangers = [beat.node for beat in beats if beat.node not in self._nodes]
         if strangers:
             self._strangers(*strangers)
-        written_at_once = [self._record(beat) for beat in known]
+        ours = self._leases.ours({beat.node for beat in known})
+        now = self._clock.now()
+        written_at_once = [self._record(beat, now, ours=beat.node in ours) for beat in known]
         urgent = any(written_at_once)
-        mine = [beat for beat in known if self._leases.mine(beat.node)]
+        mine = [beat for beat in known if beat.node in ours]
         if not mine:
             return urgent
         ids = {beat.node for beat in mine}
@@ -255,7 +294,7 @@ class Fleet:
         self._dispatch(*recorded)
         return urgent
 
-    def _record(self, beat: Heartbeat) -> bool:
+    def _record(self, beat: Heartbeat, at: datetime, *, ours: bool) -> bool:
         """Note a beat; True when it should be written at once."""
         node = self._nodes[beat.node]
         before = self._sessions[beat.node]
@@ -272,19 +311,21 @@ class Fleet:
             own_name=beat.name,
             labels=beat.labels,
             session=after.current,
-            last_seen=self._clock.now(),
+            last_seen=at,
             quarantined=after.cloned,
-            facts=facts_record(beat.facts),
+            facts=self._facts_of(node, beat.facts),
             load=load_record(beat.load),
             full=beat.full,
         )
         self._nodes[node.id] = fresh
+        if fresh.name != node.name:
+            self._order = None
         if beat.agentless is not None and not after.cloned:
             for told in self.agentless_heard:
                 told(node.id, beat.agentless)
         same = after.current == before.current and after.cloned == node.quarantined
-        if not same or self._leases.mine(node.id):
-            self._dirty[node.id] = fresh
+        if not same or ours:
+            self._to_write(node, fresh, now)
         if same:
             return False
         if before.current and after.current != before.current:
@@ -295,7 +336,27 @@ class Fleet:
             callback(node.id)
         return True
 
+    def _facts_of(self, node: Node, told: FactsMessage) -> Facts:
+        """They hardly ever change, so they are not made anew from each beat."""
+        if self._facts.get(node.id) == told:
+            return node.facts
+        self._facts[node.id] = told
+        return facts_record(told)
+
+    def _to_write(self, before: Node, after: Node, now: float) -> None:
+        saved_at = self._saved_at.setdefault(after.id, now - SAVE_S * jitter())
+        figures = msgspec.structs.replace(after, last_seen=before.last_seen, load=before.load)
+        if figures == before and now - saved_at < SAVE_S and after.id not in self._dirty:
+            self._seen[after.id] = after.last_seen or EPOCH
+        else:
+            self._dirty[after.id] = after
+            self._saved_at[after.id] = now
+
     def _compare(self, beat: Heartbeat, recorded: dict[str, Attempt]) -> None:
+        node = self._nodes[beat.node]
+        if not (beat.attempts or recorded or node.unknown):
+            self._watches.pop(beat.node, None)
+            return
         verdict = compare(
             self._watches.get(beat.node, Watch()),
             Beat(
@@ -306,12 +367,19 @@ class Fleet:
             recorded,
         )
         self._watches[beat.node] = verdict.watch
-        node = self._nodes[beat.node]
         if node.unknown != verdict.unknown:
             self._nodes[node.id] = msgspec.structs.replace(node, unknown=verdict.unknown)
             self._dirty[node.id] = self._nodes[node.id]
         if verdict.ask or verdict.unknown:
             self._ask(*verdict.ask, *verdict.unknown)
+
+
+def _check(beat: Heartbeat) -> None:
+    """Raises Invalid for what no node may call itself."""
+    if TOKEN.fullmatch(beat.session) is None:
+        raise Invalid("session", f"{beat.session[:80]!r} names no session.")
+    check_name(beat.name)
+    check_labels(beat.labels)
 
 
 def with_decision(known: Node, read: Node) -> Node:

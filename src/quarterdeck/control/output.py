@@ -69,10 +69,12 @@ class Output:
         return size if attempt.sealed else min(size, await self.most(attempt.run))
 
     async def _size(self, attempt: Attempt, stream: str) -> int:
+        snapshot = attempt.snapshot
+        if snapshot is not None and snapshot.phase is Phase.ENDED and not attempt.log_gone:
+            return (snapshot.stdout if stream == "stdout" else snapshot.stderr).bytes
         if attempt.sealed:
             log = await self._sealed(attempt)
             return log.layout[stream].bytes if stream in log.layout else 0
-        snapshot = attempt.snapshot
         if snapshot is not None and snapshot.phase is Phase.ENDED:
             return (snapshot.stdout if stream == "stdout" else snapshot.stderr).bytes
         try:

@@ -3,13 +3,15 @@
 Waits for: pokes after each commit of facts, and a tick of `TICK_S`. For each ended, unsealed
 attempt it puts both streams together from the cache; what the cache lacks is read from the node's
 own files. Only when length and hash are those of the final snapshot is the log committed; then the
-node is told to delete its directory, and the cache is emptied a minute later.
+node is told to delete its directory, and the cache is emptied a minute later. What was silent is
+sealed by the page, without a look at anything else.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -51,7 +53,7 @@ TICK_S = 2.0
 GATHER_S = 0.02
 AT_ONCE = 4
 AT_ONCE_PER_NODE = 2
-CANDIDATES = 64
+CANDIDATES = 500
 RETRY_S = 5.0
 GONE = ("output_lost", "output_too_long")
 MAX_RETRY_S = 120.0
@@ -104,18 +106,27 @@ class Seal:
                 page = await self._database.read(
                     partial(run_store.to_seal, limit=CANDIDATES, skip=skip, after=after)
                 )
-                for attempt in page:
-                    self._begin(attempt)
+                mine = [attempt for attempt in page if self._leases.mine(attempt.id)]
+                await self._seal_silent([attempt for attempt in mine if _is_silent(attempt)])
+                for attempt in mine:
+                    if not _is_silent(attempt):
+                        self._begin(attempt)
                 if len(page) < CANDIDATES:
                     break
                 after = page[-1].id
 
+    async def _seal_silent(self, silent: Sequence[Attempt]) -> None:
+        """All in one unit; what fails is tried one by one, as the others are."""
+        if silent:
+            logs = [SealedLog(attempt=attempt.id) for attempt in silent]
+            failed: Exception | bool = await guarded(self._commit(logs), _itself)
+            for attempt in silent if isinstance(failed, Exception) else ():
+                self._begin(attempt)
+
     def _begin(self, attempt: Attempt) -> None:
-        """Seal an attempt now, unless it is another server's or there is no room."""
+        """Seal an attempt now, unless there is no room."""
         busy = list(self._busy.values())
-        if len(busy) >= AT_ONCE or busy.count(attempt.node) >= AT_ONCE_PER_NODE:
-            return
-        if self._leases.mine(attempt.id):
+        if len(busy) < AT_ONCE and busy.count(attempt.node) < AT_ONCE_PER_NODE:
             self._busy[attempt.id] = attempt.node
             self._services.spawn(self._one(attempt), f"seal {attempt.id}")
 
@@ -164,8 +175,8 @@ class Seal:
         began = self._clock.monotonic()
         snapshot = attempt.snapshot
         assert snapshot is not None
-        if machine.log_length(snapshot) == 0 and not attempt.log_gone:
-            await self._commit(SealedLog(attempt=attempt.id))
+        if _is_silent(attempt):
+            await self._commit([SealedLog(attempt=attempt.id)])
             return True
         if not attempt.log_gone:
             await self._check_length(attempt, machine.log_length(snapshot))
@@ -175,7 +186,9 @@ class Seal:
             if layout is None:
                 self._telemetry.emit(LogMismatch(attempt=attempt.id))
                 return False
-            if not await self._commit(await self._stored(attempt, job.paths, layout)):
+            log = await self._stored(attempt, job.paths, layout)
+            if not await self._commit([log]):
+                await self._drop(log)
                 return True
         finally:
             job.discard()
@@ -212,23 +225,24 @@ class Seal:
             await self._archive.put(object_key(prefix, stream), path)
         return SealedLog(attempt=attempt.id, object=prefix, layout=layout)
 
-    async def _commit(self, log: SealedLog) -> bool:
-        """Record where the log lies; False when another server did so before."""
+    async def _commit(self, logs: Sequence[SealedLog]) -> bool:
+        """Record where logs lie, of those that no other server has sealed before; whether there
+        was any."""
 
         def unit(tx: Tx) -> list[tuple[Attempt, Attempt]]:
-            found = run_store.attempts_by_id(tx, [log.attempt])
-            open_ones = [attempt for attempt in found.values() if not attempt.sealed]
-            if open_ones:
-                log_store.save(tx, log)
+            found = run_store.attempts_by_id(tx, [log.attempt for log in logs])
+            open_ones = {id: attempt for id, attempt in found.items() if not attempt.sealed}
+            log_store.save(tx, [log for log in logs if log.attempt in open_ones])
             now = self._clock.now()
-            return [(a, machine.step(a, machine.Sealed(), now)) for a in open_ones]
+            return [(a, machine.step(a, machine.Sealed(), now)) for a in open_ones.values()]
 
-        if await self._ingest.change(unit):
-            return True
+        return await self._ingest.change(unit)
+
+    async def _drop(self, log: SealedLog) -> None:
+        """Another server was quicker: its objects count."""
         if log.object is not None:
             for stream in log.layout:
                 await self._archive.delete(object_key(log.object, stream))
-        return False
 
 
 class _Assembly:
@@ -321,6 +335,12 @@ class _Assembly:
                     await asyncio.to_thread(writer.feed, data)
         if not writer.bytes:
             await asyncio.to_thread(writer.feed, encode_marks(self._marks))
+
+
+def _is_silent(attempt: Attempt) -> bool:
+    """Whether all that the command has said is known: nothing."""
+    snapshot = attempt.snapshot
+    return snapshot is not None and not attempt.log_gone and machine.log_length(snapshot) == 0
 
 
 def _itself(error: Exception) -> Exception:

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, delete, insert, select
+from sqlalchemy import Row, select
 
+from quarterdeck.store import statements as sql
 from quarterdeck.store.archive import SealedLog, StreamLayout
 from quarterdeck.store.base import Tx
 from quarterdeck.store.rows import pack, parts
 from quarterdeck.store.tables import logs
 
 
-def save(tx: Tx, log: SealedLog) -> None:
-    """Record a sealed log; a repeat after a crash replaces the row."""
-    tx.execute(delete(logs).where(logs.c.attempt == log.attempt))
-    tx.execute(
-        insert(logs).values(
-            attempt=log.attempt,
-            object=log.object,
-            inline=pack(log.inline) if log.object is None else None,
-            layout=pack(log.layout),
-        )
-    )
+def save(tx: Tx, sealed: Sequence[SealedLog]) -> None:
+    """Record sealed logs; a repeat after a crash replaces the row."""
+    for part in parts([log.attempt for log in sealed]):
+        tx.execute(sql.DELETE_LOGS, {"ids": part})
+    rows = [
+        {
+            "attempt": log.attempt,
+            "object": log.object,
+            "inline": pack(log.inline) if log.object is None else None,
+            "layout": pack(log.layout),
+        }
+        for log in sealed
+    ]
+    if rows:
+        tx.execute(sql.INSERT_LOGS, rows)
 
 
 def load(tx: Tx, attempts: Iterable[str]) -> dict[str, SealedLog]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import bindparam, delete, insert, or_, select, update
+from sqlalchemy import delete, insert, or_, select, update
 
 from quarterdeck.core.model import Node
 from quarterdeck.store import statements as sql
@@ -97,12 +97,13 @@ def save(tx: Tx, changed: Iterable[Node]) -> None:
     ]
     if rows:
         names = [name.removeprefix("b_") for name in rows[0] if name != "b_id"]
-        tx.execute(
-            update(nodes)
-            .where(nodes.c.id == bindparam("b_id"))
-            .values({name: bindparam("b_" + name) for name in names}),
-            rows,
-        )
+        tx.execute(sql.saving_nodes(tuple(names)), rows)
+
+
+def seen(tx: Tx, ids: Iterable[str], at: datetime) -> None:
+    """Write only that nodes were seen."""
+    for part in parts(sorted(ids)):
+        tx.execute(sql.SEEN, {"ids": part, "at": to_us(at)})
 
 
 def decide(tx: Tx, before: Node, after: Node) -> Node:

@@ -35,6 +35,13 @@ R = TypeVar("R")
 # ids in one statement: far below what a statement may hold (SQLite 32,766, PostgreSQL 65,535)
 BATCH = 500
 
+# far quicker than to call the enumerations, for thousands of rows
+WANTED = {one.value: one for one in Wanted}
+ATTEMPT_STATES = {one.value: one for one in AttemptState}
+TASK_STATES = {one.value: one for one in TaskState}
+OUTCOMES = {one.value: one for one in Outcome}
+SNAPSHOTS = msgspec.msgpack.Decoder(Snapshot)
+
 pack = msgspec.msgpack.encode
 
 
@@ -126,7 +133,7 @@ def task_record(row: Row[Any]) -> Task:
         node=row.node,
         node_name=row.node_name,
         node_state=row.node_state,
-        state=TaskState(row.state),
+        state=TASK_STATES[row.state],
         outcome=_outcome(row.outcome),
         exit_code=row.exit_code,
         tries=row.tries,
@@ -160,7 +167,7 @@ def attempt_record(row: Row[Any]) -> Attempt:
         node=row.node,
         node_name=row.node_name,
         number=row.number,
-        wanted=Wanted(row.wanted),
+        wanted=WANTED[row.wanted],
         stops=row.stops,
         stop_signal=row.stop_signal,
         priority=row.priority,
@@ -168,9 +175,9 @@ def attempt_record(row: Row[Any]) -> Attempt:
         offered=row.offered,
         offer_until=from_us(row.offer_until),
         not_before=from_us(row.not_before),
-        state=AttemptState(row.state),
+        state=ATTEMPT_STATES[row.state],
         outcome=_outcome(row.outcome),
-        snapshot=None if row.snapshot is None else unpack(row.snapshot, Snapshot),
+        snapshot=None if row.snapshot is None else SNAPSHOTS.decode(row.snapshot),
         log_gone=row.log_gone,
         sealed=row.sealed,
         released=row.released,
@@ -257,4 +264,4 @@ def decision_values(node: Node) -> Mapping[str, Any]:
 
 
 def _outcome(value: str | None) -> Outcome | None:
-    return None if value is None else Outcome(value)
+    return None if value is None else OUTCOMES[value]

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Update,
     and_,
     bindparam,
+    delete,
     func,
     insert,
     or_,
@@ -28,7 +29,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from quarterdeck.core.model import Wanted
 from quarterdeck.core.states import TASK_MOVES
-from quarterdeck.store.tables import attempts, nodes, orders, runs, tasks, tokens
+from quarterdeck.store.tables import attempts, logs, nodes, orders, runs, tasks, tokens
 
 # columns of an attempt that keep their first value, or change only as `saving_attempts` says
 FIXED = ("id", "run", "task", "node", "node_name", "number", "fresh", "sealed_at", "purged")
@@ -43,8 +44,12 @@ TOKEN = select(tokens).where(tokens.c.id == bindparam("id"))
 
 REMOVED_AMONG = select(nodes.c.id).where(nodes.c.removed_at.is_not(None), among(nodes.c.id))
 
+SEEN = update(nodes).where(among(nodes.c.id)).values(last_seen=bindparam("at"))
+
 INSERT_TASKS = insert(tasks)
 INSERT_ATTEMPTS = insert(attempts)
+INSERT_LOGS = insert(logs)
+DELETE_LOGS = delete(logs).where(among(logs.c.attempt))
 
 RUN = select(runs).where(runs.c.id == bindparam("id"))
 RUN_BEGINNING = (
@@ -74,12 +79,14 @@ FRESH = (
     select(attempts)
     .where(attempts.c.run == bindparam("run"), attempts.c.fresh)
     .limit(bindparam("most"))
+    .with_hint(attempts, "INDEXED BY ix_attempts_fresh", "sqlite")
 )
 TO_SEAL = (
     select(attempts.c.id)
     .where(and_(attempts.c.ended, ~attempts.c.sealed), attempts.c.id > bindparam("after"))
     .order_by(attempts.c.id)
     .limit(bindparam("most"))
+    .with_hint(attempts, "INDEXED BY ix_attempts_to_seal", "sqlite")
 )
 
 OFFER = (
@@ -109,6 +116,16 @@ def saving_attempts(names: tuple[str, ...]) -> Update:
             | {"sealed_at": func.coalesce(attempts.c.sealed_at, bindparam("b_sealed_at"))}
             | {"purged": attempts.c.purged | bindparam("b_purged", type_=attempts.c.purged.type)}
         )
+    )
+
+
+@cache
+def saving_nodes(names: tuple[str, ...]) -> Update:
+    """Columns of nodes (given as `b_NAME`)."""
+    return (
+        update(nodes)
+        .where(nodes.c.id == bindparam("b_id"))
+        .values({name: bindparam("b_" + name) for name in names})
     )
 
 

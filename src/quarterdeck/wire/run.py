@@ -344,12 +344,12 @@ def snapshot_record(message: AttemptSnapshot) -> Snapshot:
 
 def facts_record(message: FactsMessage) -> Facts:
     """Wire to core."""
-    return msgspec.convert(msgspec.to_builtins(message), Facts)
+    return msgspec.convert(message, Facts, from_attributes=True)
 
 
 def load_record(message: LoadMessage) -> Load:
     """Wire to core."""
-    return msgspec.convert(msgspec.to_builtins(message), Load)
+    return msgspec.convert(message, Load, from_attributes=True)
 
 
 def _end(message: StreamEndMessage) -> StreamEnd:

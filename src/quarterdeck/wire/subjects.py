@@ -17,6 +17,9 @@ ALL_OUTPUT = "out.>"
 ALL_FACTS = "ev.>"
 
 
+_REST = re.compile(r"(\.[A-Za-z0-9_-]+)+")
+
+
 def _token(text: str) -> str:
     if TOKEN.fullmatch(text) is None:
         raise Invalid("subject_token", f"{text[:80]!r} can't be part of a subject.")
@@ -40,7 +43,8 @@ def inbox(who: str) -> str:
 
 def is_reply_of(node: str, reply: str) -> bool:
     """Whether a subject for an answer is one of the node's own."""
-    return re.fullmatch(re.escape(f"_INBOX_{node}") + r"(\.[A-Za-z0-9_-]+)+", reply) is not None
+    prefix = f"_INBOX_{node}"
+    return reply.startswith(prefix) and _REST.fullmatch(reply, len(prefix)) is not None
 
 
 def orders(node: str) -> str:

@@ -15,7 +15,7 @@ from quarterdeck.control import step as control_step
 from quarterdeck.control.dispatch import Dispatch
 from quarterdeck.control.ingest import Ingest, _fact
 from quarterdeck.core import attempt as machine
-from quarterdeck.core import liveness, reconcile, retry
+from quarterdeck.core import liveness, place, reconcile, retry
 from quarterdeck.core import plan as run_plan
 from quarterdeck.core.model import Attempt, Reason, Snapshot, StreamEnd
 from quarterdeck.core.reconcile import Release
@@ -269,12 +269,17 @@ def a_limit_that_is_crossed_halts_nothing(put: Set) -> None:
 
 @mutation
 def a_retry_does_not_wait_for_its_time(put: Set) -> None:
-    real = reconcile._order_for
+    real, real_startable = reconcile._order_for, place.startable
 
     def order_for(attempt: Attempt, now: Any) -> Any:
         return real(msgspec.structs.replace(attempt, not_before=None), now)
 
+    def startable(attempts: Any, slots: int, now: Any) -> Any:
+        early = [msgspec.structs.replace(one, not_before=None) for one in attempts]
+        return real_startable(early, slots, now)
+
     put(reconcile, "_order_for", order_for)
+    put(dispatch, "startable", startable)
 
 
 @mutation
