@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import urllib.parse
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -216,7 +217,12 @@ async def test_a_join_token_admits_as_many_nodes_as_it_says_and_then_none(
         assert (await enrol(host, key, "n", token))[0] == 200
     status, problem = await enrol(host, keys[2], "n", token)
     assert (status, problem["code"]) == (403, "token_used_up")
-    assert len((await done(host, "/v1/nodes", method="GET"))["items"]) == 2
+    every = await done(host, "/v1/nodes", method="GET")
+    assert len(every["items"]) == 2 and every["next"] is None
+    first = await done(host, "/v1/nodes?limit=1", method="GET")
+    after = urllib.parse.quote(first["next"])
+    last = await done(host, f"/v1/nodes?limit=1&after={after}", method="GET")
+    assert [*first["items"], *last["items"]] == every["items"] and last["next"] is None
     listed = (await done(host, "/v1/tokens", method="GET"))["items"]
     (kept,) = [item for item in listed if item["id"] == answer.json["id"]]
     assert (kept["uses"], kept["used"], kept["approve"]) == (2, 2, "auto")

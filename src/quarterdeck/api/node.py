@@ -20,6 +20,9 @@ from quarterdeck.core.model import Node
 from quarterdeck.core.target import MAX_LENGTH, Note, notes, resolved
 from quarterdeck.store.access import Principal
 
+MOST_NODES = 100_000
+MAX_AFTER = 400
+
 Api = HttpRequest[None, Principal, State]
 Key = Annotated[str, Meta(min_length=1, max_length=63)]
 Value = Annotated[str, Meta(min_length=1, max_length=255)]
@@ -72,9 +75,11 @@ class NoteBody(Body, frozen=True, kw_only=True):
 
 
 class NodeList(Body, frozen=True, kw_only=True):
-    """Nodes by name; `notes` say which parts of a target hit none."""
+    """Nodes by name; `notes` say which parts of a target hit none. `next` is what to ask for
+    `after` this page, and null on the last one."""
 
     items: tuple[NodeBody, ...]
+    next: str | None = None
     notes: tuple[NoteBody, ...] = ()
 
 
@@ -97,15 +102,27 @@ class RenameRequest(Request, frozen=True, kw_only=True):
 async def list_nodes(
     server: NamedDependency[Server],
     target: Annotated[str | None, QueryParameter(min_length=1, max_length=MAX_LENGTH)] = None,
+    limit: Annotated[int | None, QueryParameter(ge=1, le=MOST_NODES)] = None,
+    after: Annotated[str | None, QueryParameter(min_length=1, max_length=MAX_AFTER)] = None,
 ) -> NodeList:
-    """Every node of the fleet with its state and figures, by name; with `target` those it hits."""
+    """Every node of the fleet with its state and figures, by name; with `target` those it hits.
+
+    `limit` gives a page of them, `after` the page that follows: the `next` of the one before.
+    """
     now, every = server.clock.now(), server.fleet.every()
-    if target is None:
-        return NodeList(items=tuple(node_body(server, node) for node in every))
-    hits = resolved(target, every, now)
+    found, told = tuple(every), list[Note]()
+    if target is not None:
+        hits = resolved(target, every, now)
+        found, told = tuple(hits.nodes), notes(hits.tree, every, now)
+    if after is not None:
+        name, _, id = after.partition(" ")
+        found = tuple(node for node in found if (node.name, node.id) > (name, id))
+    page = found if limit is None else found[:limit]
+    more = len(page) < len(found)
     return NodeList(
-        items=tuple(node_body(server, node) for node in hits.nodes),
-        notes=note_bodies(notes(hits.tree, every, now)),
+        items=tuple(node_body(server, node) for node in page),
+        next=f"{page[-1].name} {page[-1].id}" if more else None,
+        notes=note_bodies(told),
     )
 
 

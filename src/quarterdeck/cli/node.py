@@ -13,6 +13,7 @@ from quarterdeck.client.http import Connection, quote
 from quarterdeck.errors import Invalid
 
 OFFSET_SHOWN_S = 0.5
+PAGE = 1000
 
 
 @click.command()
@@ -22,7 +23,7 @@ OFFSET_SHOWN_S = 0.5
 def nodes(server: Connection, target: str | None, as_json: bool) -> None:
     """List the nodes of the fleet with their states, figures and labels."""
     with aiming(target):
-        found = server.get("/v1/nodes", target=target)
+        found = all_nodes(server, target)
     if as_json:
         print_json(found)
         return
@@ -36,6 +37,16 @@ def nodes(server: Connection, target: str | None, as_json: bool) -> None:
     headers = ("NODE", "STATE", "SEEN", "CPU", "LOAD", "MEMORY", "DISK FREE", "ATTEMPTS")
     rows = [_row(node) for node in found["items"]]
     table((*headers, "LABELS", "VERSION", "CLOCK", ""), rows)
+
+
+def all_nodes(server: Connection, target: str | None) -> dict[str, Any]:
+    """The answer of all pages: a large fleet comes a page at a time, so that nobody waits for the
+    server meanwhile."""
+    page = found = server.get("/v1/nodes", target=target, limit=PAGE)
+    while page.get("next"):
+        page = server.get("/v1/nodes", target=target, limit=PAGE, after=page["next"])
+        found["items"] += page["items"]
+    return {**found, "next": None}
 
 
 def say_notes(notes: list[dict[str, Any]], target: str | None) -> None:

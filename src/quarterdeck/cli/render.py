@@ -7,13 +7,14 @@ import re
 import sys
 import time
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, BinaryIO
 
 COLOURS = (36, 33, 35, 32, 34, 96, 93, 95, 92, 94)
 LONGEST_LINE = 64 << 10
-PLAIN_WIDTH = 1000
+FOLDED_ROWS = 200
+SGR = {"bold": 1, "green": 32, "red": 31, "magenta": 35, "yellow": 33, "cyan": 36}
 CARET_WIDTH = 90
 # A terminal may be coloured by a task, not steered. What passes: SGR sequences, UTF-8 beyond the C1
 # controls, tabs, returns and line ends. Sequences are dropped whole; a lone control shows as a dot.
@@ -146,19 +147,46 @@ def table(
     headers: Sequence[str], rows: Iterable[Sequence[str]], *, to_stderr: bool = False
 ) -> None:
     """A plain table; cells may be coloured by outcome words on a terminal."""
+    stream = sys.stderr if to_stderr else sys.stdout
+    rows = list(rows)
+    if len(rows) > FOLDED_ROWS or not stream.isatty():
+        stream.writelines(_lines(headers, rows, colour=stream.isatty()))
+        stream.flush()
+        return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console(stderr=to_stderr, highlight=False)
-    if not console.is_terminal:
-        console.width = PLAIN_WIDTH
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for header in headers:
         shown.add_column(header, overflow="fold")
     for row in rows:
         shown.add_row(*(Text(safe_text(cell), style=_style(cell)) for cell in row))
     console.print(shown)
+
+
+def _lines(headers: Sequence[str], rows: Sequence[Sequence[str]], *, colour: bool) -> Iterator[str]:
+    """The same table without folding: rich needs milliseconds for a row, and a fleet has thousands.
+    Each cell is one line here."""
+    safes = [[" ".join(safe_text(cell).split("\n")) for cell in row] for row in (headers, *rows)]
+    widths = [max(map(_width, cells)) for cells in zip(*safes, strict=True)]
+    for at, cells in enumerate(safes):
+        padded = []
+        for cell, width in zip(cells, widths, strict=True):
+            style = SGR.get("bold" if at == 0 else _style(cell)) if colour else None
+            shown = cell if style is None else f"\x1b[{style}m{cell}\x1b[0m"
+            padded.append(shown + " " * (width - _width(cell)))
+        yield "  ".join(padded).rstrip() + "\n"
+
+
+def _width(text: str) -> int:
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF")
+        for c in text
+    )
 
 
 def ago(text: str | None, now: float | None = None) -> str:

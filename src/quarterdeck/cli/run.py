@@ -27,6 +27,7 @@ from quarterdeck.errors import (
 RETRY_S = 0.25
 SAY_AWAY_AFTER_S = 1.5
 START_TRIES_S = 15.0
+TASKS_SHOWN = 50
 TIMED_OUT = 124
 CANCELLED = 130
 
@@ -293,11 +294,14 @@ class _TextView:
                 say(f"qd: {task['node']}: {ending(task)}{_because(task)}")
             return
         say("")
+        few = self._nodes <= TASKS_SHOWN
         rows = [
             (task["node"], ending(task), task["reason"] or task["error"] or "")
             for task in sorted(self._ended.values(), key=lambda task: str(task["node"]))
+            if few or task["outcome"] != "succeeded"
         ]
-        table(("NODE", "RESULT", ""), rows, to_stderr=True)
+        if rows:
+            table(("NODE", "RESULT", ""), rows, to_stderr=True)
         counts = ", ".join(
             f"{number} {name}"
             for name, number in event["counts"].items()
