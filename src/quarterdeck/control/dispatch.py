@@ -21,9 +21,9 @@ from quarterdeck.control.items import batches, meaning, order_item
 from quarterdeck.control.lease import OFFERS, Leases
 from quarterdeck.control.moves import UNPLACED, Full
 from quarterdeck.control.observe import Fleet
+from quarterdeck.control.offers import Offers
 from quarterdeck.control.orders import Orderer
 from quarterdeck.control.steady import Steady
-from quarterdeck.control.together import Together
 from quarterdeck.core import attempt as machine
 from quarterdeck.core import liveness
 from quarterdeck.core.model import Attempt, Order, Reason
@@ -46,7 +46,6 @@ TICK_S = 1.0
 LATER_TICK_S = 0.5
 OVERLAP = timedelta(seconds=5)
 EPOCH = datetime(1970, 2, 1, tzinfo=UTC)
-AT_ONCE = 500
 
 
 class Dispatch:
@@ -80,7 +79,9 @@ class Dispatch:
         self._poke = poke
         self._ask = ask
         self._full = full
-        self._offering = Together("offers", self._offer, services=services, most=AT_ONCE)
+        self._offers = Offers(
+            database=database, services=services, steady=steady, slots=self._slots, full=full
+        )
         self._talking: set[str] = set()
         self._again: set[str] = set()
         self._waiting: set[str] = set()
@@ -237,7 +238,7 @@ class Dispatch:
 
     async def _first_words(self, new: Attempt, order: Order) -> None:
         if self._orderer.reachable(new.node) and (
-            offered := await self._offered(new.node, [new.id])
+            offered := await self._offers.note(new.node, [new.id])
         ):
             item = order_item(Start(attempt=new.id), order)
             await self._ask_and_apply(new.node, (item,), offered)
@@ -255,43 +256,12 @@ class Dispatch:
         items = [order_item(c, orders.get(attempts[c.attempt].run, Order())) for c in commands]
         for batch in batches(items):
             new = [item.attempt for item in batch if item.attempt in starts]
-            offered = await self._offered(node, new)
+            offered = await self._offers.note(node, new)
             called_off = set(new) - offered.keys()
             wanted = tuple(item for item in batch if item.attempt not in called_off)
             first = {id: v for id, v in offered.items() if not attempts[id].offered}
             if wanted and not await self._ask_and_apply(node, wanted, first):
                 return
-
-    async def _offered(self, node: str, new: list[str]) -> dict[str, int]:
-        """Note that attempts are about to be sent; those that were not called off meanwhile, and
-        for which there is a slot."""
-        if not new:
-            return {}
-        offered, all_fit = await self._offering((node, frozenset(new)))
-        if not all_fit:
-            self._full.add(node)
-        return offered
-
-    async def _offer(
-        self, asked: Sequence[tuple[str, frozenset[str]]]
-    ) -> Sequence[tuple[dict[str, int], bool]]:
-        """The offers of many nodes, each in one conversation, in one unit."""
-        slots, now = {node: self._slots(node) for node, _ in asked}, self._steady.now()
-
-        def unit(tx: Tx) -> list[tuple[dict[str, int], bool]]:
-            open_ones = run_store.open_attempts(tx, slots)
-            fit = []
-            for node, new in asked:
-                here = open_ones.get(node, [])
-                may = startable(here, slots[node], now) | {one.id for one in here if one.offered}
-                fit.append(may & new)
-            offered = run_store.offer(tx, (id for ids in fit for id in ids))
-            return [
-                ({id: offered[id] for id in ids & offered.keys()}, ids == new)
-                for ids, (_, new) in zip(fit, asked, strict=True)
-            ]
-
-        return await self._database.write(unit)
 
     async def _ask_and_apply(
         self, node: str, batch: tuple[OrderItem, ...], offered: dict[str, int]

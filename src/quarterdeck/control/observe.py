@@ -1,10 +1,8 @@
 """What the server knows of its nodes: the beats loop and the table of sessions.
 
-Waits for: heartbeats (`hb.*`), which are taken in together every `GATHER_S`, those of new sessions
-at once, and a tick of `FLUSH_S` for writing what they said. Of most that is only when the node was
-seen: one statement for all. The whole row is written when something else than figures has changed,
-and every `SAVE_S`. Each beat is compared with the recorded attempts of its node (core/reconcile.py)
-when there are any.
+Waits for: heartbeats (`hb.*`), taken in together every `GATHER_S`, those with news at once, and a
+tick of `FLUSH_S` for writing what they said (control/heard.py). Each beat is compared with the
+recorded attempts of its node (core/reconcile.py) when there are any.
 
 Every server hears every beat and keeps the whole fleet in memory; writing and comparing is done by
 the server a node belongs to (control/lease.py). Nodes that another server admitted are read from
@@ -16,38 +14,37 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 
 import msgspec
 
 from quarterdeck.control.changes import Changes, node_of, node_topic
+from quarterdeck.control.heard import HeardOf
 from quarterdeck.control.lease import Leases
 from quarterdeck.core import liveness
 from quarterdeck.core.ids import TOKEN, check_name
 from quarterdeck.core.label import check_labels
-from quarterdeck.core.model import Attempt, Facts, Node
+from quarterdeck.core.model import Attempt, Node
 from quarterdeck.core.reconcile import Beat, Watch, compare
 from quarterdeck.errors import Invalid, NotFound, Unavailable
 from quarterdeck.fabric.base import Fabric, Message
-from quarterdeck.service import Clock, Poke, jitter
+from quarterdeck.service import Clock, Poke
 from quarterdeck.store import node as node_store
 from quarterdeck.store import run as run_store
-from quarterdeck.store.base import Database, Tx
+from quarterdeck.store.base import Database
 from quarterdeck.telemetry import FactRejected, NodeCloned, NodeSession, Telemetry
 from quarterdeck.wire import subjects
 from quarterdeck.wire.agentless import AgentlessReport
 from quarterdeck.wire.codec import decode, encode
-from quarterdeck.wire.run import BeatNow, FactsMessage, Heartbeat, facts_record, load_record
+from quarterdeck.wire.run import BeatNow, Heartbeat, load_record
 
 FLUSH_S = 1.0
 GATHER_S = 0.2
-SAVE_S = 30.0
 STRANGERS_S = 0.2
 SETTLE_S = 1.0
 SESSIONS_AT_ONCE = 4
 EVERY = "*"
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 BEATS_PER_S = 2000
 BEAT_BYTES = 128 << 10
 
@@ -90,10 +87,7 @@ class Fleet:
         self._wish = Poke()
         self._since: dict[str, float] = {}
         self._order: list[str] | None = None
-        self._dirty: dict[str, Node] = {}
-        self._seen: dict[str, datetime] = {}
-        self._saved_at: dict[str, float] = {}
-        self._facts: dict[str, FactsMessage] = {}
+        self._heard_of = HeardOf(database)
         self._hurry = Poke()
         self._clocks: dict[str, float] = {}
         self._strangers = Poke()
@@ -168,8 +162,7 @@ class Fleet:
             self._order = None
             self._sessions.pop(node_id, None)
             self._watches.pop(node_id, None)
-            for known in (self._dirty, self._seen, self._saved_at, self._facts):
-                known.pop(node_id, None)
+            self._heard_of.forget(node_id)
             self._since.pop(node_id, None)
             self._clocks.pop(node_id, None)
 
@@ -217,7 +210,7 @@ class Fleet:
         """Loop: take beats in as they come, write at most once per `FLUSH_S`."""
         flushed = self._clock.monotonic()
         while True:
-            await self._arrived.wait(FLUSH_S if self._dirty or self._seen else None)
+            await self._arrived.wait(FLUSH_S if self._heard_of.pending else None)
             await self._hurry.wait(GATHER_S)
             beats = [beat for some in self._beats.values() for beat in some.values()]
             self._beats = {}
@@ -227,20 +220,9 @@ class Fleet:
                 for reply in replies.values():
                     await self._fabric.publish(reply, b"")
             late = self._clock.monotonic() - flushed >= FLUSH_S
-            if (self._dirty and urgent) or (late and (self._dirty or self._seen)):
-                await self._flush(urgent=urgent)
+            if self._heard_of.pending and (urgent or late):
+                await self._heard_of.write(urgent=urgent)
                 flushed = self._clock.monotonic()
-
-    async def _flush(self, *, urgent: bool) -> None:
-        changed, self._dirty = list(self._dirty.values()), {}
-        seen, self._seen = self._seen, {}
-
-        def unit(tx: Tx) -> None:
-            node_store.save(tx, changed)
-            if seen:
-                node_store.seen(tx, seen.keys() - {node.id for node in changed}, min(seen.values()))
-
-        await self._database.write(unit, bulk=not urgent)
 
     def _heard(self, message: Message) -> None:
         try:
@@ -249,7 +231,7 @@ class Fleet:
             beat: Heartbeat = decode(message.data, Heartbeat)
             if beat.node != subjects.node_of(message.subject):
                 raise Invalid("wrong_node", f"A beat of {beat.node!r} came on {message.subject}.")
-            news = self._brings_news(beat)
+            news = _brings_news(beat, self._nodes.get(beat.node))
             if news:
                 _check(beat)
         except Invalid as error:
@@ -264,15 +246,6 @@ class Fleet:
         if news:
             self._hurry(beat.node)
         self._arrived(beat.node)
-
-    def _brings_news(self, beat: Heartbeat) -> bool:
-        """Whether a beat says anything that the one before did not, figures aside."""
-        known = self._nodes.get(beat.node)
-        return known is None or not (
-            beat.session == known.session
-            and beat.name == known.own_name
-            and beat.labels == known.labels
-        )
 
     async def _take(self, beats: list[Heartbeat]) -> bool:
         known = [beat for beat in beats if beat.node in self._nodes]
@@ -313,7 +286,7 @@ class Fleet:
             session=after.current,
             last_seen=at,
             quarantined=after.cloned,
-            facts=self._facts_of(node, beat.facts),
+            facts=self._heard_of.facts(node, beat.facts),
             load=load_record(beat.load),
             full=beat.full,
         )
@@ -325,7 +298,7 @@ class Fleet:
                 told(node.id, beat.agentless)
         same = after.current == before.current and after.cloned == node.quarantined
         if not same or ours:
-            self._to_write(node, fresh, now)
+            self._heard_of.note(node, fresh, now)
         if same:
             return False
         if before.current and after.current != before.current:
@@ -335,22 +308,6 @@ class Fleet:
         for callback in self._on_session:
             callback(node.id)
         return True
-
-    def _facts_of(self, node: Node, told: FactsMessage) -> Facts:
-        """They hardly ever change, so they are not made anew from each beat."""
-        if self._facts.get(node.id) == told:
-            return node.facts
-        self._facts[node.id] = told
-        return facts_record(told)
-
-    def _to_write(self, before: Node, after: Node, now: float) -> None:
-        saved_at = self._saved_at.setdefault(after.id, now - SAVE_S * jitter())
-        figures = msgspec.structs.replace(after, last_seen=before.last_seen, load=before.load)
-        if figures == before and now - saved_at < SAVE_S and after.id not in self._dirty:
-            self._seen[after.id] = after.last_seen or EPOCH
-        else:
-            self._dirty[after.id] = after
-            self._saved_at[after.id] = now
 
     def _compare(self, beat: Heartbeat, recorded: dict[str, Attempt]) -> None:
         node = self._nodes[beat.node]
@@ -369,9 +326,18 @@ class Fleet:
         self._watches[beat.node] = verdict.watch
         if node.unknown != verdict.unknown:
             self._nodes[node.id] = msgspec.structs.replace(node, unknown=verdict.unknown)
-            self._dirty[node.id] = self._nodes[node.id]
+            self._heard_of.note(node, self._nodes[node.id], self._clock.monotonic())
         if verdict.ask or verdict.unknown:
             self._ask(*verdict.ask, *verdict.unknown)
+
+
+def _brings_news(beat: Heartbeat, known: Node | None) -> bool:
+    """Whether a beat says anything that the one before did not, figures aside."""
+    return known is None or not (
+        beat.session == known.session
+        and beat.name == known.own_name
+        and beat.labels == known.labels
+    )
 
 
 def _check(beat: Heartbeat) -> None:
