@@ -54,7 +54,9 @@ class RunRequest(PlanRequest, frozen=True, kw_only=True):
     stdin_b64: Base64 = ""
     timeout_s: Seconds = 0.0
     grace_s: Seconds = DEFAULT_GRACE_S
-    max_output: Annotated[int, Meta(ge=0, le=1 << 50)] = DEFAULT_MAX_OUTPUT
+    max_output: Annotated[int, Meta(ge=0, le=1 << 50, description="Bytes; 0: no limit.")] = (
+        DEFAULT_MAX_OUTPUT
+    )
     leftovers: Literal["keep", "kill"] = "keep"
     lost_after_s: Seconds = 0.0
     on_timeout: Literal["stop", "alert"] = "stop"

@@ -21,7 +21,7 @@ def token() -> None:
 @click.option(
     "--kind", type=click.Choice(["join", "api", "leaf"]), required=True, help="What it is for."
 )
-@click.option("--expires", type=Duration(), metavar="TIME", help="Valid that long (30d); or ever.")
+@click.option("--expires", type=Duration(), metavar="TIME", help="Valid that long (for ever).")
 @click.option("--uses", type=click.IntRange(1, 1_000_000), help="How many nodes may join with it.")
 @click.option(
     "--approve",

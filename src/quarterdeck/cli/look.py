@@ -35,7 +35,10 @@ def runs(
         print_json(page)
         return
     if not page["items"]:
-        say("No runs yet. Start one: qd run -t all -- uptime")
+        if state or label or before:
+            say("No run matches. `qd runs` without options lists all.")
+        else:
+            say("No runs yet. Start one: qd run -t all -- uptime")
         return
     rows = [
         (
@@ -102,7 +105,7 @@ def cancel(server: Connection, run_id: str, node: str | None, as_json: bool) -> 
     if as_json:
         print_json(run)
     else:
-        say(f"run {run['id']} is {run['outcome'] or run['state']}")
+        say(_stopped(run, node))
 
 
 def _plan_rows(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -141,8 +144,8 @@ def _tries(task: dict[str, Any], nodes: dict[str, Any]) -> Iterator[tuple[str, .
             attempt["outcome"] or attempt["state"],
             "" if attempt["exit_code"] is None else str(attempt["exit_code"]),
             took(attempt["started_at"], attempt["ended_at"]),
-            _length(attempt["stdout"]),
-            _length(attempt["stderr"]),
+            _length(attempt, "stdout"),
+            _length(attempt, "stderr"),
             attempt["id"],
             _back_off(attempt, following),
         )
@@ -179,8 +182,8 @@ def _task_row(task: dict[str, Any], node: dict[str, Any] | None) -> tuple[str, .
         else attempt.get("state", task["state"]),
         "" if task["exit_code"] is None else str(task["exit_code"]),
         took(attempt.get("started_at"), attempt.get("ended_at")),
-        _length(attempt.get("stdout")),
-        _length(attempt.get("stderr")),
+        _length(attempt, "stdout"),
+        _length(attempt, "stderr"),
         attempt.get("id", ""),
         note,
     )
@@ -194,8 +197,25 @@ def _signal_row(node: str, attempt: dict[str, Any], one: dict[str, Any]) -> tupl
     return node, signal_name(one["signal"]), whom, ago(one["at"]), state
 
 
-def _length(stream: dict[str, Any] | None) -> str:
-    if not stream:
+def _stopped(run: dict[str, Any], node: str | None) -> str:
+    """What a cancel has asked for."""
+    if run["state"] == "ended":
+        return f"run {run['id']} is {run['outcome']}"
+    if node is not None:
+        return f"run {run['id']}: its task on {node} is being stopped; the others go on"
+    counts = run["counts"]
+    left = counts["queued"] + counts["running"] + counts["retrying"]
+    what = "1 task of it is" if left == 1 else f"{left} tasks of it are"
+    return f"run {run['id']}: {what} being stopped, nothing of it starts any more"
+
+
+def _length(attempt: dict[str, Any], name: str) -> str:
+    """How much there is of a stream; `-` while nobody knows: until the end, or of a lost one."""
+    if not attempt:
         return ""
+    stream = attempt[name]
+    known = stream["bytes"] or stream["sha256"]
+    if attempt["state"] != "ended" or (attempt["outcome"] == "lost" and not known):
+        return "-"
     dropped = f" (+{size(stream['dropped'])} dropped)" if stream["dropped"] else ""
     return size(stream["bytes"]) + dropped

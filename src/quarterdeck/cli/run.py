@@ -40,7 +40,7 @@ CANCELLED = 130
 @click.option("--stdin", "stdin_file", type=click.Path(), help="Send this file as standard input.")
 @click.option("--timeout", type=Duration(), default=0.0, help="Stop an attempt after this time.")
 @click.option("--grace", type=Duration(), default=10.0, help="From TERM to KILL (default 10s).")
-@click.option("--max-output", type=Size(), help="Keep at most this much output (default 1G).")
+@click.option("--max-output", type=Size(), help="Keep so much output (default 1G; 0: all).")
 @click.option(
     "--leftovers",
     type=click.Choice(["keep", "kill"]),
@@ -136,7 +136,7 @@ def _followed(server: Connection, events: _Stream, view: View, *, may_cancel: bo
                 say(f"\nqd: no longer watching; follow it with `qd watch {events.run_id}`.")
                 return CANCELLED
             asked = True
-            say("\nqd: cancelling; press Ctrl-C again to leave it alone.")
+            say("\nqd: cancelling; press Ctrl-C again to stop watching; the cancel goes on.")
             _cancel(server, events.run_id)
 
 

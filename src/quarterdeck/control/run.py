@@ -184,7 +184,15 @@ class Runs:
         return await self._database.read(lambda tx: run_store.get(tx, run_store.find(tx, run_id)))
 
     async def page(self, which: run_store.RunFilter) -> list[Run]:
-        return await self._database.read(lambda tx: run_store.page(tx, which))
+        """Runs, newest first. Raises NotFound when `before` names no run."""
+
+        def read(tx: Tx) -> list[Run]:
+            if which.before is None:
+                return run_store.page(tx, which)
+            before = run_store.find(tx, which.before)
+            return run_store.page(tx, msgspec.structs.replace(which, before=before))
+
+        return await self._database.read(read)
 
     async def detail(self, run_id: str) -> tuple[Run, list[Task], list[Attempt]]:
         """A run with its tasks and attempts, of one moment. Raises NotFound."""

@@ -1,0 +1,15 @@
+"""Lists of runs over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.contracts.fabric_server import harbour
+from tests.http.http_host import answering
+
+
+async def test_a_list_before_a_run_that_is_not_there_is_not_found(tmp_path: Path) -> None:
+    async with harbour(tmp_path) as place, answering(place.root, place.server.url) as host:
+        found = await host.ask("/v1/runs?before=nosuch")
+    assert found.status == 404
+    assert "nosuch" in found.json["detail"]

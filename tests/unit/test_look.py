@@ -1,0 +1,61 @@
+"""What `qd runs`, `show` and `cancel` say, from answers of a server that is written by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from quarterdeck.cli import look
+
+NOBODY = {"queued": 0, "running": 0, "retrying": 0}
+
+
+class Answers:
+    """A server that gives one answer to everything."""
+
+    def __init__(self, answer: dict[str, Any]) -> None:
+        self._answer = answer
+
+    def get(self, path: str, **query: Any) -> dict[str, Any]:
+        return self._answer
+
+    def post(self, path: str, **query: Any) -> dict[str, Any]:
+        return self._answer
+
+
+def said(capsys: pytest.CaptureFixture[str], command: Any, answer: Any, **given: Any) -> str:
+    command.callback.__wrapped__(server=Answers(answer), as_json=False, **given)
+    out = capsys.readouterr()
+    return out.out + out.err
+
+
+@pytest.mark.parametrize("asked", [{"state": "running"}, {"label": "a=b"}, {"before": "r1"}])
+def test_a_list_that_is_empty_for_its_filter_does_not_say_that_there_are_no_runs(
+    capsys: pytest.CaptureFixture[str], asked: dict[str, str]
+) -> None:
+    none = {"state": None, "label": None, "before": None}
+    text = said(capsys, look.runs, {"items": []}, limit=20, **(none | asked))
+    assert "No run matches" in text and "No runs yet" not in text
+    assert "No runs yet" in said(capsys, look.runs, {"items": []}, limit=20, **none)
+
+
+def test_a_length_is_a_figure_only_when_it_is_known() -> None:
+    empty = {"bytes": 0, "sha256": "", "dropped": 0}
+    ended = {"state": "ended", "outcome": "succeeded", "stdout": empty | {"sha256": "e3b0"}}
+    assert look._length({"state": "running", "outcome": None, "stdout": empty}, "stdout") == "-"
+    assert look._length(ended, "stdout") == "0 B"
+    assert look._length(ended | {"outcome": "lost"}, "stdout") == "0 B"
+    assert look._length(ended | {"outcome": "lost", "stdout": empty}, "stdout") == "-"
+    assert look._length({}, "stdout") == ""
+
+
+def test_a_cancel_says_what_is_being_stopped(capsys: pytest.CaptureFixture[str]) -> None:
+    run = {"id": "r1", "state": "running", "outcome": None, "counts": NOBODY | {"running": 2}}
+    one = said(capsys, look.cancel, run, run_id="r1", node="vm-2")
+    assert "its task on vm-2 is being stopped" in one
+    assert "2 tasks of it are being stopped" in said(
+        capsys, look.cancel, run | {"state": "stopping"}, run_id="r1", node=None
+    )
+    over = run | {"state": "ended", "outcome": "cancelled"}
+    assert said(capsys, look.cancel, over, run_id="r1", node=None) == "run r1 is cancelled\n"
