@@ -39,7 +39,7 @@ async def test_a_clock_that_is_set_an_hour_ahead_ends_no_offer(place: Harbour) -
         clock.ahead = timedelta(hours=-1)
         runs = [await server.runs.create(_new(ttl_s)) for ttl_s in (1800.0, 0.0)]
         clock.ahead = timedelta(hours=1)
-        expire = partial(server._dispatch._expire, slots={})
+        expire = partial(server._dispatch._expire, here=set(), why={})
         found = await server.database.read(expire)
         assert found == [], "one may wait for half an hour, the other for a moment"
         clock.ahead = timedelta()

@@ -145,6 +145,11 @@ async def test_a_pick_of_more_nodes_than_the_target_hits_is_refused(fleet: Fleet
         await fleet.order(Pick(count=4))
 
 
+async def test_a_pick_by_a_label_that_too_few_nodes_have_is_refused(fleet: Fleet) -> None:
+    with pytest.raises(Invalid, match=r"only 0 of those that the target hits have a number"):
+        await fleet.order(Pick(count=1, by=PickBy.LABEL, label="prio"))
+
+
 async def test_a_task_that_waits_for_a_node_can_be_cancelled(fleet: Fleet) -> None:
     run = await fleet.order(Pick(count=1, max_cpu=0.5))
     assert (await fleet.until(run, TaskState.QUEUED)).node == ""
@@ -175,3 +180,23 @@ async def test_a_failed_pick_is_tried_elsewhere(fleet: Fleet) -> None:
         await fleet.nodes[name].end(attempt, code=1)
     assert sorted(names) == sorted(LOADS), "a try goes where none was before"
     assert (await fleet.until(run, TaskState.ENDED)).outcome is Outcome.FAILED
+
+
+async def test_a_pick_that_no_node_is_left_for_ends_after_its_time_to_live(fleet: Fleet) -> None:
+    pick = Pick(count=3, by=PickBy.FEWEST_TASKS)
+    node = fleet.nodes["idle"]
+    await node.fabric.request(
+        subjects.beat(node.id), node.beat_bytes(full="its disk is full"), timeout_s=10
+    )
+    run = await fleet.order(pick, offline_ttl_s=0.0)
+    for _ in range(2):
+        name, attempt = await fleet.next()
+        await fleet.nodes[name].end(attempt)
+    fleet.server.steady._since -= 60.0  # a minute goes by
+    async with asyncio.timeout(20):
+        while (await fleet.server.runs.get(run)).outcome is None:
+            with fleet.server.changes.watch(run_topic(run)) as poke:
+                await poke.wait(0.5)
+    detail, tasks, _ = await fleet.server.runs.detail(run)
+    assert detail.outcome is Outcome.FAILED
+    assert sorted(str(task.outcome) for task in tasks) == ["failed", "succeeded", "succeeded"]

@@ -97,6 +97,10 @@ class PlanChecks:
                 f"S16: {attempt.id} was made before the end of the try before it.",
             )
             self._world.check(
+                earlier is None or not earlier.stops,
+                f"S16: {attempt.id} follows a try that somebody had asked to stop.",
+            )
+            self._world.check(
                 attempt.number <= run.plan.retry.attempts,
                 f"S16: {attempt.id} is a try too many.",
             )

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quarterdeck.core.model import Attempt, Facts, Pick, PickBy, Snapshot, Wanted
-from quarterdeck.core.place import Candidate, place, slots_of, startable
+from quarterdeck.core.place import Candidate, Spread, place, slots_of, startable
 from quarterdeck.core.states import Phase
 
 NOW = datetime(2031, 5, 6, tzinfo=UTC)
@@ -208,3 +208,18 @@ def test_offers_never_exceed_the_slots(attempts: list[Attempt], slots: int) -> N
     assert len(now) == min(len(waiting), max(0, slots - busy))
     low = min((one.priority for one in waiting if one.id in now), default=9)
     assert all(one.priority <= low for one in waiting if one.id not in now)
+
+
+def test_tasks_that_go_elsewhere_are_spread() -> None:
+    spread = Spread([(0, "a"), (1, "b"), (0, "c")])
+    assert [spread.next("a") for _ in range(4)] == ["c", "b", "c", "b"]
+    assert spread.next("b") == "a"
+    assert Spread([(0, "a")]).next("a") is None
+
+
+@given(st.dictionaries(st.sampled_from(IDS), st.integers(0, 5)), st.integers(1, 40))
+def test_a_spread_is_as_even_as_it_can_be(held: dict[str, int], count: int) -> None:
+    spread = Spread((number, id) for id, number in held.items())
+    given_out = Counter(id for _ in range(count) if (id := spread.next("nobody")) is not None)
+    after = {id: held[id] + given_out[id] for id in held}
+    assert all(after[id] - 1 <= min(after.values()) for id in given_out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -38,6 +39,14 @@ def ended(
 
 def test_without_a_retry_nothing_is_tried_again() -> None:
     assert not is_due(Retry(), ended(Outcome.FAILED, code=1))
+
+
+@pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.TIMED_OUT, Outcome.LOST])
+def test_what_somebody_asked_to_stop_is_not_tried_again(outcome: Outcome) -> None:
+    again = Retry(attempts=3, idempotent=True)
+    attempt = ended(outcome, code=1)
+    assert is_due(again, attempt)
+    assert not is_due(again, msgspec.structs.replace(attempt, stops=1))
 
 
 def test_a_task_is_tried_as_often_as_it_says_and_no_more() -> None:

@@ -46,7 +46,7 @@ class Changes:
 
     def __init__(self, server: str, alone: Callable[[], bool]) -> None:
         self._server = server
-        self._alone = alone
+        self.alone = alone
         self._waiting: dict[str, set[Poke]] = {}
         self._outgoing = Poke()
         self._on_foreign: list[Callable[[tuple[str, ...]], None]] = []
@@ -54,7 +54,7 @@ class Changes:
     def tell(self, topic: str) -> None:
         """This server has committed a change of `topic`."""
         self._wake(topic)
-        if not self._alone():
+        if not self.alone():
             self._outgoing(topic)
 
     def on_foreign(self, callback: Callable[[tuple[str, ...]], None]) -> None:

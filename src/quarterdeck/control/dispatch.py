@@ -43,6 +43,8 @@ from quarterdeck.wire.run import (
 )
 
 TICK_S = 1.0
+DRAINED = "The node is draining, and nobody ended that in time (`qd node undrain`)."
+NOT_PLACED = "No node of the target could take it in time."
 LATER_TICK_S = 0.5
 OVERLAP = timedelta(seconds=5)
 EPOCH = datetime(1970, 2, 1, tzinfo=UTC)
@@ -188,8 +190,11 @@ class Dispatch:
         """End what has run out by now, unless it waits for a slot only."""
         unsent = partial(run_store.expired_offers, now=self._steady.now())
         if late := await self._database.read(unsent):
-            slots = {node: self._slots(node) for node in {one.node for one in late}}
-            await self._ingest.change(partial(self._expire, slots=slots))
+            nodes = {attempt.node for attempt in late}
+            here = {node for node in nodes if self._slots(node)}
+            why = {node: why for node in nodes if (why := _why_late(self._fleet, node))}
+            await self._ingest.change(partial(self._expire, here=here, why=why))
+            self._poke(*here)
 
     async def wake_later(self) -> None:
         """Loop: poke the nodes of attempts whose time has come (duty of one server)."""
@@ -206,21 +211,17 @@ class Dispatch:
             self._poke(*due - {UNPLACED})
             seen = now
 
-    def _expire(self, tx: Tx, slots: Mapping[str, int]) -> list[tuple[Attempt, Attempt]]:
-        """The time to live is that of a node that is away: what waits for a slot waits on.
-
-        `slots` are those of nodes that take orders, 0 for the others.
-        """
+    def _expire(
+        self, tx: Tx, here: set[str], why: Mapping[str, str]
+    ) -> list[tuple[Attempt, Attempt]]:
+        """The time to live is that of a node that is away; what waits for a node that is `here`
+        waits for a slot of it, or for its dispatch, and waits on."""
         now, steady = self._clock.now(), self._steady.now()
         late = run_store.expired_offers(tx, steady)
-        here = [node for node, count in slots.items() if count]
-        waiting: set[str] = set()
-        for node, attempts in run_store.open_attempts(tx, here).items():
-            may = startable(attempts, slots[node], steady)
-            waiting |= {one.id for one in late if one.node == node} - may
+        waiting = {attempt.id for attempt in late if attempt.node in here}
         run_store.postpone(tx, waiting, steady + timedelta(seconds=liveness.SILENT_AFTER_S))
         return [
-            (attempt, machine.step(attempt, machine.OfferExpired(), now))
+            (attempt, machine.step(attempt, _late(why.get(attempt.node, "")), now))
             for attempt in late
             if attempt.id not in waiting
         ]
@@ -311,6 +312,20 @@ class Dispatch:
                 events.append((item.attempt, node, event))
         if events:
             await self._ingest.apply(events)
+
+
+def _why_late(fleet: Fleet, node: str) -> str:
+    """Why a node was given nothing, when it was not simply away."""
+    if node == UNPLACED:
+        return NOT_PLACED
+    try:
+        return DRAINED if fleet.get(node).draining else ""
+    except NotFound:
+        return ""
+
+
+def _late(why: str) -> machine.OfferExpired:
+    return machine.OfferExpired(error=why) if why else machine.OfferExpired()
 
 
 def _question(attempt: Attempt) -> OrderItem | None:

@@ -60,7 +60,9 @@ class Moves:
         if wanting := {after.node for _, after in moved if orders_for([after], now)}:
             self._dispatch(*wanting - {UNPLACED})
         freed = {after.node for _, after in moved if _has_ended(after)}
-        if waited_for := self._full & freed:
+        # another server may know better what waits there
+        full = self._full if self._changes.alone() else freed
+        if waited_for := (full & freed) - {UNPLACED}:
             self._dispatch(*waited_for)
         if freed and UNPLACED in self._full:
             self._place(UNPLACED)

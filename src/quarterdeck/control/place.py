@@ -22,8 +22,8 @@ from quarterdeck.control.steady import Steady
 from quarterdeck.control.step import Stepped, write_guarded
 from quarterdeck.core import liveness
 from quarterdeck.core.label import effective
-from quarterdeck.core.model import Attempt, Node, Pick, Run, Task, Wanted
-from quarterdeck.core.place import Candidate, Choice, Placement, place, slots_of
+from quarterdeck.core.model import Attempt, Node, Pick, PickBy, Run, Task
+from quarterdeck.core.place import Candidate, Choice, Placement, has_number, place, slots_of
 from quarterdeck.core.states import NodeState
 from quarterdeck.core.target import resolve
 from quarterdeck.errors import Conflict, Invalid
@@ -72,13 +72,15 @@ class Placer:
 
     async def round(self) -> None:
         """Place what can be placed now; the rest waits for slots or heartbeats."""
-        waiting = await self._database.read(_unplaced)
+        waiting = await self._database.read(run_store.unplaced)
         (self._full.add if waiting else self._full.discard)(UNPLACED)
         runs = {attempt.run: attempt.priority for attempt in waiting}
         for run in sorted(runs, key=lambda run: (-runs[run], run)):
             nodes = self._fleet.every()
-            unit = partial(self._unit, run_id=run, nodes=nodes, fresh=self._reservations(nodes))
-            stepped = await write_guarded(self._database, unit)
+            look = partial(self._look, run_id=run, nodes=nodes, fresh=self._reservations(nodes))
+            if not await self._database.read(look):
+                continue  # nothing fits: the writer is not asked
+            stepped = await write_guarded(self._database, partial(self._write, look=look))
             if stepped is not None:
                 for node in stepped.nodes:
                     self._fresh.setdefault(node, []).append(self._clock.now())
@@ -94,36 +96,45 @@ class Placer:
                 del self._fresh[node]
         return Counter({node: len(times) for node, times in self._fresh.items()})
 
-    def _unit(self, tx: Tx, run_id: str, nodes: list[Node], fresh: Counter[str]) -> Stepped | None:
-        """Place attempts of one run; None when none could be."""
+    def _look(self, tx: Tx, run_id: str, nodes: list[Node], fresh: Counter[str]) -> _Found | None:
+        """What can be done for a run; None when that is nothing."""
         steady = self._steady.now()
         run = run_store.get(tx, run_id)
-        waiting = [one for one in _unplaced(tx) if one.run == run_id and _is_due(one, steady)]
+        waiting = [one for one in run_store.unplaced(tx, run_id) if _is_due(one, steady)]
         if run.plan.pick is None or not waiting:
             return None
         tasks = {task.id: task for task in run_store.tasks_of(tx, run_id)}
-        round_ = _Round(run, run.plan.pick, self._matching(run, nodes), self._clock.now(), fresh)
+        round_ = _Round(run.plan.pick, self._matching(run, nodes), self._clock.now(), fresh)
         round_.held = Counter(run_store.open_counts(tx))
         round_.taken = {task.node for task in tasks.values() if task.node}
-        placed: list[tuple[Attempt, Task]] = []
         first = [one for one in waiting if one.number == 1]
-        choices = round_.choose(len(first), frozenset(), self._chance)
-        placed += [
-            _placed(one, tasks[one.task], choice, round_.nodes[choice.node], steady)
-            for one, choice in zip(first, choices, strict=False)
-        ]
+        choices = list(
+            zip(first, round_.choose(len(first), frozenset(), self._chance), strict=False)
+        )
         for one in waiting:
             if one.number > 1:
                 earlier = frozenset(run_store.nodes_of_task(tx, one.task))
-                for choice in round_.choose(1, earlier, self._chance):
-                    node = round_.nodes[choice.node]
-                    placed.append(_placed(one, tasks[one.task], choice, node, steady))
-        self._let_wait(tx, waiting, {one.id for one, _ in placed}, round_, steady)
-        if not placed:
+                choices += [(one, choice) for choice in round_.choose(1, earlier, self._chance)]
+        placed = [
+            _placed(one, tasks[one.task], choice, round_.nodes[choice.node], steady)
+            for one, choice in choices
+        ]
+        late = _late(waiting, {one.id for one, _ in placed}, steady) if round_.has_hope() else []
+        return _Found(run=run, placed=placed, late=late) if placed or late else None
+
+    def _write(self, tx: Tx, look: Callable[[Tx], _Found | None]) -> Stepped | None:
+        """Place attempts of one run; None when none could be."""
+        found = look(tx)
+        if found is None:
             return None
-        run_store.place(tx, [one for one, _ in placed])
-        after = step_store.stepped(tx, run, [task for _, task in placed], (), more=True)
-        return Stepped(run=after, nodes=frozenset(one.node for one, _ in placed))
+        soon = timedelta(seconds=liveness.SILENT_AFTER_S)
+        run_store.postpone(tx, found.late, self._steady.now() + soon)
+        if not found.placed:
+            return None
+        run_store.place(tx, [one for one, _ in found.placed])
+        tasks = [task for _, task in found.placed]
+        after = step_store.stepped(tx, found.run, tasks, (), more=True)
+        return Stepped(run=after, nodes=frozenset(one.node for one, _ in found.placed))
 
     def _matching(self, run: Run, nodes: list[Node]) -> list[Node]:
         try:
@@ -131,29 +142,21 @@ class Placer:
         except (Conflict, Invalid):  # a plain name that several nodes have by now
             return []
 
-    def _let_wait(
-        self, tx: Tx, waiting: list[Attempt], placed: set[str], round_: _Round, steady: datetime
-    ) -> None:
-        """What waits for a slot or a beat waits on; with no node there its time runs out."""
-        soon = timedelta(seconds=liveness.SILENT_AFTER_S)
-        late = [
-            one.id
-            for one in waiting
-            if one.id not in placed
-            and one.offer_until is not None
-            and one.offer_until < steady + soon / 2
-        ]
-        if late and round_.any_ready():
-            run_store.postpone(tx, late, steady + soon)
+
+class _Found(msgspec.Struct, frozen=True):
+    """What can be placed of a run, and what waits on for a slot or a beat."""
+
+    run: Run
+    placed: list[tuple[Attempt, Task]]
+    late: list[str]
 
 
 class _Round:
     """The candidates of one run while its tasks are placed."""
 
     def __init__(
-        self, run: Run, pick: Pick, nodes: list[Node], now: datetime, fresh: Mapping[str, int]
+        self, pick: Pick, nodes: list[Node], now: datetime, fresh: Mapping[str, int]
     ) -> None:
-        self.run = run
         self.nodes = {node.id: node for node in nodes}
         self.held: Counter[str] = Counter()
         self.taken: set[str] = set()
@@ -161,8 +164,17 @@ class _Round:
         self._now = now
         self._fresh = Counter(fresh)
 
-    def any_ready(self) -> bool:
-        return any(self._is_ready(node) for node in self.nodes.values())
+    def has_hope(self) -> bool:
+        """Whether some node may come to fit: it is there, and only full, given a task since its
+        last beat, or busier than allowed."""
+        return any(
+            self._is_ready(node) and not node.draining and self._has_figure(node)
+            for node in self.nodes.values()
+            if node.id not in self.taken
+        )
+
+    def _has_figure(self, node: Node) -> bool:
+        return self._pick.by is not PickBy.LABEL or has_number(self._candidate(node).metric)
 
     def choose(
         self, count: int, earlier: frozenset[str], chance: Callable[[], float]
@@ -211,9 +223,13 @@ class _Round:
         return liveness.state(node, self._now) is NodeState.READY and not node.full
 
 
-def _unplaced(tx: Tx) -> list[Attempt]:
-    found = run_store.open_attempts(tx, [UNPLACED]).get(UNPLACED, [])
-    return [one for one in found if one.wanted is Wanted.RUN]
+def _late(waiting: list[Attempt], placed: set[str], steady: datetime) -> list[str]:
+    soon = steady + timedelta(seconds=liveness.SILENT_AFTER_S / 2)
+    return [
+        one.id
+        for one in waiting
+        if one.id not in placed and one.offer_until is not None and one.offer_until < soon
+    ]
 
 
 def _is_due(attempt: Attempt, steady: datetime) -> bool:

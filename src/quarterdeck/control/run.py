@@ -21,7 +21,9 @@ from quarterdeck.control.step import Stepped, Times, queued, step_run, write_gua
 from quarterdeck.core import liveness
 from quarterdeck.core import run as machine
 from quarterdeck.core.ids import task_id
-from quarterdeck.core.model import Attempt, Counts, Node, Order, Pick, Plan, Run, Task
+from quarterdeck.core.label import effective
+from quarterdeck.core.model import Attempt, Counts, Node, Order, Pick, PickBy, Plan, Run, Task
+from quarterdeck.core.place import has_number
 from quarterdeck.core.states import NodeState, RunState
 from quarterdeck.core.target import resolved, suggest
 from quarterdeck.errors import Conflict, Invalid, NotFound, Unavailable
@@ -137,6 +139,15 @@ class Runs:
                 f"Of {new.target[:SHOWN]!r} {pick.count} nodes are to be picked, but it hits only "
                 f"{len(hits.nodes)}: pick fewer, or widen the target.",
             )
+        if pick is not None and pick.by is PickBy.LABEL:
+            counted = sum(has_number(effective(node).get(pick.label, "")) for node in hits.nodes)
+            if counted < pick.count:
+                raise Invalid(
+                    "pick",
+                    f"{pick.count} nodes are to be picked by label {pick.label!r}, but only "
+                    f"{counted} of those that the target hits have a number there: label them "
+                    "(`qd node label`), or pick by another figure.",
+                )
         return list(hits.nodes)
 
     def _enrolled(self, node_id: str) -> Node:

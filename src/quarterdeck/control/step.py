@@ -21,6 +21,7 @@ from quarterdeck.core import liveness, retry
 from quarterdeck.core import run as machine
 from quarterdeck.core.ids import attempt_id
 from quarterdeck.core.model import Attempt, Node, Plan, Run, Task
+from quarterdeck.core.place import Spread, open_slots
 from quarterdeck.core.states import NodeState, TaskState
 from quarterdeck.core.target import resolve
 from quarterdeck.errors import Conflict, Invalid
@@ -124,6 +125,7 @@ class _Step:
         self._tx = tx
         self._now = times.now
         self._steady = times.steady
+        self._elsewhere: tuple[dict[str, Node], Spread] | None = None
 
     def fold(self) -> bool:
         """Fold what changed; whether that changed more."""
@@ -219,21 +221,24 @@ class _Step:
         if self._is_placed_anew():
             return None
         if self.run.plan.retry.elsewhere:
-            nodes = node_store.every(self._tx)
-            try:
-                nodes = resolve(self.run.target, nodes, self._now)
-            except (Conflict, Invalid):  # a plain name that several nodes have by now
-                nodes = []
-            others = [
-                node
-                for node in nodes
-                if node.id != task.node and not node.draining and not self._away(node)
-            ]
-            if others:
-                load = run_store.open_counts(self._tx)
-                return min(others, key=lambda node: (load.get(node.id, 0), node.id))
+            if self._elsewhere is None:
+                self._elsewhere = self._others()
+            nodes, spread = self._elsewhere
+            other = spread.next(task.node)
+            if other is not None:
+                return nodes[other]
         node = self._nodes([task.node]).get(task.node)
         return None if node is None or node.removed else node
+
+    def _others(self) -> tuple[dict[str, Node], Spread]:
+        """Where tasks may go that are tried elsewhere; read once for a step."""
+        try:
+            hit = resolve(self.run.target, node_store.every(self._tx), self._now)
+        except (Conflict, Invalid):  # a plain name that several nodes have by now
+            hit = []
+        nodes = {node.id: node for node in hit if open_slots(node, self._now)}
+        held = run_store.open_counts(self._tx)
+        return nodes, Spread((held.get(id, 0), id) for id in nodes)
 
     def _is_placed_anew(self) -> bool:
         return self.run.plan.pick is not None and self.run.plan.retry.elsewhere

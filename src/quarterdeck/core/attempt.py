@@ -59,7 +59,9 @@ class CalledOff(Record, frozen=True, kw_only=True):
 
 
 class OfferExpired(Record, frozen=True, kw_only=True):
-    """The time in which the node could have come back is over."""
+    """The time in which the node could have come back is over; `error` when it was there."""
+
+    error: str = "The node did not come back in time."
 
 
 class Vanished(Record, frozen=True, kw_only=True):
@@ -121,12 +123,10 @@ def step(attempt: Attempt, event: Event, now: datetime) -> Attempt:
             return _signal_asked(attempt, event, now)
         case CalledOff():
             return _called_off(attempt, now)
-        case OfferExpired():
+        case OfferExpired(error=error):
             if attempt.offered:
                 return attempt
-            return _ended_unstarted(
-                attempt, Reason.OFFLINE, "The node did not come back in time.", now
-            )
+            return _ended_unstarted(attempt, Reason.OFFLINE, error, now)
         case Vanished(error=error):
             return _vanished(attempt, error, now)
         case Sealed():

@@ -13,6 +13,7 @@ one node. Ties go by id.
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
@@ -54,6 +55,28 @@ class Placement(Record, frozen=True, kw_only=True):
 
     chosen: tuple[Choice, ...] = ()
     left_out: tuple[Choice, ...] = ()
+
+
+class Spread:
+    """Hands out nodes for tasks that go elsewhere: the one with the fewest tasks first, those that
+    it handed out counted; ties by id."""
+
+    def __init__(self, held: Iterable[tuple[int, str]]) -> None:
+        self._heap = list(held)
+        heapq.heapify(self._heap)
+
+    def next(self, but: str) -> str | None:
+        """The next node that is not `but`; None when there is no other."""
+        aside = []
+        while self._heap and self._heap[0][1] == but:
+            aside.append(heapq.heappop(self._heap))
+        found = self._heap[0][1] if self._heap else None
+        if found is not None:
+            held, _ = self._heap[0]
+            heapq.heapreplace(self._heap, (held + 1, found))
+        for entry in aside:
+            heapq.heappush(self._heap, entry)
+        return found
 
 
 def slots_of(facts: Facts) -> int:
@@ -164,6 +187,11 @@ def _shown(pick: Pick, figure: float) -> str:
             return "drawn at random"
         case PickBy.LABEL:
             return f"{pick.label}={figure:g}"
+
+
+def has_number(metric: str) -> bool:
+    """Whether a label's text can be compared."""
+    return _number(metric) is not None
 
 
 def _number(text: str) -> float | None:

@@ -18,6 +18,8 @@ def is_due(retry: Retry, attempt: Attempt) -> bool:
     """Whether the task of an attempt that has ended is to be tried again."""
     if attempt.state is not AttemptState.ENDED or attempt.number >= retry.attempts:
         return False
+    if attempt.stops:  # somebody wanted it to end, whatever it came to by itself
+        return False
     if attempt.outcome is Outcome.LOST:
         return retry.idempotent
     if attempt.outcome not in WORTH_IT:

@@ -26,5 +26,7 @@ def obstacle(node: Node, now: datetime, *, offline_ttl_s: float) -> str:
                 return f"{seen}: its task fails at once."
             return f"{seen}: its task waits {offline_ttl_s:g} s for it, then fails."
     if node.draining:
-        return "It is draining: its task waits until `qd node undrain`."
+        return (
+            f"It is draining: its task waits {offline_ttl_s:g} s for `qd node undrain`, then fails."
+        )
     return f"It takes no new work: {node.full}" if node.full else ""

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Select, and_, func, insert, select, update
 
-from quarterdeck.core.model import Attempt, Order, Run, Task
+from quarterdeck.core.model import Attempt, Order, Run, Task, Wanted
 from quarterdeck.core.states import ATTEMPT_MOVES, RunState
 from quarterdeck.errors import Broken, Conflict, NotFound
 from quarterdeck.store import statements as sql
@@ -184,6 +184,16 @@ def open_counts(tx: Tx) -> dict[str, int]:
         query.where(~attempts.c.released, ~attempts.c.ended).group_by(attempts.c.node)
     )
     return {row.node: row.open for row in rows}
+
+
+def unplaced(tx: Tx, run_id: str = "") -> list[Attempt]:
+    """Attempts that wait for a node, of one run or of all, oldest first."""
+    query = select(attempts).where(
+        attempts.c.node == "", ~attempts.c.released, attempts.c.wanted == Wanted.RUN.value
+    )
+    if run_id:
+        query = query.where(attempts.c.run == run_id)
+    return [attempt_record(row) for row in tx.execute(query.order_by(attempts.c.id))]
 
 
 def nodes_of_task(tx: Tx, task_id: str) -> set[str]:

@@ -135,5 +135,6 @@ def overdue_runs(tx: Tx, now: datetime, limit: int) -> list[str]:
         runs.c.ended_at.is_(None),
         runs.c.deadline_at <= to_us(now),
         func.coalesce(runs.c.halt, "").not_in(told),
+        runs.c.stop_asked == 0,
     )
-    return [row.id for row in tx.execute(query.limit(limit))]
+    return [row.id for row in tx.execute(query.order_by(runs.c.deadline_at).limit(limit))]
