@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from quarterdeck.agent.shim import last_words
+from quarterdeck.cli import checks
 from quarterdeck.fabric.identity import Identity
+from quarterdeck.service import SystemClock
 from quarterdeck.telemetry import FabricTrouble, NodeCloned, NodeSession
 from quarterdeck.wire.enrol import Enrolment, signed_part
 from tests.contracts.fabric_server import Harbour, harbour
@@ -142,6 +144,24 @@ async def test_without_a_server_the_data_directory_is_looked_at(place: Harbour) 
     (place.root / "server" / "quarterdeck.sqlite3").write_bytes(b"not a database" * 1000)
     found = await asyncio.to_thread(call, place.root, "--data", str(place.root))
     assert "backup" in found.of("database", "fail")
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        {"event": "FabricConnected", "level": "info"},
+        {"event": "FabricTrouble", "level": "warning", "error": "user authentication revoked"},
+        {"event": "LogReread", "level": "warning", "timestamp": "2001-01-01T00:00:00Z"},
+    ],
+)
+def test_what_a_process_has_got_over_is_no_warning(tmp_path: Path, last: dict[str, str]) -> None:
+    log = tmp_path / "log" / "agent-web1.log"
+    log.parent.mkdir()
+    away = {"event": "ServerLost", "level": "warning", "error": "The server is starting."}
+    log.write_text(json.dumps(away) + "\n")
+    assert [f.level for f in checks.logs(tmp_path, SystemClock().now())] == ["warn"]
+    log.write_text(json.dumps(away) + "\n" + json.dumps(last) + "\n")
+    assert not list(checks.logs(tmp_path, SystemClock().now()))
 
 
 def test_the_room_is_held_against_the_limit_of_the_server_settings(tmp_path: Path) -> None:

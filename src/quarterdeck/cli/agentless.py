@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from typing import Any
 
@@ -43,7 +44,10 @@ def add(server: Connection, no_wait: bool, as_json: bool, **given: Any) -> None:
     else:
         say(f"{added['place']} is added and not reached yet: see `qd nodes`")
     if not no_wait and (added["problem"] or added["state"] != "ready"):
-        raise Unavailable("agentless", added["problem"] or "It was not reached in time.")
+        why = added["problem"] or "It was not reached in time."
+        name = shlex.quote(added["name"])
+        stays = f"It stays in the list: add it again to change how, or `qd node remove {name}`."
+        raise Unavailable("agentless", f"{why} {stays}")
 
 
 def _waited(server: Connection, added: dict[str, Any]) -> dict[str, Any]:

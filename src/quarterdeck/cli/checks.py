@@ -37,6 +37,9 @@ RECENT_S = 900.0
 FILL_WARN, FILL_FAIL = 0.8, 0.95
 LOG_END = 64 << 10
 NAMED = 8
+GOT_OVER = ("FabricConnected", "Started")
+REMOVED = ("login is unknown, expired or revoked", "authentication revoked")
+"""What the agent of a removed node hears. One that is still wanted shows among the nodes."""
 
 
 class Finding(NamedTuple):
@@ -147,12 +150,14 @@ def crashes(data: Path) -> Iterator[Finding]:
 
 
 def logs(data: Path, now: datetime) -> Iterator[Finding]:
-    """The last complaint of each child of `qd up`, when it is recent."""
+    """The last complaint of each child of `qd up` that is recent, and that it has not got over."""
     with contextlib.suppress(OSError):
         for path in sorted((data / "log").glob("*.log")):
-            found = last_complaint(path)
-            if found and (now.timestamp() - path.stat().st_mtime) < RECENT_S:
-                text = f"{path.stem} said last: {found} ({path})"
+            found, at = last_complaint(path)
+            at = at or datetime.fromtimestamp(path.stat().st_mtime, now.tzinfo)
+            age_s = max(0.0, (now - at).total_seconds())
+            if found and age_s < RECENT_S and not any(word in found for word in REMOVED):
+                text = f"{path.stem} said {age_s:.0f} s ago: {found} ({path})"
                 yield Finding("warn", "log", text)
 
 
@@ -268,17 +273,30 @@ def _names(names: list[str]) -> str:
     return ", ".join(names[:NAMED]) + more
 
 
-def last_complaint(path: Path) -> str:
-    """The last line that is a warning, an error, or no event at all."""
+def last_complaint(path: Path) -> tuple[str, datetime | None]:
+    """The last line that is a warning, an error, or no event at all, and its time when it says one.
+
+    Empty when the process has started or been connected since.
+    """
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - LOG_END))
         lines = file.read().decode(errors="replace").splitlines()
     for line in reversed(lines):
         try:
             event = json.loads(line)
+            if event.get("event") in GOT_OVER:
+                break
             if event.get("level") in ("warning", "error"):
-                return str(event.get("error") or event.get("event"))[:300]
+                return str(event.get("error") or event.get("event"))[:300], _said_at(event)
         except (ValueError, AttributeError):
             if line.strip():
-                return line.strip()[:300]
-    return ""
+                return line.strip()[:300], None
+    return "", None
+
+
+def _said_at(event: dict[str, Any]) -> datetime | None:
+    try:
+        at = datetime.fromisoformat(event["timestamp"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return at if at.tzinfo else None

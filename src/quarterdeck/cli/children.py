@@ -266,7 +266,7 @@ class Keeper:
         """Tell people why a child keeps ending: the last complaint in its log."""
         said = ""
         with contextlib.suppress(OSError):
-            said = last_complaint(self._log_path(name))
+            said, _ = last_complaint(self._log_path(name))
         told = f"qd: {name} ended at once and is started again: {said or 'it said nothing'}"
         with contextlib.suppress(OSError):
             print(told, file=sys.stderr, flush=True)

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any, Protocol, TextIO
 
 from quarterdeck.cli.render import coloured, print_json
-from quarterdeck.cli.run import output_bytes
+from quarterdeck.cli.run import output_bytes, say_dropped
 from quarterdeck.client.http import Connection, quote
 from quarterdeck.core.fold import Group, abbreviated, difference, lines_of, natural
 from quarterdeck.core.gather import KEEP_BYTES, STREAMS, Gathering, Sample
@@ -45,6 +45,7 @@ class FoldView:
         self._codes = codes
         self._json = as_json
         self._gathering = Gathering(by_stdout=by == "stdout")
+        self._cut: dict[str, dict[str, Any]] = {}
         self._report = Report(server, self._gathering)
         self._live = None if as_json or not sys.stdout.isatty() else _Live(self._report)
 
@@ -80,6 +81,8 @@ class FoldView:
                 where = (event["task"], event["node"], event["attempt"], event["stream"])
                 self._gathering.output(*where, event["offset"], output_bytes(event))
             case "task" if event["state"] == "ended":
+                if event.get("dropped"):
+                    self._cut[event["task"]] = event
                 if event["task"] not in self._gathering.results:
                     how = (event["outcome"] or "", event["exit_code"], event["signal"])
                     return self._gathering.ended(event["task"], event["node"], *how)
@@ -96,6 +99,8 @@ class FoldView:
             return
         counts = ", ".join(f"{n} {k}" for k, n in event["counts"].items() if n and k != "total")
         write(self._report.summary(width=None))
+        for task in self._cut.values():
+            say_dropped(task)
         write([f"run {event['id']} {event['outcome']}: {counts or 'no task'}"])
 
 

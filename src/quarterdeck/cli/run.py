@@ -285,9 +285,7 @@ class _TextView:
 
     def _summary(self, event: dict[str, Any]) -> None:
         for one in self._ended.values():
-            if one.get("dropped"):
-                lost = size(one["dropped"])
-                say(f"qd: {one['node']}: {lost} of output beyond --max-output were dropped.")
+            say_dropped(one)
         if self._nodes == 1:
             task = next(iter(self._ended.values()), None)
             if task is not None and task["outcome"] != "succeeded":
@@ -341,6 +339,13 @@ class _Codes:
             if self._task.get("signal"):
                 return 128 + int(self._task["signal"])
         return 1
+
+
+def say_dropped(task: dict[str, Any]) -> None:
+    """How much a task wrote beyond its limit."""
+    if task.get("dropped"):
+        lost = size(task["dropped"])
+        say(f"qd: {task['node']}: {lost} of output beyond --max-output were dropped.")
 
 
 def raise_error_event(data: dict[str, Any]) -> None:
