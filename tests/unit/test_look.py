@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from quarterdeck.cli import look
+from quarterdeck.cli.render import table
+from quarterdeck.cli.run import run
 
 NOBODY = {"queued": 0, "running": 0, "retrying": 0}
 
@@ -51,11 +56,36 @@ def test_a_length_is_a_figure_only_when_it_is_known() -> None:
 
 
 def test_a_cancel_says_what_is_being_stopped(capsys: pytest.CaptureFixture[str]) -> None:
-    run = {"id": "r1", "state": "running", "outcome": None, "counts": NOBODY | {"running": 2}}
-    one = said(capsys, look.cancel, run, run_id="r1", node="vm-2")
+    made = {"id": "r1", "state": "running", "outcome": None, "counts": NOBODY | {"running": 2}}
+    one = said(capsys, look.cancel, made, run_id="r1", node="vm-2")
     assert "its task on vm-2 is being stopped" in one
     assert "2 tasks of it are being stopped" in said(
-        capsys, look.cancel, run | {"state": "stopping"}, run_id="r1", node=None
+        capsys, look.cancel, made | {"state": "stopping"}, run_id="r1", node=None
     )
-    over = run | {"state": "ended", "outcome": "cancelled"}
+    over = made | {"state": "ended", "outcome": "cancelled"}
     assert said(capsys, look.cancel, over, run_id="r1", node=None) == "run r1 is cancelled\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["-t", ""], "The target is empty"),
+        (["-t", "all", "--umask", "999"], "three digits from 0 to 7"),
+        (["-t", "all", "--max-output", "9" * 40], "too large: at most 1024T"),
+        (["-t", "all", "--timeout", "9" * 40], "too long: at most 366d"),
+    ],
+)
+def test_words_that_no_server_takes_get_a_sentence(words: list[str], told: str) -> None:
+    done = CliRunner().invoke(run, [*words, "--url", "http://127.0.0.1:1", "--token", "x", "true"])
+    assert told in done.output + str(done.exception)
+
+
+def test_names_and_ids_are_never_broken_over_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("COLUMNS", "80")
+    headers = ("NODE", "STATE", "TOOK", "ATTEMPT", "WHAT")
+    row = ("db1.frankfurt.example.org", "succeeded", "12.0 s", "06gzqmet6jm9zmkg-0-1", "word " * 40)
+    table(headers, [row])
+    assert row[0] in screen.getvalue() and row[3] in screen.getvalue()

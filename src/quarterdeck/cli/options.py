@@ -18,6 +18,9 @@ from quarterdeck.errors import QuarterdeckError
 SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
+MOST_BYTES = 1 << 50
+MOST_SECONDS = 366 * SECONDS["d"]
+
 
 class Duration(click.ParamType[float]):
     """`30`, `30s`, `5m`, `2h`, `1d`."""
@@ -30,7 +33,10 @@ class Duration(click.ParamType[float]):
         found = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|)", value)
         if found is None:
             self.fail(f"{value!r} is not a time: write for instance 30s, 5m or 2h.", param, ctx)
-        return float(found[1]) * SECONDS[found[2]]
+        seconds = float(found[1][:40]) * SECONDS[found[2]]
+        if seconds > MOST_SECONDS:
+            self.fail(f"{value!r} is too long: at most 366d.", param, ctx)
+        return seconds
 
 
 class Size(click.ParamType[int]):
@@ -44,7 +50,10 @@ class Size(click.ParamType[int]):
         found = re.fullmatch(r"(\d+)([kmgt]?)(?:i?b)?", value.lower())
         if found is None:
             self.fail(f"{value!r} is not a size: write for instance 64k, 10M or 1G.", param, ctx)
-        return int(found[1]) * BYTES[found[2]]
+        size = int(found[1][:20]) * BYTES[found[2]]
+        if size > MOST_BYTES:
+            self.fail(f"{value!r} is too large: at most 1024T.", param, ctx)
+        return size
 
 
 @contextlib.contextmanager

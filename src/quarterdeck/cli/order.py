@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import sys
 from typing import Any
 
@@ -30,6 +31,11 @@ def order_body(given: dict[str, Any]) -> dict[str, Any]:
         "umask": given["umask"],
         "start_timeout_s": given["start_timeout"],
     }
+    if given["target"] is not None and not given["target"].strip():
+        raise Invalid("target", "The target is empty: name nodes, a label (role=web) or `all`.")
+    umask = given["umask"]
+    if umask is not None and re.fullmatch("0?[0-7]{3}", umask) is None:
+        raise Invalid("umask", f"--umask {umask!r}: write three digits from 0 to 7, as 022.")
     if given["script"] == "-" and given["stdin_file"] == "-":
         raise Invalid("stdin", "Standard input can't be both: the script and its input.")
     if given["max_output"] is not None:

@@ -16,6 +16,8 @@ LONGEST_LINE = 64 << 10
 FOLDED_ROWS = 200
 SGR = {"bold": 1, "green": 32, "red": 31, "magenta": 35, "yellow": 33, "cyan": 36}
 CARET_WIDTH = 90
+WHOLE = ("RUN", "NODE", "ATTEMPT")
+"""Columns of ids and names, which people copy: where room is short the others are folded."""
 # A terminal may be coloured by a task, not steered. What passes: SGR sequences, UTF-8 beyond the C1
 # controls, tabs, returns and line ends. Sequences are dropped whole; a lone control shows as a dot.
 _STRING = (
@@ -160,7 +162,7 @@ def table(
     console = Console(stderr=to_stderr, highlight=False)
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for header in headers:
-        shown.add_column(header, overflow="fold")
+        shown.add_column(header, overflow="fold", no_wrap=header in WHOLE)
     for row in rows:
         shown.add_row(*(Text(safe_text(cell), style=_style(cell)) for cell in row))
     console.print(shown)

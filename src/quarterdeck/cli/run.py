@@ -17,12 +17,7 @@ from quarterdeck.cli.plan import plan_body, with_plan
 from quarterdeck.cli.preview import show_preview
 from quarterdeck.cli.render import Printer, ending, print_json, say, size, table, until
 from quarterdeck.client.http import Connection, Event, quote
-from quarterdeck.errors import (
-    Conflict,
-    QuarterdeckError,
-    Unavailable,
-    error_for_status,
-)
+from quarterdeck.errors import Conflict, QuarterdeckError, Unavailable, error_for_status
 
 RETRY_S = 0.25
 SAY_AWAY_AFTER_S = 1.5
