@@ -191,7 +191,8 @@ def test_a_run_is_found_by_the_beginning_of_its_id_and_as_last(up: Up) -> None:
 def test_an_unknown_target_is_a_sentence_that_suggests_names(up: Up) -> None:
     done = up.qd("run", "-t", one(up) + "x", "--", "true")
     assert done.returncode == 2
-    assert b"hits no node. Did you mean" in done.stderr
+    assert b"hits no node. No node is named" in done.stderr
+    assert b"Did you mean" in done.stderr
     assert b"Traceback" not in done.stderr
 
 
