@@ -127,3 +127,18 @@ async def test_the_description_names_security_errors_and_events(host: HttpHost) 
         for method, operation in operations.items():
             assert operation["responses"]["default"]["$ref"].endswith("/Problem"), (method, path)
             assert operation["summary"] and "security" in operation
+
+
+async def test_a_value_of_another_type_in_a_body_is_refused_and_not_turned_into_one(
+    host: HttpHost,
+) -> None:
+    for change, told in (
+        ({"allow_empty": "1"}, "allow_empty: Expected `bool`, got `str`."),
+        ({"timeout_s": "5"}, "timeout_s: Expected `float`, got `str`."),
+        ({"retry": {"attempts": "3"}}, "retry.attempts: Expected `int`, got `str`."),
+        ({"argv": [1]}, "argv[0]: Expected `str`, got `int`."),
+    ):
+        body = {"target": "all", "argv": ["true"], "allow_empty": True} | change
+        answer = await host.ask("/v1/runs", method="POST", body=body)
+        assert (answer.status, answer.json["detail"]) == (400, told)
+    assert (await host.ask("/v1/runs?limit=5&state=ended")).status == 200, "a query is text"

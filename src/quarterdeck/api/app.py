@@ -30,6 +30,7 @@ from quarterdeck.api import (
     status,
 )
 from quarterdeck.api.auth import require_api_token, require_stage
+from quarterdeck.api.body import StrictRequest
 from quarterdeck.api.describe import describe
 from quarterdeck.api.measure import measured
 from quarterdeck.api.patience import Patience, PatientProtocol
@@ -67,6 +68,7 @@ def application(server: Server | None) -> Litestar:
         ],
         guards=[require_stage, require_api_token],
         dependencies={"server": Provide(lambda: server, sync_to_thread=False)},
+        request_class=StrictRequest,
         exception_handlers={
             QuarterdeckError: _problem,
             HTTPException: _http_problem,
