@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,6 +51,24 @@ def most_at_once(run: dict[str, Any]) -> int:
 
 def seconds(start: str, end: str) -> float:
     return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
+
+
+def test_a_task_whose_turn_has_not_come_is_cancelled_alone(up: Up, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    waiting = f"until [ -e {go} ]; do sleep 0.05; done"
+    run = up.detach("all", "--max-parallel", "1", "--canary", "1", "--", waiting)
+    tasks = up.json("show", run)["tasks"]
+    assert [task["state"] for task in tasks[2:]] == ["pending"] * (NODES - 2)
+    third = tasks[2]["node"]
+    assert up.qd("cancel", run, "--node", third).returncode == 0
+    again = up.qd("cancel", run, "--node", third)
+    assert again.returncode == 6 and b"has already ended: skipped" in again.stderr
+    go.touch()
+    ended = up.ended(run)
+    taken = ended["tasks"][2]
+    assert (taken["outcome"], taken["reason"]) == ("skipped", "cancelled before it started")
+    assert (ended["counts"]["succeeded"], ended["counts"]["skipped"]) == (NODES - 1, 1)
+    assert (ended["outcome"], ended["halt"]) == ("cancelled", None)
 
 
 def test_a_rolling_run_stops_at_its_limit_and_skips_the_rest(up: Up) -> None:

@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 
+from quarterdeck.core.model import Facts
+from quarterdeck.core.place import slots_of
 from quarterdeck.fabric.identity import Identity
 from quarterdeck.telemetry import NodeDecided, NodeSession
 from quarterdeck.wire import subjects
 from quarterdeck.wire.enrol import signed_part
 from tests.contracts.fabric_server import Harbour, harbour
 from tests.http.http_host import HttpHost, answering
-from tests.integration.server_host import JOIN, HandNode
+from tests.integration.server_host import JOIN, HandNode, accepting
 
 ORDERS = (
     ("POST", "/v1/nodes/web1/labels", {"put": {"dc": "ams"}}),
@@ -145,8 +147,27 @@ async def test_a_preview_says_who_is_hit_and_who_waits_and_starts_nothing(
     found = await done(host, "/v1/runs/preview", {**order, "offline_ttl_s": 0})
     assert found["nodes"][0]["waits"] == "It was never seen: its task fails at once."
     assert (await done(host, "/v1/runs", method="GET"))["items"] == []
-    status, problem = await refused(host, "/v1/runs/preview", {"target": "all"})
-    assert (status, problem["code"]) == (400, "order")
+    await done(host, "/v1/nodes/web1/undrain")
+    found = await done(host, "/v1/runs/preview", {**order, "max_parallel": 1})
+    assert (found["tasks"], found["first"], found["chosen"]) == (2, 1, None)
+    found = await done(host, "/v1/runs/preview", {**order, "pick": {"count": 2}})
+    assert (found["tasks"], found["chosen"]) == (2, 1)
+    reasons = [(node["chosen"], node["why"]) for node in found["nodes"]]
+    assert reasons == [(False, "not ready"), (True, "load 0.00 per CPU, best of 1 fit")]
+    for wrong in ({"target": "all"}, {**order, "pick": {"count": 3}}, {**order, "canary": "1"}):
+        status, problem = await refused(host, "/v1/runs/preview", wrong)
+        assert (status, problem["code"] in ("order", "pick", "invalid_request")) == (400, True)
+
+
+async def test_a_preview_says_that_a_task_would_wait_for_a_slot(
+    host: HttpHost, web1: HandNode
+) -> None:
+    web1.answer = accepting
+    for _ in range(slots_of(Facts())):
+        answer = await host.ask("/v1/runs", method="POST", body={"target": "all", "argv": ["true"]})
+        assert answer.status == 201
+    (node,) = (await done(host, "/v1/runs/preview", {"target": "all", "argv": ["true"]}))["nodes"]
+    assert node["waits"] == "Its slots (4) are in use: its task waits for one."
 
 
 async def test_a_run_records_who_was_hit_and_how_they_were_then(

@@ -248,6 +248,16 @@ def test_a_cancel_skips_what_is_pending() -> None:
     assert (run.state, run.outcome) == (RunState.ENDED, Outcome.CANCELLED)
 
 
+def test_a_pending_task_that_is_taken_out_neither_halts_canaries_nor_counts_as_one() -> None:
+    run, _ = begun(5, canary=2)
+    run, commands = after(run, pending=-1, skipped=1)
+    assert (commands, run.halt) == ((), None)
+    run, commands = after(run, queued=-2, succeeded=2)
+    assert commands == (StartTasks(first=2, count=2),)
+    run, _ = after(run, queued=-2, succeeded=2)
+    assert run.outcome is Outcome.CANCELLED
+
+
 # ---- properties
 
 STOP = OnLimit.STOP
@@ -270,7 +280,7 @@ stories = st.lists(
     st.one_of(
         moves,
         st.sampled_from((("queued", "running"), ("running", "retrying"), ("retrying", "running"))),
-        st.sampled_from((CancelAsked(), DeadlinePassed())),
+        st.sampled_from((CancelAsked(), DeadlinePassed(), ("pending", "skipped"))),
     ),
     max_size=60,
 )
@@ -298,7 +308,8 @@ def watched(before: Run, run: Run, commands: tuple[Command, ...]) -> int:
     if started:
         assert counts.active <= window(plan, counts.total)
         assert run.halt is None and crossed(plan, counts) is None
-        assert starts[0].first == before.counts.total - before.counts.pending
+        taken_out = run.counts.skipped
+        assert starts[0].first == counts.total - counts.pending - started - taken_out
     assert before.halt is None or not starts
     assert (run.halt is None) or counts.pending == 0
     assert (run.halt is not None and before.halt is None) <= any(

@@ -35,8 +35,7 @@ def nodes(server: Connection, target: str | None, as_json: bool) -> None:
             say("The target hits no node.")
         return
     headers = ("NODE", "STATE", "SEEN", "CPU", "LOAD", "MEMORY", "DISK FREE", "ATTEMPTS")
-    rows = [_row(node) for node in found["items"]]
-    table((*headers, "LABELS", "VERSION", "CLOCK", ""), rows)
+    table(*_with_proxies(found["items"], (*headers, "LABELS", "VERSION", "CLOCK", "")))
 
 
 def all_nodes(server: Connection, target: str | None) -> dict[str, Any]:
@@ -203,6 +202,21 @@ def _row(node: dict[str, Any]) -> tuple[str, ...]:
         node["version"],
         "" if away else _clock(node["clock_offset_s"]),
         _problem(node),
+    )
+
+
+def _with_proxies(
+    items: list[dict[str, Any]], headers: tuple[str, ...]
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The table, with a column for who reaches a node where one has no agent of its own."""
+    rows = [_row(node) for node in items]
+    if not any(node["via"] for node in items):
+        return headers, rows
+    names = {node["id"]: node["node"] for node in items}
+    vias = [names.get(node["via"], node["via"]) for node in items]
+    return (
+        (*headers[:-1], "VIA", headers[-1]),
+        [(*row[:-1], via, row[-1]) for row, via in zip(rows, vias, strict=True)],
     )
 
 

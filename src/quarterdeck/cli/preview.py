@@ -16,10 +16,27 @@ def show_preview(found: dict[str, Any], *, as_json: bool) -> None:
     say_notes(found["notes"], found["target"])
     if found["nodes"]:
         rows = [
-            (node["node"], state_text(node), labels_text(node["labels"]), node["waits"])
+            (node["node"], state_text(node), labels_text(node["labels"]), _note(node))
             for node in found["nodes"]
         ]
         table(("NODE", "STATE", "LABELS", ""), rows)
-    waiting = sum(1 for node in found["nodes"] if node["waits"])
+    say(f"{_summary(found)}; nothing was started.")
+
+
+def _note(node: dict[str, Any]) -> str:
+    """What the pick would say of a node, else why its task would wait."""
+    if node["chosen"] is None:
+        return str(node["waits"])
+    return f"chosen: {node['why']}" if node["chosen"] else f"left out: {node['why']}"
+
+
+def _summary(found: dict[str, Any]) -> str:
     count = "1 node" if found["total"] == 1 else f"{found['total']} nodes"
-    say(f"{count} would be hit, {waiting} of them would wait; nothing was started.")
+    if found["chosen"] is None:
+        waiting = sum(1 for node in found["nodes"] if node["waits"])
+        said = f"{count} would be hit, {waiting} of them would wait"
+    else:
+        said = f"of {count} {found['chosen']} would be chosen now, {found['tasks']} are wanted"
+    if found["first"] < found["tasks"]:
+        said += f"; {found['first']} of {found['tasks']} tasks start first"
+    return said

@@ -174,7 +174,7 @@ class Server:
         self._assemble_enrolment(dispatch, orderer)
 
     def _assemble_runs(self, moves: Moves, place: Poke, full: Full) -> None:
-        self._placer = Placer(
+        self.placer = Placer(
             database=self.database,
             fleet=self.fleet,
             clock=self.clock,
@@ -316,7 +316,7 @@ class Server:
             ("journals", self._dispatch.ask_journals),
             ("offers", self._dispatch.expire_offers),
             ("later", self._dispatch.wake_later),
-            ("places", self._placer.place_tasks),
+            ("places", self.placer.place_tasks),
             ("due runs", self.runs.step_due),
             ("deadlines", self.runs.keep_deadlines),
             ("seal", self._seal.seal_logs),

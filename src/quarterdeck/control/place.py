@@ -22,8 +22,9 @@ from quarterdeck.control.steady import Steady
 from quarterdeck.control.step import Stepped, write_guarded
 from quarterdeck.core import liveness
 from quarterdeck.core.label import effective
-from quarterdeck.core.model import Attempt, Node, Pick, PickBy, Run, Task
+from quarterdeck.core.model import Attempt, Counts, Node, Pick, PickBy, Plan, Run, Task
 from quarterdeck.core.place import Candidate, Choice, Placement, has_number, place, slots_of
+from quarterdeck.core.plan import room
 from quarterdeck.core.states import NodeState
 from quarterdeck.core.target import resolve
 from quarterdeck.errors import Conflict, Invalid
@@ -34,6 +35,15 @@ from quarterdeck.store.base import Database, Tx
 
 TICK_S = 1.0
 TOLD_LEFT_OUT = 5
+
+
+class Forecast(msgspec.Struct, frozen=True, kw_only=True):
+    """What would become of a run that started now: how many tasks start `first`, which nodes a pick
+    would choose and which not, why; and by node what the tasks on it would wait for."""
+
+    first: int
+    placement: Placement | None
+    full: Mapping[str, str]
 
 
 class Placer:
@@ -85,6 +95,23 @@ class Placer:
                 for node in stepped.nodes:
                     self._fresh.setdefault(node, []).append(self._clock.now())
                 self._moves.steps([stepped])
+
+    async def foresee(self, plan: Plan, nodes: list[Node]) -> Forecast:
+        """What a run over these nodes would come to now; nothing is reserved."""
+        held = Counter(await self._database.read(run_store.open_counts))
+        pick, found = plan.pick, None
+        total = len(nodes) if pick is None else pick.count
+        if pick is not None:
+            round_ = _Round(pick, nodes, self._clock.now(), self._reservations(nodes))
+            round_.held = held
+            found = round_.placement(nodes, pick.count, self._chance)
+        waits = {
+            node.id: f"Its slots ({slots_of(node.facts)}) are in use: its task waits for one."
+            for node in nodes
+            if held[node.id] >= slots_of(node.facts)
+        }
+        first = room(plan, Counts(total=total, pending=total))
+        return Forecast(first=first, placement=found, full=waits)
 
     def _reservations(self, nodes: Iterable[Node]) -> Counter[str]:
         """How many were placed on each node since its last beat."""
@@ -185,12 +212,18 @@ class _Round:
             return ()
         free = [node for node in self.nodes.values() if node.id not in self.taken]
         fit = [node for node in free if node.id not in earlier] or free
-        found = place(self._pick, [self._candidate(node) for node in fit], count, chance)
+        found = self.placement(fit, count, chance)
         for choice in found.chosen:
             self.taken.add(choice.node)
             self.held[choice.node] += 1
             self._fresh[choice.node] += 1
         return tuple(self._told(choice, found) for choice in found.chosen)
+
+    def placement(
+        self, nodes: Iterable[Node], count: int, chance: Callable[[], float]
+    ) -> Placement:
+        """What the rules say of these nodes now; nothing is taken by it."""
+        return place(self._pick, [self._candidate(node) for node in nodes], count, chance)
 
     def _told(self, choice: Choice, found: Placement) -> Choice:
         """The choice with the reasons against a few of the others."""

@@ -14,10 +14,10 @@ import msgspec
 from quarterdeck.control.moves import Moves
 from quarterdeck.control.observe import Fleet
 from quarterdeck.control.steady import Steady
-from quarterdeck.control.step import Stepped, Times, step_run, write_guarded
+from quarterdeck.control.step import Stepped, Times, step_run, withdraw, write_guarded
 from quarterdeck.core import attempt as machine
 from quarterdeck.core.model import Attempt, Run, Task
-from quarterdeck.core.run import SIGKILL, SIGTERM
+from quarterdeck.core.run import SIGKILL, SIGTERM, TAKEN_OUT
 from quarterdeck.core.states import AttemptState, TaskState
 from quarterdeck.core.target import resolved
 from quarterdeck.errors import Conflict, NotFound
@@ -42,6 +42,15 @@ class WantedSignal(msgspec.Struct, frozen=True, kw_only=True):
 Pair = tuple[Attempt, Attempt]
 
 
+class Change(msgspec.Struct, frozen=True, kw_only=True):
+    """What a request comes to: the tasks it means, their attempts before and after, and a task that
+    is taken out of its run before it started."""
+
+    meant: list[Task] = []
+    pairs: list[Pair] = []
+    withdrawn: Task | None = None
+
+
 class Requests:
     """What the API calls."""
 
@@ -63,7 +72,7 @@ class Requests:
 
         def change(
             run: Run, tasks: list[Task], newest: dict[str, Attempt], now: datetime
-        ) -> tuple[list[Task], list[Pair]]:
+        ) -> Change:
             meant = self._meant(run, tasks, wanted.node, wanted.target, now)
             running = [task for task in meant if _takes(newest.get(task.id), wanted.key)]
             if not running:
@@ -76,24 +85,33 @@ class Requests:
                     "which is the most that is kept: start it anew to send more.",
                 )
             attempts = [newest[task.id] for task in running]
-            return running, [(a, machine.step(a, asked, now)) for a in attempts]
+            pairs = [(a, machine.step(a, asked, now)) for a in attempts]
+            return Change(meant=running, pairs=pairs)
 
         return await self._write(run_id, change)
 
     async def cancel(self, run_id: str, node: str, *, nth: int | None = None) -> Run:
-        """Ask the task on one node to stop: TERM the first time, KILL when asked again."""
+        """Ask the task on one node to stop: TERM the first time, KILL when asked again.
+
+        One whose turn has not come yet is skipped; the run goes on without it.
+        """
 
         def change(
             run: Run, tasks: list[Task], newest: dict[str, Attempt], now: datetime
-        ) -> tuple[list[Task], list[Pair]]:
+        ) -> Change:
             (task,) = self._meant(run, tasks, node, None, now)
             attempt = newest.get(task.id)
+            if task.state is TaskState.PENDING:
+                return Change(meant=[task], withdrawn=task)
+            if nth is not None and attempt is None and task.reason == TAKEN_OUT:
+                return Change()
             if attempt is None or attempt.state is AttemptState.ENDED:
                 raise Conflict("task_ended", _not_running(run, [task], newest))
             if nth is not None and attempt.stops >= nth:
-                return [], []
+                return Change()
             number = SIGKILL if attempt.stops else SIGTERM
-            return [task], [(attempt, machine.step(attempt, machine.StopAsked(signal=number), now))]
+            stop = machine.StopAsked(signal=number)
+            return Change(meant=[task], pairs=[(attempt, machine.step(attempt, stop, now))])
 
         run, _ = await self._write(run_id, change)
         return run
@@ -101,22 +119,24 @@ class Requests:
     async def _write(
         self,
         run_id: str,
-        change: Callable[
-            [Run, list[Task], dict[str, Attempt], datetime], tuple[list[Task], list[Pair]]
-        ],
+        change: Callable[[Run, list[Task], dict[str, Attempt], datetime], Change],
     ) -> tuple[Run, list[Task]]:
         def write(tx: Tx) -> tuple[Stepped, list[Task]]:
             now = self._clock.now()
+            times = Times(now, self._steady.now())
             run = run_store.get(tx, run_store.find(tx, run_id))
             tasks = run_store.tasks_of(tx, run.id)
             attempts = sorted(run_store.attempts_of(tx, run.id), key=lambda each: each.number)
             newest = {attempt.task: attempt for attempt in attempts}
-            meant, pairs = change(run, tasks, newest, now)
-            if not pairs:
-                return Stepped(run=run), meant
-            run_store.save_attempts(tx, pairs, now)
-            stepped = step_run(tx, run.id, Times(now, self._steady.now()))
-            return msgspec.structs.replace(stepped, pairs=(*pairs, *stepped.pairs)), meant
+            wanted = change(run, tasks, newest, now)
+            if wanted.withdrawn is not None:
+                return withdraw(tx, run.id, wanted.withdrawn, times), wanted.meant
+            if not wanted.pairs:
+                return Stepped(run=run), wanted.meant
+            run_store.save_attempts(tx, wanted.pairs, now)
+            stepped = step_run(tx, run.id, times)
+            pairs = (*wanted.pairs, *stepped.pairs)
+            return msgspec.structs.replace(stepped, pairs=pairs), wanted.meant
 
         stepped, meant = await write_guarded(self._database, write)
         self._moves.steps([stepped])

@@ -132,22 +132,7 @@ class Runs:
                 f"The target {new.target[:SHOWN]!r} hits no node. {hint.text}",
                 position=hint.position,
             )
-        pick = new.plan.pick
-        if pick is not None and pick.count > len(hits.nodes):
-            raise Invalid(
-                "pick",
-                f"Of {new.target[:SHOWN]!r} {pick.count} nodes are to be picked, but it hits only "
-                f"{len(hits.nodes)}: pick fewer, or widen the target.",
-            )
-        if pick is not None and pick.by is PickBy.LABEL:
-            counted = sum(has_number(effective(node).get(pick.label, "")) for node in hits.nodes)
-            if counted < pick.count:
-                raise Invalid(
-                    "pick",
-                    f"{pick.count} nodes are to be picked by label {pick.label!r}, but only "
-                    f"{counted} of those that the target hits have a number there: label them "
-                    "(`qd node label`), or pick by another figure.",
-                )
+        check_pick(new.plan.pick, new.target, hits.nodes)
         return list(hits.nodes)
 
     def _enrolled(self, node_id: str) -> Node:
@@ -287,6 +272,27 @@ class Runs:
         first = queued(run, tasks[:count], lambda id: id not in ready, steady)
         rows = [task for task, _ in first] + tasks[count:]
         return run, rows, [attempt for _, attempt in first]
+
+
+def check_pick(pick: Pick | None, target: str, hits: Sequence[Node]) -> None:
+    """Raises Invalid when a target has too few nodes to choose from."""
+    if pick is None:
+        return
+    if pick.count > len(hits):
+        raise Invalid(
+            "pick",
+            f"Of {target[:SHOWN]!r} {pick.count} nodes are to be picked, but it hits only "
+            f"{len(hits)}: pick fewer, or widen the target.",
+        )
+    if pick.by is PickBy.LABEL:
+        counted = sum(has_number(effective(node).get(pick.label, "")) for node in hits)
+        if counted < pick.count:
+            raise Invalid(
+                "pick",
+                f"{pick.count} nodes are to be picked by label {pick.label!r}, but only "
+                f"{counted} of those that the target hits have a number there: label them "
+                "(`qd node label`), or pick by another figure.",
+            )
 
 
 def _tasks(run: str, nodes: list[Node], now: datetime) -> list[Task]:

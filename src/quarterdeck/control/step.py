@@ -75,6 +75,24 @@ def step_run(tx: Tx, run_id: str, times: Times, event: machine.Event | None = No
     return Stepped(run=step.run, pairs=tuple(step.pairs), nodes=frozenset(step.nodes))
 
 
+def withdraw(tx: Tx, run_id: str, task: Task, times: Times) -> Stepped:
+    """Take a pending task out of its run; the others go on. Raises Conflict when its turn came."""
+    step = _Step(tx, run_store.get(tx, run_id), times)
+    while step.fold():  # what is left of a crash, so that nothing starts with the step below
+        pass
+    next_ones = step_store.pending_from(tx, run_id, task.position, 1)
+    if [one.id for one in next_ones] != [task.id]:
+        raise Conflict(
+            "task_starting", f"The task of run {run_id} on {task.node_name} just starts: ask again."
+        )
+    after = machine.withdrawn(task)
+    event = machine.TasksMoved(counts=machine.moved(step.run.counts, task, after))
+    step.take(event, {task.id: after})
+    while step.fold():
+        pass
+    return Stepped(run=step.run, pairs=tuple(step.pairs), nodes=frozenset(step.nodes))
+
+
 def queued(
     run: Run, tasks: Iterable[Task], away: Callable[[str], bool], steady: datetime
 ) -> list[tuple[Task, Attempt]]:
@@ -183,7 +201,7 @@ class _Step:
         return bool(run_store.save_attempts(self._tx, pairs, self._now))
 
     def _start(self, run: Run, command: machine.StartTasks) -> dict[str, Task]:
-        tasks = step_store.tasks_from(self._tx, run.id, command.first, command.count)
+        tasks = step_store.pending_from(self._tx, run.id, command.first, command.count)
         nodes = self._nodes(task.node for task in tasks)
         made = queued(run, tasks, lambda id: self._away(nodes.get(id)), self._steady)
         run_store.add_attempts(self._tx, [attempt for _, attempt in made])

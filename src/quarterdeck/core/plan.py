@@ -7,6 +7,8 @@ All of it is decided on the counts of a run:
 - The first `canary` tasks come alone; the others start only when all of them have succeeded.
 - More failed tasks than `max_failures` allows (a percentage is rounded down), or a canary that did
   not succeed, halts the run: nothing of it starts any more. A task counts once, with its last try.
+- A pending task that somebody cancels is skipped: the run goes on as if it were not there, only
+  percentages stay those of all its targets.
 - As long as a run is not halted, something of it runs or may start: so it ends.
 """
 
@@ -68,6 +70,12 @@ def failures(counts: Counts) -> int:
     return counts.ended - counts.succeeded - counts.cancelled - counts.skipped
 
 
+def started(counts: Counts) -> int:
+    """How many tasks have been started, of a run that is not halted: skipped are only those that
+    somebody took out."""
+    return counts.total - counts.pending - counts.skipped
+
+
 def crossed(plan: Plan, counts: Counts) -> tuple[Halt, str] | None:
     """Why a run with these counts is to start nothing any more; None while it may."""
     failed = failures(counts)
@@ -76,8 +84,8 @@ def crossed(plan: Plan, counts: Counts) -> tuple[Halt, str] | None:
         if failed > limit:
             noun = "failure" if failed == 1 else "failures"
             return Halt.LIMIT, f"stopped after {failed} {noun} (limit {limit})"
-    canaries = min(plan.canary, counts.total)
-    if counts.succeeded < canaries and counts.ended > counts.succeeded:
+    canaries = min(plan.canary, counts.total - counts.skipped)
+    if counts.succeeded < canaries and counts.ended - counts.skipped > counts.succeeded:
         noun = "task" if canaries == 1 else f"{canaries} tasks"
         return Halt.CANARY, f"stopped because the first {noun} did not all succeed"
     return None
@@ -85,8 +93,7 @@ def crossed(plan: Plan, counts: Counts) -> tuple[Halt, str] | None:
 
 def room(plan: Plan, counts: Counts) -> int:
     """How many of the pending tasks may start now, of a run that is not halted."""
-    started = counts.total - counts.pending
     free = min(counts.pending, window(plan, counts.total) - counts.active)
     if counts.succeeded < plan.canary:
-        free = min(free, plan.canary - started)
+        free = min(free, plan.canary - started(counts))
     return max(0, free)

@@ -42,7 +42,7 @@ Event = TasksMoved | CancelAsked | DeadlinePassed
 
 
 class StartTasks(Record, frozen=True, kw_only=True):
-    """Queue so many pending tasks, from the position `first` on."""
+    """Queue the next pending tasks, so many; none lies before the position `first`."""
 
     first: int
     count: int
@@ -65,6 +65,7 @@ Command = StartTasks | StopTasks | SkipTasks
 SIGTERM = 15
 SIGKILL = 9
 BY_HAND = "the run was cancelled"
+TAKEN_OUT = "cancelled before it started"
 
 BAD_OUTCOMES = (
     Outcome.KILL_FAILED,
@@ -119,6 +120,8 @@ def run_outcome(run: Run) -> Outcome:
     present = [kind for kind in BAD_OUTCOMES if getattr(counts, kind.value)]
     if len(present) == 1:
         only = present[0]
+        if only is Outcome.SKIPPED:  # taken out by hand
+            return Outcome.CANCELLED
         return Outcome.FAILED if only in ONLY_OF_ATTEMPTS else only
     return Outcome.FAILED
 
@@ -170,6 +173,13 @@ def task_at(task: Task, attempt: Attempt) -> Task:
     return msgspec.structs.replace(task, node=attempt.node, node_name=attempt.node_name)
 
 
+def withdrawn(task: Task) -> Task:
+    """A pending task that somebody took out of its run before it started."""
+    return msgspec.structs.replace(
+        task, state=TaskState.ENDED, outcome=Outcome.SKIPPED, reason=TAKEN_OUT
+    )
+
+
 def moved(counts: Counts, before: Task, after: Task) -> Counts:
     """The counts after one task went from `before` to `after`."""
     changes = {_bucket(before): -1}
@@ -202,7 +212,7 @@ def _progress(run: Run, now: datetime) -> tuple[Run, tuple[Command, ...]]:
     if not count:
         return _settled(run, now), ()
     counts = run.counts
-    start = StartTasks(first=counts.total - counts.pending, count=count)
+    start = StartTasks(first=plan.started(counts), count=count)
     queued = msgspec.structs.replace(
         counts, pending=counts.pending - count, queued=counts.queued + count
     )

@@ -107,12 +107,17 @@ def skip_pending(tx: Tx, run: Run, reason: str) -> None:
     )
 
 
-def tasks_from(tx: Tx, run_id: str, first: int, count: int) -> list[Task]:
-    """So many tasks of a run by position."""
+def pending_from(tx: Tx, run_id: str, first: int, count: int) -> list[Task]:
+    """The next tasks of a run that have not started, by position; none lies before `first`."""
     rows = tx.execute(
         select(tasks)
-        .where(tasks.c.run == run_id, tasks.c.position >= first, tasks.c.position < first + count)
+        .where(
+            tasks.c.run == run_id,
+            tasks.c.position >= first,
+            tasks.c.state == TaskState.PENDING.value,
+        )
         .order_by(tasks.c.position)
+        .limit(count)
     )
     return [task_record(row) for row in rows]
 
