@@ -139,7 +139,8 @@ class Agent:
     async def _serve(self, link: Link, attempts: Attempts, settling: Settling) -> None:
         def full() -> str:
             free = self._host.free_bytes()
-            return room(free, self._settings.min_free_mib, self._settings.state)
+            where = self._parts.disk or self._settings.state
+            return room(free, self._settings.min_free_mib, where)
 
         proxy = self._parts.proxy
         desk = OrderDesk(

@@ -62,11 +62,13 @@ class Proxy(Protocol):
 
 class Parts(msgspec.Struct, frozen=True, kw_only=True):
     """The parts of one agent, not yet started. `join` waits until the node has an identity; it is
-    called after the start of the host. Raises Invalid or Denied."""
+    called after the start of the host. Raises Invalid or Denied. `disk` says where its attempts
+    lie, when that is not the directory `state`."""
 
     host: Host
     join: Callable[[], Awaitable[Link]]
     proxy: Proxy | None = None
+    disk: str = ""
 
 
 Opener = Callable[[AgentSettings, Services, Telemetry, Clock], Parts]

@@ -94,7 +94,8 @@ class AgentlessNode:
     ) -> Parts:
         self._far = FarLink(partial(reach, self.wanted, self._folder), services)
         host = SshHost(self._far, place=self.wanted.place, via=self._link.node)
-        return parts_with(host, settings, services, telemetry, clock)
+        parts = parts_with(host, settings, services, telemetry, clock)
+        return msgspec.structs.replace(parts, disk=self.wanted.place)
 
     async def _enrol(self) -> None:
         """Its own key, for which ours vouches; nothing is asked when it is known already."""
