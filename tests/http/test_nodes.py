@@ -140,7 +140,9 @@ async def test_a_preview_says_who_is_hit_and_who_waits_and_starts_nothing(
         "It was never seen: its task waits 60 s for it, then fails.",
     )
     assert second["labels"]["env"] == "prod"
-    assert second["waits"] == "It is draining: its task waits until `qd node undrain`."
+    assert (
+        second["waits"] == "It is draining: its task waits 60 s for `qd node undrain`, then fails."
+    )
     assert found["notes"] == [
         {"position": 7, "text": "No node is named 'web2'. Did you mean web1?"}
     ]
