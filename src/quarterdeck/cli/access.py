@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import click
@@ -21,7 +22,9 @@ def token() -> None:
 @click.option(
     "--kind", type=click.Choice(["join", "api", "leaf"]), required=True, help="What it is for."
 )
-@click.option("--expires", type=Duration(), metavar="TIME", help="Valid that long (for ever).")
+@click.option(
+    "--expires", type=Duration(most_s=math.inf), metavar="TIME", help="Valid that long (for ever)."
+)
 @click.option("--uses", type=click.IntRange(1, 1_000_000), help="How many nodes may join with it.")
 @click.option(
     "--approve",

@@ -27,6 +27,9 @@ class Duration(click.ParamType[float]):
 
     name = "time"
 
+    def __init__(self, *, most_s: float = MOST_SECONDS) -> None:
+        self._most_s = most_s
+
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
         if isinstance(value, float | int):
             return float(value)
@@ -34,7 +37,7 @@ class Duration(click.ParamType[float]):
         if found is None:
             self.fail(f"{value!r} is not a time: write for instance 30s, 5m or 2h.", param, ctx)
         seconds = float(found[1][:40]) * SECONDS[found[2]]
-        if seconds > MOST_SECONDS:
+        if seconds > self._most_s:
             self.fail(f"{value!r} is too long: at most 366d.", param, ctx)
         return seconds
 
