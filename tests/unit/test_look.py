@@ -89,3 +89,13 @@ def test_names_and_ids_are_never_broken_over_lines(monkeypatch: pytest.MonkeyPat
     row = ("db1.frankfurt.example.org", "succeeded", "12.0 s", "06gzqmet6jm9zmkg-0-1", "word " * 40)
     table(headers, [row])
     assert row[0] in screen.getvalue() and row[3] in screen.getvalue()
+
+
+def test_a_task_that_waits_says_for_what() -> None:
+    node = {"node": "vm-7", "state": "ready", "draining": False, "problem": "", "last_seen": None}
+    task = {"state": "queued", "node_id": "n7"}
+    assert "no node fits yet" in look._waits(task | {"node_id": ""}, None)
+    assert "last seen" in look._waits(task, node | {"state": "silent"})
+    assert "vm-7 drains" in look._waits(task, node | {"draining": True})
+    assert "slots" in look._waits(task, node)
+    assert look._waits(task | {"state": "running"}, node | {"draining": True}) == ""

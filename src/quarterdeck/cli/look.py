@@ -169,8 +169,8 @@ def _task_row(task: dict[str, Any], node: dict[str, Any] | None) -> tuple[str, .
         note = f"overdue. {note}"
     if task["state"] == "retrying":
         note = f"tries again {until(attempt['not_before'])}"
-    if task["state"] not in ("ended", "pending") and (node is None or node["state"] != "ready"):
-        note = f"node last seen {ago(node['last_seen'] if node else None)}"
+    if task["state"] not in ("ended", "pending"):
+        note = _waits(task, node) or note
     if attempt.get("gone_at"):
         note = f"It ended after all, {ago(attempt['gone_at'])}. {note}"
     if attempt.get("survivors"):
@@ -187,6 +187,22 @@ def _task_row(task: dict[str, Any], node: dict[str, Any] | None) -> tuple[str, .
         attempt.get("id", ""),
         note,
     )
+
+
+def _waits(task: dict[str, Any], node: dict[str, Any] | None) -> str:
+    """What stands in the way of a task that is not over; empty when nothing is known to."""
+    queued = task["state"] == "queued"
+    if queued and not task["node_id"]:
+        return "not placed: no node fits yet"
+    if node is None or node["state"] != "ready":
+        return f"node last seen {ago(node['last_seen'] if node else None)}"
+    if not queued:
+        return ""
+    if node["draining"]:
+        return f"waits: {node['node']} drains (`qd node undrain`)"
+    if node["problem"]:
+        return f"waits: {node['problem']}"
+    return f"{node['node']} has not taken it yet: its slots may be in use"
 
 
 def _signal_row(node: str, attempt: dict[str, Any], one: dict[str, Any]) -> tuple[str, ...]:
