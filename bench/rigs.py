@@ -55,11 +55,12 @@ class Ratio:
 
 @dataclass
 class Report:
-    """The figures of one claim."""
+    """The figures of one claim; `live` ones are also told as they come."""
 
     name: str
     claim: str
     goal: str
+    live: bool = False
     figures: list[Figure] = field(default_factory=list)
     ratios: list[Ratio] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -68,6 +69,8 @@ class Report:
         """A figure of values."""
         figure = Figure(what, statistics.median(values), percentile(values, 99), unit, len(values))
         self.figures.append(figure)
+        if self.live:
+            print(f"  {what}: {figure.median:.3f} {unit}", file=sys.stderr, flush=True)
         return figure
 
     def compare(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from threading import local
@@ -119,6 +120,7 @@ def _say(told: Told) -> None:
 
 
 async def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: our input ends with the script
     lines = await _lines()
     process = Process(msgspec.json.decode(await lines.readline(), type=Task))
     ended = asyncio.ensure_future(lines.readline())
