@@ -26,7 +26,7 @@ from quarterdeck.store.tables import nodes, rejected
 from quarterdeck.telemetry import FactRejected, NodeSession, RunEnded
 from quarterdeck.wire import subjects
 from quarterdeck.wire.enrol import Enrolment, signed_part
-from quarterdeck.wire.run import AttemptSnapshot
+from quarterdeck.wire.run import AttemptSnapshot, FactsMessage, LoadMessage
 from tests.contracts.fabric_place import QUICK, Inbox
 from tests.contracts.fabric_server import Harbour
 from tests.integration.server_host import JOIN, Ears, HandNode, accepting, order, serving
@@ -259,6 +259,9 @@ async def test_beats_facts_and_answers_that_are_huge_or_garbage_stop_no_loop(
         node.beat_bytes(session="two tokens"),
         node.beat_bytes(name="\x1b[2J"),
         node.beat_bytes(node="nsomebodyelse0000"),
+        node.beat_bytes(at=float("nan")),
+        node.beat_bytes(load=LoadMessage(load1=float("inf"))),
+        node.beat_bytes(facts=FactsMessage(kernel="6.1\x1b]0;gotcha\x07")),
     ]
     answers: list[Stored | Refused] = []
     for number, data in enumerate(bad, 1):

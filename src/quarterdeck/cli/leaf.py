@@ -18,6 +18,7 @@ from quarterdeck.agent.ask import Asker, asked_to_wait_s, websockets
 from quarterdeck.api.tls import names_for
 from quarterdeck.cli.children import Child, Files, Keeper
 from quarterdeck.cli.fabric import say_failed
+from quarterdeck.cli.render import say
 from quarterdeck.core.access import split
 from quarterdeck.errors import Broken, Invalid, QuarterdeckError, Unavailable
 from quarterdeck.fabric.certificates import leaf_request, wants_renewal
@@ -237,7 +238,7 @@ async def _admitted(member: LeafMember) -> None:
                 return
             if error.message != told:
                 told = error.message
-                print(f"qd: {told} Asking again.", file=sys.stderr, flush=True)
+                say(f"qd: {told} Asking again.")
             asked_s = asked_to_wait_s(error)
         await asyncio.sleep(asked_s + backoff.wait_s())
 

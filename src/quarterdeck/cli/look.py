@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from quarterdeck.cli.options import signal_name, with_server
-from quarterdeck.cli.render import ago, ending, print_json, say, size, table, took, until
+from quarterdeck.cli.render import ago, ending, one_line, print_json, say, size, table, took, until
 from quarterdeck.client.http import Connection, quote
 
 STATES = ("pending", "running", "stopping", "ended")
@@ -66,14 +66,14 @@ def show(server: Connection, run_id: str, as_json: bool) -> None:
         print_json(run)
         return
     nodes = {node["id"]: node for node in server.get("/v1/nodes")["items"]}
-    print(f"run      {run['id']}  {run['outcome'] or run['state']}")
-    print(f"what     {run['title']}")
-    print(f"target   {run['target']}")
+    print(f"run      {one_line(run['id'])}  {run['outcome'] or run['state']}")
+    print(f"what     {one_line(run['title'])}")
+    print(f"target   {one_line(run['target'])}")
     if run["parent"]:
-        print(f"origin   {run['origin']} of {run['parent']}")
+        print(f"origin   {one_line(run['origin'])} of {one_line(run['parent'])}")
     print(f"started  {run['started_at'] or '-'}  {took(run['started_at'], run['ended_at'])}")
     for name, value in _plan_rows(run):
-        print(f"{name:<8} {value}")
+        print(f"{name:<8} {one_line(value)}")
     print(f"tasks    {_counts(run['counts'])}\n")
     table(
         ("NODE", "STATE", "EXIT", "TOOK", "STDOUT", "STDERR", "ATTEMPT", ""),

@@ -67,7 +67,9 @@ def main() -> None:
     try:
         sys.exit(_call())
     except QuarterdeckError as error:
-        print(f"qd: {error.message}", file=sys.stderr)
+        from quarterdeck.cli.render import say
+
+        say(f"qd: {error.message}")
         _point(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:

@@ -8,7 +8,7 @@ import click
 
 from quarterdeck.cli.agentless import add
 from quarterdeck.cli.options import aiming, with_server
-from quarterdeck.cli.render import ago, pointed, print_json, say, size, table
+from quarterdeck.cli.render import ago, figure, one_line, pointed, print_json, say, size, table
 from quarterdeck.client.http import Connection, quote
 from quarterdeck.errors import Invalid
 
@@ -74,28 +74,15 @@ node.add_command(add)
 
 @node.command("show")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@click.argument("word", metavar="NODE")
+@click.argument("name", metavar="NODE")
 @with_server
-def show(server: Connection, word: str, as_json: bool) -> None:
+def show(server: Connection, name: str, as_json: bool) -> None:
     """Show NODE (a name, an id, or the beginning of an id)."""
-    found = server.get(f"/v1/nodes/{quote(word)}")
+    found = server.get(f"/v1/nodes/{quote(name)}")
     if as_json:
         print_json(found)
         return
-    own = "" if found["own_name"] == found["node"] else f"  (calls itself {found['own_name']})"
-    print(f"node      {found['node']}{own}")
-    print(f"id        {found['id']}")
-    print(f"state     {state_text(found)}, seen {ago(found['last_seen'])}")
-    print(f"enrolled  {found['enrolled_at']}")
-    print(f"labels    {labels_text(found['labels'])}")
-    print(f"  its own    {labels_text(found['own_labels'])}")
-    print(f"  given here {labels_text(found['server_labels'])}")
-    print(f"agent     {found['version']}, clock {found['clock_offset_s']:+.3f} s")
-    print(f"machine   {found['os']} {found['kernel']} {found['arch']}, {found['cpus']} cpus")
-    print(f"addresses {' '.join(found['addresses'])}")
-    print(f"attempts  {found['attempts']}")
-    if problem := _problem(found):
-        print(f"problem   {problem}")
+    print("\n".join(described(found)))
 
 
 @node.command("label")
@@ -164,6 +151,27 @@ def remove(server: Connection, word: str, as_json: bool) -> None:
         say("a join token that it still has would admit it again as a new node: qd token list")
 
 
+def described(found: dict[str, Any]) -> list[str]:
+    """The lines of `qd node show`: what its agent says of itself steers no terminal."""
+    own = "" if found["own_name"] == found["node"] else f"  (calls itself {found['own_name']})"
+    rows: list[tuple[str, object]] = [
+        ("node", f"{found['node']}{own}"),
+        ("id", found["id"]),
+        ("state", f"{state_text(found)}, seen {ago(found['last_seen'])}"),
+        ("enrolled", found["enrolled_at"]),
+        ("labels", labels_text(found["labels"])),
+        ("  its own", labels_text(found["own_labels"])),
+        ("  given here", labels_text(found["server_labels"])),
+        ("agent", f"{found['version']}, clock {figure(found['clock_offset_s'], '+.3f')} s"),
+        ("machine", f"{found['os']} {found['kernel']} {found['arch']}, {found['cpus']} cpus"),
+        ("addresses", " ".join(found["addresses"])),
+        ("attempts", found["attempts"]),
+    ]
+    if problem := _problem(found):
+        rows.append(("problem", problem))
+    return [f"{head:<{12 if head[0] == ' ' else 9}} {one_line(value)}" for head, value in rows]
+
+
 def label_body(changes: tuple[str, ...]) -> dict[str, Any]:
     """The words of `qd node label` as the API takes them. Raises Invalid."""
     body: dict[str, Any] = {"put": {}, "drop": [], "join": [], "leave": []}
@@ -193,8 +201,8 @@ def _row(node: dict[str, Any]) -> tuple[str, ...]:
         node["node"],
         state_text(node),
         ago(node["last_seen"]),
-        "" if away else f"{node['cpu_percent']:.0f} %",
-        "" if away else f"{node['load1']:.2f}",
+        "" if away else f"{figure(node['cpu_percent'], '.0f')} %",
+        "" if away else figure(node["load1"], ".2f"),
         "" if away else f"{size(node['memory_used'])} / {size(node['memory_total'])}",
         "" if away else size(node["disk_free"]),
         str(node["attempts"]),
@@ -220,7 +228,9 @@ def _with_proxies(
     )
 
 
-def _clock(offset_s: float) -> str:
+def _clock(offset_s: float | None) -> str:
+    if offset_s is None:
+        return "?"
     return f"{offset_s:+.1f} s" if abs(offset_s) >= OFFSET_SHOWN_S else "ok"
 
 

@@ -50,6 +50,16 @@ def safe_text(text: str) -> str:
     return safe(text.encode(errors="replace")).decode(errors="replace")
 
 
+def one_line(value: object) -> str:
+    """A word of others as a part of a line; `-` for one that is missing."""
+    return "-" if value is None else " ".join(safe_text(str(value)).split())
+
+
+def figure(value: float | None, form: str) -> str:
+    """A number in a format; `?` for what a broken node or another version made of it."""
+    return "?" if value is None else format(value, form)
+
+
 def coloured(text: str, colour: int, *, on: bool) -> str:
     return f"\x1b[{colour}m{text}\x1b[0m" if on else text
 

@@ -23,8 +23,6 @@ from quarterdeck.control.changes import Changes, node_of, node_topic
 from quarterdeck.control.heard import HeardOf
 from quarterdeck.control.lease import Leases
 from quarterdeck.core import liveness
-from quarterdeck.core.ids import TOKEN, check_name
-from quarterdeck.core.label import check_labels
 from quarterdeck.core.model import Attempt, Node
 from quarterdeck.core.reconcile import Beat, Watch, compare
 from quarterdeck.errors import Invalid, NotFound, Unavailable
@@ -36,6 +34,7 @@ from quarterdeck.store.base import Database
 from quarterdeck.telemetry import FactRejected, NodeCloned, NodeSession, Telemetry
 from quarterdeck.wire import subjects
 from quarterdeck.wire.agentless import AgentlessReport
+from quarterdeck.wire.beat import check_names, check_said
 from quarterdeck.wire.codec import decode, encode
 from quarterdeck.wire.run import BeatNow, Heartbeat, load_record
 
@@ -233,7 +232,8 @@ class Fleet:
                 raise Invalid("wrong_node", f"A beat of {beat.node!r} came on {message.subject}.")
             news = _brings_news(beat, self._nodes.get(beat.node))
             if news:
-                _check(beat)
+                check_names(beat)
+            check_said(beat)
         except Invalid as error:
             self._telemetry.emit(FactRejected(subject=message.subject, error=error.message))
             return
@@ -338,14 +338,6 @@ def _brings_news(beat: Heartbeat, known: Node | None) -> bool:
         and beat.name == known.own_name
         and beat.labels == known.labels
     )
-
-
-def _check(beat: Heartbeat) -> None:
-    """Raises Invalid for what no node may call itself."""
-    if TOKEN.fullmatch(beat.session) is None:
-        raise Invalid("session", f"{beat.session[:80]!r} names no session.")
-    check_name(beat.name)
-    check_labels(beat.labels)
 
 
 def with_decision(known: Node, read: Node) -> Node:
