@@ -30,9 +30,16 @@ FIELDS = {
     "label": ("labels",),
     "idempotent": ("retry",),
     **dict.fromkeys(RETRY_OPTIONS, ("retry",)),
+    **dict.fromkeys(("by", "max_cpu", "max_memory"), ("pick",)),
     "script": ("script_b64", "args", "title"),
     "command": ("argv", "args"),
 }
+OF_PARTS = {"retry", "idempotent", *RETRY_OPTIONS, "pick", "by", "max_cpu", "max_memory"} | {
+    "on_limit",
+    "on_timeout",
+}
+# a new value of these stands for itself, whatever the run had
+FIELD_OPTION = {"timeout_s": "timeout", "canary": "canary", "max_failures": "max_failures"}
 NOTHING = "true"
 
 
@@ -84,8 +91,14 @@ def retry(
 @with_server
 def _clone(server: Connection, run_id: str, preview: bool, **given: Any) -> None:
     """Run the order of RUN once more, changed by any option of `qd run`, or by another COMMAND."""
-    changes = _changes(click.get_current_context(), given)
+    fold = fold_by({**given, "preview": preview})
     path = f"/v1/runs/{quote(run_id)}/clone"
+    named = _named(click.get_current_context(), given)
+    before: dict[str, Any] = {}
+    if named & OF_PARTS:  # a part of what the run had is replaced, the rest of it stays
+        aim = {"target": given["target"]} if given["target"] else {}
+        before = server.post(f"{path}/preview", aim)["request"]
+    changes = _changes(named, given, before)
     if preview:
         print_json(server.post(f"{path}/preview", changes))
         return
@@ -93,7 +106,6 @@ def _clone(server: Connection, run_id: str, preview: bool, **given: Any) -> None
     if given["detach"]:
         _go_on(server, started, detach=True, as_json=given["as_json"])
         return
-    fold = fold_by(given)
     sys.exit(follow(server, started["id"], as_json=given["as_json"], may_cancel=True, fold=fold))
 
 
@@ -115,9 +127,9 @@ clone = click.command("clone")(_clone)
 clone.params = [*_options_of_clone(), *clone.params]
 
 
-def _changes(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a request that the words of the command line name."""
-    named = {
+def _named(ctx: click.Context, given: dict[str, Any]) -> set[str]:
+    """The options that the command line names, `command` when there is one."""
+    return {
         name
         for name in given
         if name not in OF_THE_SCREEN
@@ -127,8 +139,15 @@ def _changes(ctx: click.Context, given: dict[str, Any]) -> dict[str, Any]:
             else given[name]
         )
     }
+
+
+def _changes(named: set[str], given: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a request that the words of the command line name. `before` is the request of
+    the run that is cloned, when more than the words is needed."""
     fill = {} if named & {"command", "script"} else {"command": (NOTHING, "")}
-    body = order_body({**given, "target": given["target"] or "", **fill}) | plan_body(given)
+    kept = {name: value for name, value in before.items() if FIELD_OPTION.get(name) not in named}
+    body = order_body({**given, "target": given["target"] or "", **fill})
+    body |= plan_body(given, kept)
     wanted = {field for name in named for field in FIELDS.get(name, (name,))}
     return {field: value for field, value in body.items() if field in wanted}
 

@@ -74,6 +74,8 @@ def lock(name: str, command: tuple[str, ...], **given: Any) -> None:
     if given["list_it"]:
         _list_one(connect(**place), name, as_json=given["as_json"])
         return
+    if given["as_json"]:
+        raise Invalid("usage", "--json is for --list: a command prints what it prints.")
     if not command:
         raise Invalid("usage", "Give the command after --, or --list.")
     argv = (*SHELL, command[0]) if len(command) == 1 else command

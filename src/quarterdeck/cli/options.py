@@ -13,7 +13,7 @@ import click
 
 from quarterdeck.client.find import connect
 from quarterdeck.client.http import Connection
-from quarterdeck.errors import QuarterdeckError
+from quarterdeck.errors import Invalid, QuarterdeckError
 
 SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -126,6 +126,11 @@ def with_fold(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def fold_by(given: dict[str, Any]) -> str:
-    """`result` or `stdout`; empty when nothing is to be folded."""
+    """`result` or `stdout`; empty when nothing is to be folded. Raises Invalid beside words with
+    which no result is shown."""
     by: str | None = given["fold_by"]
-    return by or ("result" if given["fold"] else "")
+    found = by or ("result" if given["fold"] else "")
+    for name in ("detach", "preview"):
+        if found and given.get(name):
+            raise Invalid("fold", f"--fold groups what tasks wrote; --{name} shows none of it.")
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -85,7 +85,6 @@ OPTIONS = (
     click.option(
         "--retry",
         type=click.IntRange(0, 99),
-        default=0,
         help="Try a task that failed up to so many times more.",
     ),
     click.option("--retry-delay", type=Duration(), help="Wait before the first retry (1s)."),
@@ -103,9 +102,9 @@ OPTIONS = (
     ),
     click.option(
         "--pick",
-        type=click.IntRange(1),
+        type=click.IntRange(0),
         metavar="N",
-        help="Only N nodes of the target, chosen by --by.",
+        help="Only N nodes of the target, chosen by --by (0 in `qd clone`: all of them again).",
     ),
     click.option(
         "--by",
@@ -137,22 +136,28 @@ def with_plan(command: Callable[..., None]) -> Callable[..., None]:
     return made
 
 
-def plan_body(given: dict[str, Any]) -> dict[str, Any]:
-    """The part of the request's body that the options of a plan make. Raises Invalid."""
+def plan_body(given: dict[str, Any], before: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The part of the request's body that the options of a plan make. Raises Invalid.
+
+    `before` is the request of the run that is cloned: what is not given stays as it was there.
+    """
     if given["max_parallel"] is not None and given["max_parallel"].startswith("0"):
         amount = parse_amount(given["max_parallel"], "--max-parallel")
         if 0 in (amount.count, amount.percent):
             raise Invalid("amount", "--max-parallel: at least one task must be allowed at once.")
+    known = before or {}
+    _check_alone(given, known)
     body: dict[str, Any] = {
         "on_limit": given["on_limit"],
         "canary": given["canary"],
         "deadline_s": given["deadline"],
         "on_timeout": given["on_timeout"],
-        "retry": _retry(given),
+        "retry": _retry(given, known.get("retry") or {}),
         "labels": _labels(given["label"]),
         "priority": given["priority"],
     }
-    if (pick := _pick(given)) is not None:
+    pick = _pick(given, known.get("pick"), cloning=before is not None)
+    if pick is not None or given["pick"] == 0:
         body["pick"] = pick
     for name in ("max_parallel", "max_failures"):
         if given[name] is not None:
@@ -160,32 +165,61 @@ def plan_body(given: dict[str, Any]) -> dict[str, Any]:
     return body
 
 
-def _pick(given: dict[str, Any]) -> dict[str, Any] | None:
-    asked = {name: given[name] for name in ("max_cpu", "max_memory") if given[name]}
-    by = given["by"]
-    if given["pick"] is None:
-        if asked or by:
+def _check_alone(given: dict[str, Any], known: Mapping[str, Any]) -> None:
+    """Refuse words that mean something only beside others."""
+    if given["on_timeout"] == "alert" and not (given["timeout"] or known.get("timeout_s")):
+        raise Invalid("timeout", "--on-timeout alert needs a --timeout.")
+    limits = (given["canary"], given["max_failures"], known.get("canary"))
+    limited = any(limits) or known.get("max_failures") is not None
+    if given["on_limit"] == "stop" and not limited:
+        raise Invalid("on_limit", "--on-limit stop needs a limit: --max-failures or --canary.")
+
+
+def _pick(
+    given: dict[str, Any], before: Mapping[str, Any] | None, *, cloning: bool
+) -> dict[str, Any] | None:
+    limits = {name: given[name] for name in ("max_cpu", "max_memory") if given[name] is not None}
+    for name, limit in limits.items():
+        if not limit:
+            option = "--" + name.replace("_", "-")
+            raise Invalid("pick", f"{option} 0 would fit no node: say more than 0 percent.")
+    by, count = given["by"], given["pick"]
+    if count == 0 and not cloning:
+        raise Invalid("pick", "--pick 0 picks no node: leave it out to run on all of the target.")
+    known = dict(before or {}) if count != 0 else {}
+    if not count and not known:
+        if limits or by:
             raise Invalid("pick", "To pick nodes, say how many: for instance --pick 2.")
         return None
-    if by and by.startswith("label:") and by != "label:":
-        asked |= {"by": "label", "label": by.removeprefix("label:")}
-    elif by:
-        if by not in FIGURES:
-            known = ", ".join(FIGURES)
-            raise Invalid("pick", f"--by {by!r} is no figure: say {known} or label:KEY.")
-        asked["by"] = by
-    return {"count": given["pick"], **asked}
+    asked = {**known, **limits}
+    if count:
+        asked["count"] = count
+    return asked | (_figure(by) if by else {})
 
 
-def _retry(given: dict[str, Any]) -> dict[str, Any]:
-    asked = {name: given[option] for option, name in RETRY_OPTIONS.items() if given[option]}
-    if not given["retry"] and (asked or given["idempotent"]):
+def _figure(by: str) -> dict[str, str]:
+    """What `--by` compares. Raises Invalid."""
+    if by.startswith("label:") and by != "label:":
+        return {"by": "label", "label": by.removeprefix("label:")}
+    if by not in FIGURES:
+        known = ", ".join(FIGURES)
+        raise Invalid("pick", f"--by {by!r} is no figure: say {known} or label:KEY.")
+    return {"by": by, "label": ""}
+
+
+def _retry(given: dict[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    # a flag that is not given is False, a value None: a time of 0 is given
+    asked = {
+        name: given[option]
+        for option, name in RETRY_OPTIONS.items()
+        if given[option] is not None and given[option] is not False
+    }
+    if given["idempotent"]:
+        asked["idempotent"] = True
+    tries = before.get("attempts", 1) if given["retry"] is None else given["retry"] + 1
+    if tries == 1 and asked:
         raise Invalid("retry", "To try again, say how often: for instance --retry 3.")
-    if given["on_timeout"] == "alert" and not given["timeout"]:
-        raise Invalid("timeout", "--on-timeout alert needs a --timeout.")
-    if given["retry_delay"] is not None:
-        asked["delay_s"] = given["retry_delay"]
-    return {"attempts": given["retry"] + 1, "idempotent": given["idempotent"], **asked}
+    return {**before, **asked, "attempts": tries}
 
 
 def _labels(pairs: tuple[str, ...]) -> dict[str, str]:

@@ -78,19 +78,19 @@ def run(server: Connection, **given: Any) -> None:
 
     After `--` one word is text for /bin/sh, several words are a program and its arguments.
     """
+    as_json, fold = given["as_json"], fold_by(given)
     body = order_body(given) | plan_body(given)
     with aiming(given["target"]):
         if given["preview"]:
-            show_preview(server.post("/v1/runs/preview", body), as_json=given["as_json"])
+            show_preview(server.post("/v1/runs/preview", body), as_json=as_json)
             return
         started = post_once(server, "/v1/runs", body)
     if given["detach"]:
-        if given["as_json"]:
+        if as_json:
             print_json({"type": "run", "id": started["id"], "state": started["state"]})
         else:
             print(started["id"])
         return
-    as_json, fold = given["as_json"], fold_by(given)
     sys.exit(follow(server, started["id"], as_json=as_json, may_cancel=True, fold=fold))
 
 
