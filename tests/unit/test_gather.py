@@ -85,10 +85,17 @@ def test_what_runs_is_told_with_its_last_words_until_it_ends() -> None:
     found = Gathering()
     found.began("t-web-1", "web-1")
     feed(found, "web-2", "stdout", 0, b"x" * 10_000)
-    assert found.running() == {"web-1": b"", "web-2": b"x" * LAST_BYTES}
+    assert found.running() == [("web-1", b""), ("web-2", b"x" * LAST_BYTES)]
     end(found, "web-1", 0)
     found.began("t-web-1", "web-1")
-    assert list(found.running()) == ["web-2"]
+    assert [node for node, _ in found.running()] == ["web-2"]
+
+
+def test_two_tasks_on_nodes_of_one_name_are_two() -> None:
+    found = Gathering()
+    found.began("a", "web-1")
+    found.began("b", "web-1")
+    assert [node for node, _ in found.running()] == ["web-1", "web-1"]
 
 
 def test_samples_are_bounded_and_say_when_something_is_missing() -> None:

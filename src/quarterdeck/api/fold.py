@@ -13,7 +13,7 @@ from quarterdeck.api.body import Body
 from quarterdeck.control.fold import compared, folded
 from quarterdeck.control.main import Server
 from quarterdeck.control.ready import Stage
-from quarterdeck.core.fold import Group, StreamSum, abbreviated
+from quarterdeck.core.fold import NOT_PLACED, Group, StreamSum, abbreviated
 
 By = Literal["result", "stdout"]
 
@@ -25,7 +25,8 @@ class SumBody(Body, frozen=True, kw_only=True):
 
 class GroupBody(Body, frozen=True, kw_only=True):
     """Tasks with the same outcome, exit code, signal and output. `nodes` is their names in short,
-    `sample` the task whose output stands for all, `sample_output` where it can be read."""
+    `sample` the task whose output stands for all, `sample_output` where it can be read; empty when
+    that task never got a node."""
 
     id: str
     count: int
@@ -76,7 +77,7 @@ async def fold_run(
         outcome=found.run.outcome.value if found.run.outcome else None,
         total=found.run.counts.total,
         open=len(found.open),
-        open_nodes=abbreviated(task.node_name for task in found.open),
+        open_nodes=abbreviated(task.node_name or NOT_PLACED for task in found.open),
         groups=tuple(_group_body(found.run.id, group) for group in found.groups),
     )
 
@@ -104,6 +105,7 @@ async def diff_groups(
 
 def _group_body(run: str, group: Group) -> GroupBody:
     sample = group.sample
+    path = f"/v1/runs/{run}/output?node={sample.node_id}"
     return GroupBody(
         id=group.id,
         count=group.count,
@@ -115,7 +117,7 @@ def _group_body(run: str, group: Group) -> GroupBody:
         stderr=_sum_body(sample.stderr),
         sample=sample.task,
         sample_node=sample.node,
-        sample_output=f"/v1/runs/{run}/output?node={sample.node_id}",
+        sample_output=path if sample.node_id else "",
         tasks=tuple(result.task for result in group.results),
     )
 

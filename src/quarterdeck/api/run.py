@@ -34,6 +34,7 @@ from quarterdeck.control.main import Server
 from quarterdeck.control.ready import Stage
 from quarterdeck.control.run import NewRun
 from quarterdeck.control.watch import Cursor
+from quarterdeck.core.fold import NOT_PLACED
 from quarterdeck.core.model import Attempt, Run
 from quarterdeck.core.states import RunState
 from quarterdeck.errors import Conflict, Invalid, NotFound
@@ -187,7 +188,7 @@ async def follow_run(
 async def read_output(
     run_id: FromPath[str],
     server: NamedDependency[Server],
-    node: Annotated[str | None, QueryParameter(max_length=255)] = None,
+    node: Annotated[str | None, QueryParameter(min_length=1, max_length=255)] = None,
     stream: FromQuery[Literal["stdout", "stderr"]] = "stdout",
     offset: Annotated[int, QueryParameter(ge=0)] = 0,
     length: Annotated[int | None, QueryParameter(ge=0)] = None,
@@ -227,14 +228,15 @@ async def _attempt(server: Server, run_id: str, node: str | None) -> Attempt:
     run, tasks, attempts = await server.runs.detail(run_id)
     found = [t for t in tasks if node is None or node in (t.node_name, t.node)]
     if not found:
-        names = ", ".join(sorted({t.node_name for t in tasks})[:8])
+        names = ", ".join(sorted({t.node_name or NOT_PLACED for t in tasks})[:8])
         raise NotFound("task_not_found", f"Run {run.id} has no task on {node!r}; it has: {names}.")
     if len(found) > 1:
         what = "several nodes" if node is None else f"several nodes named {node!r}"
         raise Conflict("ambiguous_node", f"Run {run.id} went to {what}: say which by id.")
     tries = [attempt for attempt in attempts if attempt.task == found[0].id]
     if not tries:
-        raise NotFound("no_output", f"The task on {found[0].node_name} has not begun: no output.")
+        where = found[0].node_name or NOT_PLACED
+        raise NotFound("no_output", f"The task on {where} has not begun: no output.")
     return max(tries, key=lambda attempt: attempt.number)
 
 

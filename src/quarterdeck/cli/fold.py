@@ -18,7 +18,7 @@ from typing import Any, Protocol, TextIO
 from quarterdeck.cli.render import coloured, print_json
 from quarterdeck.cli.run import output_bytes, say_dropped
 from quarterdeck.client.http import Connection, quote
-from quarterdeck.core.fold import Group, abbreviated, difference, lines_of, natural
+from quarterdeck.core.fold import NOT_PLACED, Group, abbreviated, difference, lines_of, natural
 from quarterdeck.core.gather import KEEP_BYTES, STREAMS, Gathering, Sample
 from quarterdeck.errors import QuarterdeckError
 
@@ -147,7 +147,9 @@ class Report:
         """Take the groups from an answer of the server."""
         self._loaded = found["groups"]
         for group in found["groups"]:
-            self._samples[group["id"]] = self._fetched(group["sample_output"])
+            wrote = any(group[stream]["bytes"] for stream in STREAMS)
+            fetched = self._fetched(group["sample_output"]) if wrote else Sample()
+            self._samples[group["id"]] = fetched
 
     def groups(self) -> list[dict[str, Any]]:
         """The groups in their order, as the API describes them."""
@@ -192,10 +194,11 @@ class Report:
                 break
             lines += [self._head(group, width), *body[:space]]
         if running:
-            lines.append(_cut(f"{len(running)} running: {abbreviated(running)}", width, (CYAN,)))
-            told = sorted((node for node, last in running.items() if last.strip()), key=natural)
-            for node in told[: max(0, min(3, height - len(lines)))]:
-                said = lines_of(running[node].rstrip(b"\n") + b"\n")[-1]
+            nodes = abbreviated(node or NOT_PLACED for node, _ in running)
+            lines.append(_cut(f"{len(running)} running: {nodes}", width, (CYAN,)))
+            told = sorted((one for one in running if one[1].strip()), key=lambda o: natural(o[0]))
+            for node, last in told[: max(0, min(3, height - len(lines)))]:
+                said = lines_of(last.rstrip(b"\n") + b"\n")[-1]
                 lines.append(_cut(f"  {node} | {said}", width, (DIM,)))
         return lines[:height]
 

@@ -42,9 +42,10 @@ def logs(server: Connection, run_id: str, **given: Any) -> None:
         show_fold(server, run_id, by=fold, as_json=as_json)
         return
     run = server.get(f"/v1/runs/{quote(run_id)}")
-    tasks = [t for t in run["tasks"] if given["node"] in (None, t["node"], t["node_id"])]
-    if not tasks:
-        names = ", ".join(sorted({t["node"] for t in run["tasks"]})[:8])
+    placed = [t for t in run["tasks"] if t["node_id"]]  # of a pick: the others wrote nothing
+    tasks = [t for t in placed if given["node"] in (None, t["node"], t["node_id"])]
+    if not tasks and (placed or given["raw"] or given["node"] is not None):
+        names = ", ".join(sorted({t["node"] for t in placed})[:8]) or "none on a node"
         raise NotFound("task_not_found", f"Run {run['id']} has no task there; it has: {names}.")
     streams = [given["stream"]] if given["stream"] else list(STREAMS)
     if given["raw"]:

@@ -10,6 +10,7 @@ import click
 from quarterdeck.cli.options import signal_name, with_server
 from quarterdeck.cli.render import ago, ending, one_line, print_json, say, size, table, took, until
 from quarterdeck.client.http import Connection, quote
+from quarterdeck.core.fold import NOT_PLACED
 
 STATES = ("pending", "running", "stopping", "ended")
 
@@ -176,7 +177,7 @@ def _task_row(task: dict[str, Any], node: dict[str, Any] | None) -> tuple[str, .
     if attempt.get("survivors"):
         note = f"{attempt['survivors']} processes were left. {note}"
     return (
-        task["node"] or "(not placed)",
+        task["node"] or NOT_PLACED,
         ending({**task, "exit_code": None, "signal": attempt.get("signal")})
         if task["state"] == "ended"
         else attempt.get("state", task["state"]),

@@ -17,6 +17,7 @@ from quarterdeck.cli.plan import plan_body, with_plan
 from quarterdeck.cli.preview import show_preview
 from quarterdeck.cli.render import Printer, ending, print_json, say, size, table, until
 from quarterdeck.client.http import Connection, Event, quote
+from quarterdeck.core.fold import NOT_PLACED
 from quarterdeck.errors import Conflict, QuarterdeckError, Unavailable, error_for_status
 
 RETRY_S = 0.25
@@ -237,6 +238,7 @@ class _TextView:
         self._nodes = 0
         self._again: set[str] = set()
         self._offsets: dict[tuple[str, str], int] = {}
+        self._ran_on: dict[str, str] = {}  # by task: it may have moved on, or wait for a node
 
     def show(self, event: dict[str, Any]) -> None:
         self._codes.note(event)
@@ -251,6 +253,8 @@ class _TextView:
                 self._ended[event["task"]] = event
             case "task" if event["state"] == "retrying":
                 self._retrying(event)
+            case "task" if event["node"]:
+                self._ran_on[event["task"]] = event["node"]
             case "ended":
                 self._summary(event)
 
@@ -264,13 +268,15 @@ class _TextView:
         if event["attempt"] in self._again:
             return
         self._again.add(event["attempt"])
-        self._printer.ended(event["node"], event["task"])
+        node = self._ran_on.pop(event["task"], event["node"]) or NOT_PLACED
+        self._printer.ended(node, event["task"])
         number = int(event["attempt"].rpartition("-")[2])
         when = until(event["not_before"])
-        say(f"qd: {event['node']}: attempt {number - 1} failed; attempt {number} {when}.")
+        say(f"qd: {node}: attempt {number - 1} failed; attempt {number} {when}.")
 
     def _output(self, event: dict[str, Any]) -> None:
         data = output_bytes(event)
+        self._ran_on[event["task"]] = event["node"]
         key = (event["attempt"], event["stream"])
         known = self._offsets.get(key, 0)
         fresh = data[max(0, known - event["offset"]) :]
@@ -284,12 +290,12 @@ class _TextView:
         if self._nodes == 1:
             task = next(iter(self._ended.values()), None)
             if task is not None and task["outcome"] != "succeeded":
-                say(f"qd: {task['node']}: {ending(task)}{_because(task)}")
+                say(f"qd: {task['node'] or NOT_PLACED}: {ending(task)}{_because(task)}")
             return
         say("")
         few = self._nodes <= TASKS_SHOWN
         rows = [
-            (task["node"], ending(task), task["reason"] or task["error"] or "")
+            (task["node"] or NOT_PLACED, ending(task), task["reason"] or task["error"] or "")
             for task in sorted(self._ended.values(), key=lambda task: str(task["node"]))
             if few or task["outcome"] != "succeeded"
         ]

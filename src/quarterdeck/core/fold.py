@@ -25,6 +25,7 @@ MAX_DIFF_LINES = 400
 MAX_LINE = 400
 CONTEXT = 2
 NameKey = tuple[tuple[str, int, str], ...]
+NOT_PLACED = "(not placed)"  # of a pick's task that never got a node
 NO_LINE_END = " (no line end)"
 HUNK = re.compile(r"@@ -(\d+)(,\d+)? \+(\d+)(,\d+)? @@")
 DIGITS = re.compile(r"([0-9]+)")
@@ -67,7 +68,7 @@ class Group(Record, frozen=True, kw_only=True):
     @property
     def nodes(self) -> str:
         """The names, abbreviated."""
-        return abbreviated(result.node for result in self.results)
+        return abbreviated(result.node or NOT_PLACED for result in self.results)
 
 
 def group_id(result: Result, *, by_stdout: bool = False) -> str:

@@ -122,6 +122,6 @@ class Gathering:
         """The groups of what has ended, in their order."""
         return grouped(self.results.values(), by_stdout=self.by_stdout)
 
-    def running(self) -> dict[str, bytes]:
-        """The last bytes of each task that has not ended, by node."""
-        return {known.node: known.last for known in self._tasks.values()}
+    def running(self) -> list[tuple[str, bytes]]:
+        """Of each task that has not ended its node and its last bytes."""
+        return [(known.node, known.last) for known in self._tasks.values()]
