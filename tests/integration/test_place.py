@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from quarterdeck.control.changes import run_topic
+from quarterdeck.control.again import Retry as Again
+from quarterdeck.control.again import retry as again
+from quarterdeck.control.changes import end_topic, run_topic
 from quarterdeck.control.main import Server
 from quarterdeck.control.run import NewRun
-from quarterdeck.core.model import Order, Pick, PickBy, Plan, Retry, Task
-from quarterdeck.core.states import Outcome, TaskState
+from quarterdeck.core.model import Amount, Order, Pick, PickBy, Plan, Retry, Task
+from quarterdeck.core.states import Outcome, RunState, TaskState
 from quarterdeck.errors import Invalid
 from quarterdeck.telemetry import NodeSession
 from quarterdeck.wire import subjects
@@ -81,6 +83,18 @@ class Fleet:
     async def next(self) -> tuple[str, str]:
         """The name of the node that has begun something, and the attempt."""
         return await asyncio.wait_for(self.begun.get(), 20)
+
+    async def again(self, run: str) -> str:
+        return (await again(self.server.runs, run, Again(created_by="test", namespace="d"))).id
+
+    async def nodes_of(self, run: str) -> set[str]:
+        return {task.node_name for task in (await self.server.runs.detail(run))[1]}
+
+    async def ended(self, run: str) -> None:
+        async with asyncio.timeout(20):
+            with self.server.changes.watch(end_topic(run)) as poke:
+                while (await self.server.runs.get(run)).state is not RunState.ENDED:
+                    await poke.wait(1.0)
 
     async def task(self, run: str) -> Task:
         return (await self.server.runs.detail(run))[1][0]
@@ -200,3 +214,36 @@ async def test_a_pick_that_no_node_is_left_for_ends_after_its_time_to_live(fleet
     detail, tasks, _ = await fleet.server.runs.detail(run)
     assert detail.outcome is Outcome.FAILED
     assert sorted(str(task.outcome) for task in tasks) == ["failed", "succeeded", "succeeded"]
+
+
+async def test_a_retry_of_a_pick_goes_to_the_nodes_that_failed_and_to_no_other(
+    fleet: Fleet,
+) -> None:
+    run = await fleet.order(Pick(count=2, by=PickBy.FEWEST_TASKS))
+    (good, one), (bad, two) = await fleet.next(), await fleet.next()
+    await fleet.nodes[good].end(one)
+    await fleet.nodes[bad].end(two, code=1)
+    await fleet.ended(run)
+    later = await fleet.again(run)
+    assert await fleet.nodes_of(later) == {bad}
+    assert await fleet.next() == (bad, f"{later}-0-1")
+    assert fleet.begun.empty()
+
+
+async def test_a_retry_places_what_never_got_a_node_beside_the_nodes_that_failed(
+    fleet: Fleet,
+) -> None:
+    both = Pick(count=2, by=PickBy.FEWEST_TASKS)
+    run = await fleet.order(both, max_parallel=Amount(count=1), max_failures=Amount(count=0))
+    name, attempt = await fleet.next()
+    await fleet.nodes[name].end(attempt, code=1)
+    await fleet.ended(run)
+    assert await fleet.nodes_of(run) == {name, ""}
+    later = await fleet.again(run)
+    assert await fleet.next() == (name, f"{later}-0-1")
+    await fleet.nodes[name].end(f"{later}-0-1")
+    other, placed = await fleet.next()
+    assert placed == f"{later}-1-1" and other != name
+    await fleet.nodes[other].end(placed)
+    await fleet.ended(later)
+    assert (await fleet.server.runs.get(later)).outcome is Outcome.SUCCEEDED

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from quarterdeck.control.run import NewRun, Runs
-from quarterdeck.core.model import Run
+from quarterdeck.core.model import Attempt, Run, Task
 from quarterdeck.core.states import Outcome, RunState
 from quarterdeck.errors import Conflict
 
@@ -22,10 +24,11 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
 async def retry(runs: Runs, run_id: str, wish: Retry) -> Run:
     """A new run of the same order on the nodes where it did not succeed.
 
+    Of a pick these are the nodes it had chosen; tasks that never got a node are placed now.
     Raises NotFound, and Conflict for a run that goes on, that failed nowhere, or whose nodes were
     removed.
     """
-    run, tasks, _ = await runs.detail(run_id)
+    run, tasks, attempts = await runs.detail(run_id)
     if run.state is not RunState.ENDED:
         raise Conflict(
             "run_not_ended",
@@ -39,6 +42,10 @@ async def retry(runs: Runs, run_id: str, wish: Retry) -> Run:
             f"Every task of run {run.id} succeeded: to run them all again use `qd retry --all`.",
         )
     _, order = await runs.order(run.id)
+    plan = run.plan
+    if plan.pick is not None:  # it counts the tasks of its run
+        pick = msgspec.structs.replace(plan.pick, count=len(chosen))
+        plan = msgspec.structs.replace(plan, pick=pick)
     return await runs.create(
         NewRun(
             target=run.target,
@@ -46,11 +53,21 @@ async def retry(runs: Runs, run_id: str, wish: Retry) -> Run:
             title=run.title,
             created_by=wish.created_by,
             namespace=wish.namespace,
-            plan=run.plan,
+            plan=plan,
             labels=run.labels,
             key=wish.key,
             origin="retry",
             parent=run.id,
-            nodes=tuple(task.node for task in chosen),
+            nodes=_aims(chosen, attempts),
         )
     )
+
+
+def _aims(tasks: Iterable[Task], attempts: Iterable[Attempt]) -> tuple[str, ...]:
+    """The nodes that tasks went to at first, each once: where a later try went is no aim."""
+    first: dict[str, str] = {}
+    for attempt in sorted(attempts, key=lambda attempt: attempt.number):
+        if attempt.node:
+            first.setdefault(attempt.task, attempt.node)
+    nodes = (first.get(task.id, task.node) for task in tasks)
+    return tuple(dict.fromkeys(node for node in nodes if node))

@@ -22,7 +22,7 @@ from quarterdeck.core import liveness
 from quarterdeck.core import run as machine
 from quarterdeck.core.ids import task_id
 from quarterdeck.core.label import effective
-from quarterdeck.core.model import Attempt, Counts, Node, Order, Pick, PickBy, Plan, Run, Task
+from quarterdeck.core.model import Attempt, Counts, Node, Order, PickBy, Plan, Run, Task
 from quarterdeck.core.place import has_number
 from quarterdeck.core.states import NodeState, RunState
 from quarterdeck.core.target import resolved, suggest
@@ -41,7 +41,8 @@ AT_ONCE = 100
 
 class NewRun(msgspec.Struct, frozen=True, kw_only=True):
     """What a caller asks for. A run made from another names it as `parent`; with `nodes` (ids) it
-    goes to these, not to what the target hits now."""
+    goes to these, not to what the target hits now; of a pick they are a part of its count, and only
+    the rest is chosen."""
 
     target: str
     order: Order
@@ -249,7 +250,10 @@ class Runs:
         """The run with its tasks, and attempts for those of the first window."""
         now, steady = self._clock.now(), self._steady.now()
         id = self._new_id()
-        tasks = _tasks(id, nodes, now) if new.plan.pick is None else _unplaced(id, new.plan.pick)
+        pick = new.plan.pick
+        tasks = _tasks(id, nodes, now) if pick is None or new.nodes else []
+        if pick is not None:
+            tasks += _unplaced(id, len(tasks), pick.count)
         deadline_s = new.plan.deadline_s
         run = Run(
             id=id,
@@ -309,9 +313,9 @@ def _tasks(run: str, nodes: list[Node], now: datetime) -> list[Task]:
     ]
 
 
-def _unplaced(run: str, pick: Pick) -> list[Task]:
-    """The tasks of a pick: their nodes are chosen when they start (control/place.py)."""
+def _unplaced(run: str, first: int, end: int) -> list[Task]:
+    """Tasks of a pick: their nodes are chosen when they start (control/place.py)."""
     return [
         Task(id=task_id(run, at), run=run, position=at, node=UNPLACED, node_name="")
-        for at in range(pick.count)
+        for at in range(first, end)
     ]
