@@ -117,3 +117,8 @@ def test_a_clone_changes_a_part_of_the_pick_or_takes_it_off(
 
 def test_what_a_clone_is_not_told_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cloned(monkeypatch, "--title", "again") == {"title": "again"}
+
+
+def test_an_empty_target_of_a_clone_is_not_every_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Invalid, match="target is empty"):
+        cloned(monkeypatch, "-t", "")

@@ -146,7 +146,8 @@ def _changes(named: set[str], given: dict[str, Any], before: dict[str, Any]) -> 
     the run that is cloned, when more than the words is needed."""
     fill = {} if named & {"command", "script"} else {"command": (NOTHING, "")}
     kept = {name: value for name, value in before.items() if FIELD_OPTION.get(name) not in named}
-    body = order_body({**given, "target": given["target"] or "", **fill})
+    target = given["target"] if "target" in named else "all"  # none is sent then
+    body = order_body({**given, "target": target, **fill})
     body |= plan_body(given, kept)
     wanted = {field for name in named for field in FIELDS.get(name, (name,))}
     return {field: value for field, value in body.items() if field in wanted}

@@ -254,6 +254,12 @@ def ending(task: dict[str, Any]) -> str:
     return outcome
 
 
+def because(task: dict[str, Any]) -> str:
+    """Why a task ended so, in brackets; empty when nobody knows."""
+    text = task.get("reason") or task.get("error")
+    return f" ({text})" if text else ""
+
+
 def _style(cell: str) -> str:
     word = cell.partition(",")[0]
     colours = {

@@ -15,7 +15,7 @@ from quarterdeck.cli.options import Duration, Size, aiming, fold_by, with_fold, 
 from quarterdeck.cli.order import order_body
 from quarterdeck.cli.plan import plan_body, with_plan
 from quarterdeck.cli.preview import show_preview
-from quarterdeck.cli.render import Printer, ending, print_json, say, size, table, until
+from quarterdeck.cli.render import Printer, because, ending, print_json, say, size, table, until
 from quarterdeck.client.http import Connection, Event, quote
 from quarterdeck.core.fold import NOT_PLACED
 from quarterdeck.errors import Conflict, QuarterdeckError, Unavailable, error_for_status
@@ -290,7 +290,7 @@ class _TextView:
         if self._nodes == 1:
             task = next(iter(self._ended.values()), None)
             if task is not None and task["outcome"] != "succeeded":
-                say(f"qd: {task['node'] or NOT_PLACED}: {ending(task)}{_because(task)}")
+                say(f"qd: {task['node'] or NOT_PLACED}: {ending(task)}{because(task)}")
             return
         say("")
         few = self._nodes <= TASKS_SHOWN
@@ -362,11 +362,6 @@ def output_bytes(event: dict[str, Any]) -> bytes:
     if (text := event.get("data")) is not None:
         return str(text).encode()
     return base64.b64decode(event.get("data_b64") or "")
-
-
-def _because(task: dict[str, Any]) -> str:
-    text = task.get("reason") or task.get("error")
-    return f" ({text})" if text else ""
 
 
 def _cancel(server: Connection, run_id: str) -> None:

@@ -22,7 +22,7 @@ from quarterdeck.core import liveness
 from quarterdeck.core import run as machine
 from quarterdeck.core.ids import task_id
 from quarterdeck.core.label import effective
-from quarterdeck.core.model import Attempt, Counts, Node, Order, PickBy, Plan, Run, Task
+from quarterdeck.core.model import Attempt, Counts, Node, Order, Pick, PickBy, Plan, Run, Task
 from quarterdeck.core.place import has_number
 from quarterdeck.core.states import NodeState, RunState
 from quarterdeck.core.target import resolved, suggest
