@@ -13,11 +13,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from quarterdeck.control.again import Retry, left_out, retry
 from quarterdeck.control.changes import run_topic
 from quarterdeck.core import attempt as machine
 from quarterdeck.core.model import Snapshot
 from quarterdeck.core.states import AttemptState, Outcome, Phase
-from quarterdeck.errors import Denied, NotFound
+from quarterdeck.errors import Conflict, Denied, NotFound
 from quarterdeck.store import node as node_store
 from quarterdeck.telemetry import FactsTaken, LogSealed, NodeSession, RunEnded
 from quarterdeck.wire import subjects
@@ -199,3 +200,35 @@ async def test_the_word_of_a_removed_node_does_not_count_before_its_attempts_wer
         await server.database.write(partial(node_store.remove, node_id=node.id, now=now))
         await server._ingest.apply([(attempt, node.id, machine.Reported(snapshot=word))])
         assert (await ears.until(RunEnded)).outcome == Outcome.LOST.value
+
+
+async def test_a_retry_goes_to_the_nodes_that_are_left_and_names_the_removed_one(
+    place: Harbour,
+) -> None:
+    async with serving(place) as (server, ears):
+        bad, good = HandNode(place, server, "bad"), HandNode(place, server, "good")
+        for node in (bad, good):
+            node.answer = failing
+            await node.join()
+        await ears.until(NodeSession, 2)
+        run = await order(server, "all")
+        await ears.until(RunEnded)
+        await server.removals.remove("bad", by="test")
+        await place.error("link of bad: link to the fabric lost")
+        wish = Retry(created_by="test", namespace="default")
+        again = await retry(server.runs, run, wish)
+        assert await left_out(server.runs, run, wish) == ("bad",)
+        _, tasks, _ = await server.runs.detail(again.id)
+        assert [task.node_name for task in tasks] == ["good"]
+        await ears.until(RunEnded, 2)
+        await server.removals.remove("good", by="test")
+        await place.error("link of good: link to the fabric lost")
+        with pytest.raises(Conflict, match="`qd clone RUN -t TARGET`"):
+            await retry(server.runs, run, wish)
+        for node in (bad, good):
+            await node.fabric.stop()
+
+
+def failing(orders: Orders) -> tuple[AttemptSnapshot, ...]:
+    end = {"revision": 9, "phase": "ended", "exit_code": 1, "ended_at": 2.0, "cached": True}
+    return tuple(msgspec.structs.replace(word, **end) for word in running(orders))

@@ -17,7 +17,7 @@ from quarterdeck.api.body import Body, Request
 from quarterdeck.api.plan import RetryRequest, plan_body
 from quarterdeck.api.run import new_run
 from quarterdeck.api.schema import PtyRequest, RunBody, RunRequest, order_of, run_body
-from quarterdeck.control.again import Retry, retry
+from quarterdeck.control.again import Retry, left_out, retry
 from quarterdeck.control.main import Server
 from quarterdeck.control.requests import WantedSignal
 from quarterdeck.core.model import Order, Plan, Run
@@ -45,6 +45,12 @@ class SignalAnswer(Body, frozen=True, kw_only=True):
     id: str
     signal: int
     nodes: tuple[str, ...]
+
+
+class AgainBody(RunBody, frozen=True, kw_only=True):
+    """The new run; `left_out` are the nodes that it does not go to since they were removed."""
+
+    left_out: tuple[str, ...]
 
 
 class AgainRequest(Request, frozen=True, kw_only=True):
@@ -112,7 +118,7 @@ async def retry_run(
     request: Api,
     server: NamedDependency[Server],
     idempotency_key: Key = None,
-) -> RunBody:
+) -> AgainBody:
     """Start the same order again on the nodes where it did not succeed."""
     wish = Retry(
         created_by=request.auth.id,
@@ -120,7 +126,9 @@ async def retry_run(
         key=f"{request.auth.id}:{idempotency_key}" if idempotency_key else None,
         everything=data.all,
     )
-    return run_body(await retry(server.runs, run_id, wish))
+    body = run_body(await retry(server.runs, run_id, wish))
+    missing = await left_out(server.runs, run_id, wish)
+    return AgainBody(**msgspec.structs.asdict(body), left_out=missing)
 
 
 @post("/runs/{run_id:str}/clone")

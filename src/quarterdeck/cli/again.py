@@ -85,6 +85,8 @@ def retry(
     if failed and everything:
         raise click.UsageError("--failed and --all exclude each other.")
     started = post_once(server, f"/v1/runs/{quote(run_id)}/retry", {"all": everything})
+    if started["left_out"]:
+        say(f"qd: left out, since removed: {', '.join(started['left_out'])}")
     _go_on(server, started, detach=detach, as_json=as_json)
 
 

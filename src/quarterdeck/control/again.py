@@ -21,6 +21,13 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
     everything: bool = False
 
 
+async def left_out(runs: Runs, run_id: str, wish: Retry) -> tuple[str, ...]:
+    """The names of nodes that a retry of this run does not go to since they were removed."""
+    _, tasks, _ = await runs.detail(run_id)
+    meant = [t for t in tasks if wish.everything or t.outcome is not Outcome.SUCCEEDED]
+    return tuple(t.node_name for t in meant if t.node and not runs.is_enrolled(t.node))
+
+
 async def retry(runs: Runs, run_id: str, wish: Retry) -> Run:
     """A new run of the same order on the nodes where it did not succeed.
 

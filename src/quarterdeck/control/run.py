@@ -123,7 +123,7 @@ class Runs:
         if full:
             raise Unavailable("disk_full", full)
         if new.nodes:
-            return [self._enrolled(node) for node in new.nodes]
+            return self._enrolled(new.nodes)
         now, every = self._clock.now(), self._fleet.every()
         hits = resolved(new.target, every, now)
         if not hits.nodes and not new.allow_empty:
@@ -136,18 +136,27 @@ class Runs:
         check_pick(new.plan.pick, new.target, hits.nodes)
         return list(hits.nodes)
 
-    def _enrolled(self, node_id: str) -> Node:
+    def is_enrolled(self, node_id: str) -> bool:
+        """Whether a node belongs to the fleet now."""
+        return self._find(node_id) is not None
+
+    def _find(self, node_id: str) -> Node | None:
         try:
             node = self._fleet.get(node_id)
         except NotFound:
-            node = None
-        if node is None or node.removed:
+            return None
+        return None if node.removed else node
+
+    def _enrolled(self, ids: Sequence[str]) -> list[Node]:
+        """Those that belong to the fleet. Raises Conflict when none does."""
+        found = [node for node in map(self._find, ids) if node is not None]
+        if not found:
             raise Conflict(
                 "node_removed",
-                f"Node {node_id if node is None else node.name} is not enrolled any more: use "
+                "None of the nodes that this would go to is enrolled any more: use "
                 "`qd clone RUN -t TARGET` to say where the order is to go.",
             )
-        return node
+        return found
 
     async def order(self, run_id: str) -> tuple[Run, Order]:
         """A run with its order. Raises NotFound."""
