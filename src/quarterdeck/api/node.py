@@ -102,7 +102,7 @@ class RenameRequest(Request, frozen=True, kw_only=True):
 async def list_nodes(
     server: NamedDependency[Server],
     target: Annotated[str | None, QueryParameter(min_length=1, max_length=MAX_LENGTH)] = None,
-    limit: Annotated[int | None, QueryParameter(ge=1, le=MOST_NODES)] = None,
+    limit: Annotated[int, QueryParameter(ge=1, le=MOST_NODES)] = MOST_NODES,
     after: Annotated[str | None, QueryParameter(min_length=1, max_length=MAX_AFTER)] = None,
 ) -> NodeList:
     """Every node of the fleet with its state and figures, by name; with `target` those it hits.
@@ -117,7 +117,7 @@ async def list_nodes(
     if after is not None:
         name, _, id = after.partition(" ")
         found = tuple(node for node in found if (node.name, node.id) > (name, id))
-    page = found if limit is None else found[:limit]
+    page = found[:limit]
     more = len(page) < len(found)
     return NodeList(
         items=tuple(node_body(server, node) for node in page),

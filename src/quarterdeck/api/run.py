@@ -44,6 +44,8 @@ from quarterdeck.store.run import RunFilter
 MAX_WAIT_S = 60.0
 SECONDS = r"^[0-9]{1,6}(\.[0-9]{1,3})?s?$"
 LABEL = r"^[A-Za-z0-9_./-]{1,63}=.{0,255}$"
+TO_THE_END = 1 << 62
+ALL_LINES = -1
 LOOK_AGAIN_S = 1.0
 NO_BUFFERING = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
@@ -137,17 +139,18 @@ async def show_run(
 async def cancel_run(
     run_id: FromPath[str],
     server: NamedDependency[Server],
-    nth: Annotated[int | None, QueryParameter(ge=1, le=1000)] = None,
+    nth: Annotated[int, QueryParameter(ge=0, le=1000)] = 0,
     node: Annotated[str | None, QueryParameter(min_length=1, max_length=255)] = None,
 ) -> RunBody:
     """Ask the run to stop: TERM to every process tree, KILL after the grace or when asked again.
 
-    `?nth=1` makes a repeat harmless: it asks only when the run was asked fewer times before.
+    `?nth=1` makes a repeat harmless: it asks only when the run was asked fewer times before;
+    0 asks in any case.
     `?node=` (a name or id) asks it of the task there alone.
     """
     if node is not None:
-        return run_body(await server.requests.cancel(run_id, node, nth=nth))
-    return run_body(await server.runs.cancel(run_id, nth=nth))
+        return run_body(await server.requests.cancel(run_id, node, nth=nth or None))
+    return run_body(await server.runs.cancel(run_id, nth=nth or None))
 
 
 @get("/runs/{run_id:str}/events", opt={NEEDS: Stage.WHOLE}, media_type="text/event-stream")
@@ -191,15 +194,16 @@ async def read_output(
     node: Annotated[str | None, QueryParameter(min_length=1, max_length=255)] = None,
     stream: FromQuery[Literal["stdout", "stderr"]] = "stdout",
     offset: Annotated[int, QueryParameter(ge=0)] = 0,
-    length: Annotated[int | None, QueryParameter(ge=0)] = None,
-    lines: Annotated[int | None, QueryParameter(ge=0, le=10_000_000)] = None,
+    length: Annotated[int, QueryParameter(ge=0, le=TO_THE_END)] = TO_THE_END,
+    lines: Annotated[int, QueryParameter(ge=ALL_LINES, le=10_000_000)] = ALL_LINES,
 ) -> Stream:
-    """The exact bytes of one stream of one task: a range of bytes, or the last `lines` lines."""
+    """The exact bytes of one stream of one task: a range of bytes, or the last `lines` lines (-1:
+    all)."""
     attempt = await _attempt(server, run_id, node)
     size = await server.output.size(attempt, stream)
-    if lines is not None:
+    if lines != ALL_LINES:
         offset = await server.output.last_lines(attempt, stream, lines)
-    end = size if length is None else min(size, offset + length)
+    end = min(size, offset + length)
     headers = {**NO_BUFFERING, "Content-Length": str(max(0, end - offset))}
     pieces = server.output.pieces(attempt, stream, offset, end)
     return Stream(_content(pieces), media_type="application/octet-stream", headers=headers)

@@ -1,4 +1,4 @@
-"""The fleet: `qd nodes`, and what is decided about a node: `qd node show|label|rename|...`."""
+"""The fleet: `qd nodes`, and `qd node` with what is decided about one of them."""
 
 from __future__ import annotations
 

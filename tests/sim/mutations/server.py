@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import update
 
-from quarterdeck.control import dispatch, observe, seal, watch
+from quarterdeck.control import dispatch, observe, offers, seal, watch
 from quarterdeck.control import step as control_step
 from quarterdeck.control.dispatch import Dispatch
 from quarterdeck.control.ingest import Ingest, _fact
@@ -280,6 +280,7 @@ def a_retry_does_not_wait_for_its_time(put: Set) -> None:
 
     put(reconcile, "_order_for", order_for)
     put(dispatch, "startable", startable)
+    put(offers, "startable", startable)
 
 
 @mutation
