@@ -47,7 +47,7 @@ class Viewer:
                     case OutputSeen(attempt=attempt, chunk=chunk):
                         self._output(attempt, chunk.stream, chunk.offset, chunk.data)
                     case TaskSeen(task=task, attempt=attempt) if task.state is TaskState.ENDED:
-                        if attempt is not None:  # else it never began
+                        if attempt is not None and attempt.node:  # else it never began
                             self._task(attempt.node, attempt.id)
                     case RunEndSeen():
                         self.finished = True
