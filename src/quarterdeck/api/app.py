@@ -16,6 +16,7 @@ from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi import OpenAPIConfig
+from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
 
 from quarterdeck.api import (
     access,
@@ -32,6 +33,7 @@ from quarterdeck.api import (
 from quarterdeck.api.auth import require_api_token, require_stage
 from quarterdeck.api.body import StrictRequest
 from quarterdeck.api.describe import describe
+from quarterdeck.api.front import Front
 from quarterdeck.api.measure import measured
 from quarterdeck.api.patience import Patience, PatientProtocol
 from quarterdeck.api.relay import Far, Relays, relaying
@@ -44,6 +46,7 @@ from quarterdeck.settings import proxies
 from quarterdeck.telemetry import RequestFailed
 
 BODY_LIMIT = 2 * MAX_ORDER_BYTES
+SOCKET_MESSAGE_BYTES = 2 << 20
 HEAD_LIMIT = 64 << 10  # the id of an event may name hundreds of attempts
 DRAIN_S = 5.0
 RETRY_AFTER_S = "1"
@@ -178,14 +181,20 @@ class HttpServer:
         self._socket = listener
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
-                measured(application(server), server),
+                Front(measured(application(server), server), ()),  # type: ignore[arg-type]
                 # only called, as uvicorn calls a class
-                http=partial(PatientProtocol, patience=patience or Patience()),  # type: ignore[arg-type]
+                http=partial(  # type: ignore[arg-type]
+                    PatientProtocol,
+                    patience=patience or Patience(),
+                    upgrade=relaying(relays, WSProtocol),
+                ),
                 log_config=None,
                 access_log=False,
                 lifespan="off",
                 timeout_graceful_shutdown=int(DRAIN_S),
-                ws=relaying(relays),  # type: ignore[arg-type]
+                ws=WSProtocol,
+                ws_max_size=SOCKET_MESSAGE_BYTES,
+                ws_per_message_deflate=False,  # hundreds of KiB for each watcher
                 h11_max_incomplete_event_size=HEAD_LIMIT,
                 server_header=False,
                 forwarded_allow_ips=list(proxies(server.settings.trusted_proxies)),

@@ -8,26 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from datetime import datetime
 
 import msgspec
 
 from quarterdeck.api.schema import counts_body
+from quarterdeck.api.stream import ErrorEvent, streamed
 from quarterdeck.control.crowd import Crowd
 from quarterdeck.control.streaming import Streaming
 from quarterdeck.control.watch import Cursor, OutputSeen, PresentSeen, RunEndSeen, Seen, TaskSeen
 from quarterdeck.core.model import Run, Task
-from quarterdeck.errors import Denied, QuarterdeckError, Unavailable
-from quarterdeck.service import Services, guarded, sentence
+from quarterdeck.service import Services
 
-KEEP_ALIVE_S = 15.0
-QUEUE = 8
 RETRY_MS = 500
-VOIDED = Denied(
-    "token_revoked", "The token of this stream was revoked or has expired: ask for a new one."
-)
 
 
 class RunEvent(msgspec.Struct, frozen=True, kw_only=True, tag="run", tag_field="type"):
@@ -84,14 +79,6 @@ class PresentEvent(msgspec.Struct, frozen=True, kw_only=True, tag="present", tag
     """The last event of a stream with `follow=false` of a run that goes on."""
 
     complete: bool
-
-
-class ErrorEvent(msgspec.Struct, frozen=True, kw_only=True, tag="error", tag_field="type"):
-    """The stream ends because of an error: what a problem document would say."""
-
-    status: int
-    code: str
-    detail: str
 
 
 LiveEvent = RunEvent | OutputEvent | TaskEvent | EndedEvent | PresentEvent | ErrorEvent
@@ -174,91 +161,41 @@ async def frames(
 ) -> AsyncGenerator[bytes]:
     """The stream of a run's events until its end, until the server drains, or until the token
     that asked for it counts no more."""
-    try:
-        crowd.enter()
-    except Unavailable as error:
-        yield spelling.event(_error_event(error), None)
-        return
-    try:
-        with streaming.by(token) as cut:
-            told = _frames(run, seen, cursor, spelling, services, drain, cut)
-            async with aclosing(told) as stream:
-                async for piece in stream:
-                    yield piece
-    finally:
-        crowd.leave()
 
-
-async def _frames(
-    run: Run,
-    seen: AsyncGenerator[Seen],
-    cursor: Cursor,
-    spelling: Spelling,
-    services: Services,
-    drain: asyncio.Event,
-    cut: asyncio.Event,
-) -> AsyncGenerator[bytes]:
-    queue: asyncio.Queue[bytes] = asyncio.Queue(QUEUE)
-
-    async def read() -> None:
+    async def told() -> AsyncGenerator[bytes]:
         async with aclosing(seen):
             async for item in seen:
-                await queue.put(spelling.seen(item, cursor.text()))
+                yield spelling.seen(item, cursor.text())
 
-    async def pump() -> None:
-        failed = await guarded(_nothing(read()), _error_event)
-        if failed is not None:
-            await queue.put(spelling.event(failed, None))
+    pieces = streamed(
+        told(),
+        what=f"run {run.id}",
+        opening=spelling.opening + spelling.event(run_event(run), None),
+        still_here=spelling.still_here,
+        trouble=lambda error: spelling.event(error, None),
+        services=services,
+        drain=drain,
+        crowd=crowd,
+        streaming=streaming,
+        token=token,
+    )
+    async with aclosing(pieces) as stream:
+        async for piece in stream:
+            yield piece
 
-    pumping = services.spawn(pump(), f"watch {run.id}")
-    draining = services.spawn(drain.wait(), f"drain of watch {run.id}")
-    cutting = services.spawn(cut.wait(), f"token of watch {run.id}")
+
+def text_or_base64(data: bytes) -> tuple[str | None, str | None]:
+    """(`data`, `data_b64`) of an event: text when the bytes are valid UTF-8, else base64."""
     try:
-        yield spelling.opening + spelling.event(run_event(run), None)
-        while not draining.done() and not (pumping.done() and queue.empty()):
-            if cut.is_set():
-                yield spelling.event(_error_event(VOIDED), None)
-                return
-            if not queue.empty():
-                yield queue.get_nowait()
-                continue
-            waiting = services.spawn(queue.get(), f"frame of {run.id}")
-            await asyncio.wait(
-                [waiting, pumping, draining, cutting],
-                timeout=KEEP_ALIVE_S,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            if waiting.done():
-                yield waiting.result()
-                continue
-            waiting.cancel()
-            if not (pumping.done() or draining.done() or cutting.done()):
-                yield spelling.still_here
-    finally:
-        pumping.cancel()
-        draining.cancel()
-        cutting.cancel()
-
-
-async def _nothing(work: Awaitable[None]) -> ErrorEvent | None:
-    await work
-    return None
-
-
-def _error_event(error: Exception) -> ErrorEvent:
-    if isinstance(error, QuarterdeckError):
-        return ErrorEvent(status=error.http_status, code=error.code, detail=error.message)
-    return ErrorEvent(status=500, code="internal", detail=f"The server met {sentence(error)}.")
+        return data.decode(), None
+    except UnicodeDecodeError:
+        return None, base64.b64encode(data).decode()
 
 
 def _output(
     task: Task, attempt: str, stream: str, offset: int, time_us: int, data: bytes
 ) -> OutputEvent:
-    try:
-        text: str | None = data.decode()
-        packed = None
-    except UnicodeDecodeError:
-        text, packed = None, base64.b64encode(data).decode()
+    text, packed = text_or_base64(data)
     return OutputEvent(
         task=task.id,
         node=task.node_name,

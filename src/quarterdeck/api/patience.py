@@ -6,6 +6,7 @@ neither memory nor descriptors for long.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import h11
@@ -23,11 +24,15 @@ class Patience(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PatientProtocol(H11Protocol):
-    """uvicorn's protocol with a clock for what has not come yet."""
+    """uvicorn's protocol with a clock for what has not come yet. `upgrade` says from the target of
+    a request for a WebSocket what makes the protocol that takes it over."""
 
-    def __init__(self, *args: Any, patience: Patience, **more: Any) -> None:
+    def __init__(
+        self, *args: Any, patience: Patience, upgrade: Callable[[bytes], Any], **more: Any
+    ) -> None:
         super().__init__(*args, **more)
         self._patience = patience
+        self._upgrade = upgrade
         self._timer: asyncio.TimerHandle | None = None
         self._until = 0.0
         self._state: object = None
@@ -44,6 +49,7 @@ class PatientProtocol(H11Protocol):
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
         """From now on the connection is the WebSocket's, whose ends have clocks of their own."""
         self._handed_over = True
+        self.ws_protocol_class = self._upgrade(event.target)
         super().handle_websocket_upgrade(event)
 
     def connection_lost(self, exc: Exception | None) -> None:

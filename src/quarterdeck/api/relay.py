@@ -23,6 +23,7 @@ from quarterdeck.wire.enrol import FABRIC_PATH
 
 DIAL_S = 5.0
 HIGH_WATER = 64 << 10
+OF_THE_API = (b"/v1/", b"/socket.io/")
 PATHS = (FABRIC_PATH, f"{FABRIC_PATH}/leafnode")
 
 
@@ -237,10 +238,14 @@ class _FarSide(asyncio.Protocol):
         self._near.far_full(False)
 
 
-def relaying(relays: Relays) -> Callable[..., RelayProtocol]:
-    """What uvicorn calls as it would call a protocol's class."""
+def relaying(relays: Relays, others: Callable[..., Any]) -> Callable[[bytes], Callable[..., Any]]:
+    """Says what takes over a request for a WebSocket, from its target: `others` at the paths of the
+    API, the relay elsewhere, which knows the fabric's. It is called as uvicorn calls a class."""
 
     def make(config: object, server_state: Any, app_state: object) -> RelayProtocol:
         return RelayProtocol(config, server_state, app_state, relays=relays)
 
-    return make
+    def choose(target: bytes) -> Callable[..., Any]:
+        return others if target.startswith(OF_THE_API) else make
+
+    return choose

@@ -9,35 +9,32 @@ reached in each stream. Everything it is told is "what lies behind the cursor":
 * A task's end is told after the last byte of its output, the run's end after all its tasks.
 * The cursor travels as the id of each event, so a watcher that lost its connection goes on exactly
   where it was, on any server.
-* A slow watcher does not cost memory: beyond `PENDING_BYTES` live chunks are dropped and read
-  again as a gap.
+* A slow watcher does not cost memory: what its inbox has no room for is read again as a gap.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from functools import partial
+from collections.abc import AsyncGenerator, AsyncIterator
 
 import msgspec
 
 from quarterdeck.control.changes import Changes, run_topic
 from quarterdeck.control.crowd import Crowd
+from quarterdeck.control.feed import Feeds, Inbox
 from quarterdeck.control.output import Output
 from quarterdeck.core.model import STREAMS, Attempt, Run, Task
 from quarterdeck.core.run import task_at
 from quarterdeck.core.states import AttemptState, RunState, TaskState
 from quarterdeck.core.stream import Gap, Segment, Taken, splice
 from quarterdeck.errors import Broken, Invalid, Unavailable
-from quarterdeck.fabric.base import Fabric, Message, Subscription
+from quarterdeck.fabric.base import Fabric, Message
 from quarterdeck.store import run as run_store
 from quarterdeck.store.base import Database, Tx
 from quarterdeck.wire import subjects
 from quarterdeck.wire.codec import Chunk, decode_chunk
 
-PENDING_BYTES = 16 << 20  # twice what an agent has under way: what is dropped is read twice
 CURSOR_ENTRIES = 500
 LOOK_AGAIN_S = 2.0
 POSITION = re.compile(r"([0-9]{1,7}-[0-9]{1,4}):([0-9]{1,18}),([0-9]{1,18})")
@@ -128,16 +125,16 @@ class Watching:
         self._fabric = fabric
         self._output = output
         self._changes = changes
-        self._feeds = _Feeds(fabric)
+        self._feeds = Feeds(fabric)
 
     async def watch(
         self, run_id: str, cursor: Cursor, *, follow: bool = True
     ) -> AsyncGenerator[Seen]:
         """Everything behind the cursor, which is moved along. Ends after `RunEndSeen`; without
         `follow` as soon as everything there is now was told."""
-        inbox = _Inbox(self.crowd)
+        inbox = Inbox(self.crowd)
         try:
-            await self._feeds.join(run_id, inbox)
+            await self._feeds.join(inbox, subjects.run_output(run_id))
             with self._changes.watch(run_topic(run_id)) as poke:
                 inbox.wake = poke
                 view = _View(cursor)
@@ -169,7 +166,7 @@ class Watching:
                         await self._refresh(run_id, view)
         finally:
             inbox.close()
-            await self._feeds.leave(run_id, inbox)
+            await self._feeds.leave(inbox, subjects.run_output(run_id))
 
     async def _refresh(self, run_id: str, view: _View) -> None:
         after = view.read_version
@@ -270,83 +267,6 @@ class Watching:
             end = await self._output.size(attempt, stream)
             async for seen in self._fill(view, task, attempt, stream, end):
                 yield seen
-
-
-class _Feeds:
-    """One subscription per watched run, however many watch it."""
-
-    def __init__(self, fabric: Fabric) -> None:
-        self._fabric = fabric
-        self._turn = asyncio.Lock()
-        self._inboxes: dict[str, set[_Inbox]] = {}
-        self._subscriptions: dict[str, Subscription] = {}
-
-    async def join(self, run_id: str, inbox: _Inbox) -> None:
-        async with self._turn:
-            inboxes = self._inboxes.setdefault(run_id, set())
-            inboxes.add(inbox)
-            if run_id not in self._subscriptions:
-                self._subscriptions[run_id] = await self._fabric.subscribe(
-                    subjects.run_output(run_id), partial(_hand_out, inboxes)
-                )
-
-    async def leave(self, run_id: str, inbox: _Inbox) -> None:
-        """Undo a join, also one that was cut off. Waits for no turn: who is cancelled twice would
-        leave its inbox behind, and whoever is joining now is among the inboxes already."""
-        inboxes = self._inboxes.get(run_id, set())
-        inboxes.discard(inbox)
-        if not inboxes:
-            self._inboxes.pop(run_id, None)
-            subscription = self._subscriptions.pop(run_id, None)
-            if subscription is not None:
-                await subscription.close()
-
-
-def _hand_out(inboxes: set[_Inbox], message: Message) -> None:
-    for inbox in inboxes:
-        inbox.put(message)
-
-
-class _Inbox:
-    """Live messages that wait for the watcher, bounded in bytes, alone and with all others: what
-    is dropped becomes a gap. What was taken counts until the next is taken."""
-
-    def __init__(self, crowd: Crowd) -> None:
-        self._crowd = crowd
-        self._taken = 0
-        self._closed = False
-        self.waiting: deque[Message] = deque()
-        self.wake: Callable[[str], None] | None = None
-        self._dropped: set[str] = set()
-        self._bytes = 0
-
-    def put(self, message: Message) -> None:
-        if self._closed:
-            return
-        size = len(message.data)
-        if self._bytes + size > PENDING_BYTES or not self._crowd.has_room(size):
-            self._dropped.add(message.subject)
-            return
-        self.waiting.append(message)
-        self._bytes += size
-        self._crowd.keep(size)
-        if self.wake is not None:
-            self.wake("output")
-
-    def take(self) -> tuple[list[Message], set[str]]:
-        """(what waits, subjects of what was dropped since the last call)."""
-        messages, dropped = list(self.waiting), self._dropped
-        self.waiting.clear()
-        self._dropped = set()
-        self._crowd.give_back(self._taken)
-        self._taken, self._bytes = self._bytes, 0
-        return messages, dropped
-
-    def close(self) -> None:
-        """Nobody takes any more."""
-        self._closed = True
-        self.take()
-        self.take()
 
 
 class _View:

@@ -1,0 +1,89 @@
+"""What stands before the routes: WebSockets and Socket.IO find their own handlers here.
+
+Litestar answers plain HTTP only. A WebSocket goes to the handler that knows its path; one that is
+turned away gets the problem document that an HTTP request would get.
+"""
+
+from __future__ import annotations
+
+import urllib.parse
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, cast
+
+import msgspec
+
+from quarterdeck.errors import Denied, NotFound, QuarterdeckError
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Claim = Callable[[Scope], App | None]
+"""Says who answers a request; None: somebody else."""
+
+UNAUTHENTICATED = ("no_token", "bad_token")
+
+
+class Front:
+    """The ASGI application: each claim is asked in turn, the rest are routes of HTTP."""
+
+    def __init__(self, routes: App, claims: tuple[Claim, ...]) -> None:
+        self._routes = routes
+        self._claims = claims
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        for claim in self._claims:
+            app = claim(scope)
+            if app is not None:
+                await app(scope, receive, send)
+                return
+        if scope["type"] == "websocket":
+            path = str(scope["path"])[:200]
+            await turn_away(scope, send, NotFound("no_route", f"There is no WebSocket at {path}."))
+            return
+        await self._routes(scope, receive, send)
+
+
+async def turn_away(scope: Scope, send: Send, error: QuarterdeckError) -> None:
+    """Answer a request for a WebSocket, or a plain one, with a problem document."""
+    unauthenticated = isinstance(error, Denied) and error.code in UNAUTHENTICATED
+    status = 401 if unauthenticated else error.http_status
+    body = msgspec.json.encode(
+        {
+            "type": f"urn:quarterdeck:{error.code}",
+            "title": error.title,
+            "status": status,
+            "code": error.code,
+            "detail": error.message,
+        }
+    )
+    kind = "websocket.http.response" if scope["type"] == "websocket" else "http.response"
+    headers = [
+        (b"content-type", b"application/problem+json"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    await send({"type": f"{kind}.start", "status": status, "headers": headers})
+    await send({"type": f"{kind}.body", "body": body})
+
+
+def header(scope: Scope, name: str) -> str | None:
+    """A header of a request; the first one when it came more than once."""
+    wanted = name.lower().encode()
+    for key, value in scope["headers"]:
+        if key.lower() == wanted:
+            return cast("bytes", value).decode("latin-1")
+    return None
+
+
+def query(scope: Scope) -> Mapping[str, str]:
+    """The query of a request; of repeated fields the last."""
+    text = cast("bytes", scope["query_string"]).decode("latin-1")
+    return dict(urllib.parse.parse_qsl(text, keep_blank_values=True, max_num_fields=100))
+
+
+def bearer(scope: Scope) -> str:
+    """The token that a request carries in its header or as `access_token`; empty without one."""
+    scheme, _, token = (header(scope, "authorization") or "").partition(" ")
+    if scheme.lower() == "bearer" and token.strip():
+        return token.strip()
+    return query(scope).get("access_token", "").strip()

@@ -1,0 +1,125 @@
+"""A stream of pieces to one viewer, whatever they say: keep-alives, an honest end, and who counts.
+
+It ends with what it tells, with the server's drain, or when the token that asked for it counts no
+more; an error in the middle is the last piece.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+
+import msgspec
+
+from quarterdeck.control.crowd import Crowd
+from quarterdeck.control.streaming import Streaming
+from quarterdeck.errors import Denied, QuarterdeckError, Unavailable
+from quarterdeck.service import Services, guarded, sentence
+
+KEEP_ALIVE_S = 15.0
+QUEUE = 8
+VOIDED = Denied(
+    "token_revoked", "The token of this stream was revoked or has expired: ask for a new one."
+)
+
+
+class ErrorEvent(msgspec.Struct, frozen=True, kw_only=True, tag="error", tag_field="type"):
+    """The stream ends because of an error: what a problem document would say."""
+
+    status: int
+    code: str
+    detail: str
+
+
+async def streamed(
+    told: AsyncGenerator[bytes],
+    *,
+    what: str,
+    opening: bytes,
+    still_here: bytes,
+    trouble: Callable[[ErrorEvent], bytes],
+    services: Services,
+    drain: asyncio.Event,
+    crowd: Crowd,
+    streaming: Streaming,
+    token: str,
+) -> AsyncGenerator[bytes]:
+    """`opening`, then what is `told`, with `still_here` where nothing is for a while."""
+    try:
+        crowd.enter()
+    except Unavailable as error:
+        yield trouble(error_event(error))
+        return
+    try:
+        with streaming.by(token) as cut:
+            pieces = _pieces(told, what, opening, still_here, trouble, services, drain, cut)
+            async with aclosing(pieces) as stream:
+                async for piece in stream:
+                    yield piece
+    finally:
+        crowd.leave()
+
+
+async def _pieces(
+    told: AsyncGenerator[bytes],
+    what: str,
+    opening: bytes,
+    still_here: bytes,
+    trouble: Callable[[ErrorEvent], bytes],
+    services: Services,
+    drain: asyncio.Event,
+    cut: asyncio.Event,
+) -> AsyncGenerator[bytes]:
+    queue: asyncio.Queue[bytes] = asyncio.Queue(QUEUE)
+
+    async def read() -> None:
+        async with aclosing(told):
+            async for piece in told:
+                await queue.put(piece)
+
+    async def pump() -> None:
+        failed = await guarded(_nothing(read()), error_event)
+        if failed is not None:
+            await queue.put(trouble(failed))
+
+    pumping = services.spawn(pump(), f"watch {what}")
+    draining = services.spawn(drain.wait(), f"drain of watch {what}")
+    cutting = services.spawn(cut.wait(), f"token of watch {what}")
+    try:
+        yield opening
+        while not draining.done() and not (pumping.done() and queue.empty()):
+            if cut.is_set():
+                yield trouble(error_event(VOIDED))
+                return
+            if not queue.empty():
+                yield queue.get_nowait()
+                continue
+            waiting = services.spawn(queue.get(), f"frame of {what}")
+            await asyncio.wait(
+                [waiting, pumping, draining, cutting],
+                timeout=KEEP_ALIVE_S,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if waiting.done():
+                yield waiting.result()
+                continue
+            waiting.cancel()
+            if not (pumping.done() or draining.done() or cutting.done()):
+                yield still_here
+    finally:
+        pumping.cancel()
+        draining.cancel()
+        cutting.cancel()
+
+
+async def _nothing(work: Awaitable[None]) -> ErrorEvent | None:
+    await work
+    return None
+
+
+def error_event(error: Exception) -> ErrorEvent:
+    """What a viewer is told of an error."""
+    if isinstance(error, QuarterdeckError):
+        return ErrorEvent(status=error.http_status, code=error.code, detail=error.message)
+    return ErrorEvent(status=500, code="internal", detail=f"The server met {sentence(error)}.")
