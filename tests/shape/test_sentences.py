@@ -25,8 +25,7 @@ FOR_PEOPLE = (
     "fabric/identity.py",
     "fabric/nats/link.py",
     "fabric/trust.py",
-    "settings/__init__.py",
-    "settings/address.py",
+    "settings.py",
     "store/access.py",
     "store/archive.py",
 )

@@ -6,8 +6,10 @@ that was probably meant.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
+import socket
 import tomllib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
@@ -17,69 +19,16 @@ from typing import Any, Literal, TypeVar
 import msgspec
 
 from quarterdeck.errors import Invalid
-from quarterdeck.settings.address import (
-    is_loopback,
-    is_wildcard,
-    join_listen,
-    proxies,
-    reachable_host,
-    split_listen,
-)
-from quarterdeck.settings.environment import (
-    ATTEMPT_MARK,
-    PREFIX,
-    child_environment,
-    client_file,
-    default_data,
-    default_state,
-    host_name,
-    marked,
-    proxy_variables,
-    task_environment,
-    without_mark,
-)
-
-__all__ = [
-    "ATTEMPT_MARK",
-    "DEFAULT_FABRIC_LISTEN",
-    "DEFAULT_LISTEN",
-    "LOCAL",
-    "MAX_SLOTS",
-    "POSTGRES",
-    "PREFIX",
-    "AgentSettings",
-    "ClientSettings",
-    "FabricSettings",
-    "Secret",
-    "ServerSettings",
-    "Settings",
-    "UpSettings",
-    "child_environment",
-    "client_file",
-    "default_data",
-    "default_state",
-    "host_name",
-    "is_loopback",
-    "is_wildcard",
-    "join_listen",
-    "load",
-    "marked",
-    "proxies",
-    "proxy_variables",
-    "reachable_host",
-    "read_labels",
-    "split_listen",
-    "task_environment",
-    "without_mark",
-]
 
 S = TypeVar("S", bound="Settings")
 
+PREFIX = "QD_"
 POSTGRES = "postgresql://"
 LOCAL = "127.0.0.1,::1"
 DEFAULT_LISTEN = "127.0.0.1:7333"
 DEFAULT_FABRIC_LISTEN = "127.0.0.1:4222"
 _FABRIC = re.compile(r"\s*(nats|tls|wss?)://[^\s,/@]+(/[^\s,]*)?\s*")
+ATTEMPT_MARK = "QD_ATTEMPT"
 
 
 class Secret:
@@ -249,6 +198,107 @@ def load(
     return settings
 
 
+def default_data() -> str:
+    """Where `qd up` keeps everything unless told otherwise."""
+    if os.geteuid() == 0:
+        return "/var/lib/quarterdeck"
+    home = os.environ.get("XDG_DATA_HOME") or str(Path.home() / ".local" / "share")
+    return str(Path(home) / "quarterdeck")
+
+
+def default_state() -> str:
+    """Where `qd agent` keeps what is its own unless told otherwise; `qd up` has `agents/`."""
+    return str(Path(default_data()) / "agent")
+
+
+def client_file() -> Path:
+    """The CLI's own settings file; it need not exist."""
+    home = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return Path(home) / "quarterdeck" / "config.toml"
+
+
+def proxy_variables() -> dict[str, str]:
+    """What the environment says of proxies, by lower-case names, which count first."""
+    names = ("https_proxy", "http_proxy", "all_proxy", "no_proxy")
+    found = {name: os.environ.get(name) or os.environ.get(name.upper()) for name in names}
+    return {name: value for name, value in found.items() if value}
+
+
+def task_environment() -> dict[str, str]:
+    """What a task inherits: the agent's environment without quarterdeck's own variables.
+
+    Variables that are not valid UTF-8 are left out: they can't be written into an order.
+    """
+    return {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(PREFIX) and _utf8(key) and _utf8(value)
+    }
+
+
+def marked() -> str | None:
+    """The attempt this process was started in, if any: its mark must not be inherited."""
+    return os.environ.get(ATTEMPT_MARK)
+
+
+def without_mark() -> dict[str, str]:
+    """The environment of this process without the mark of an attempt."""
+    return {key: value for key, value in os.environ.items() if key != ATTEMPT_MARK}
+
+
+def child_environment(decided: Iterable[str]) -> dict[str, str]:
+    """The environment for a child whose settings in `decided` come from its parent: variables
+    meant for the parent (`QD_DATA` of `qd up`) must not override them."""
+    names = {PREFIX + name.upper() for name in decided}
+    return {key: value for key, value in os.environ.items() if key not in names}
+
+
+def host_name() -> str:
+    """The machine's name, made fit for a node name."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname()) or "node"
+
+
+def split_listen(listen: str) -> tuple[str, int]:
+    """(host, port) of `HOST:PORT` or `[V6]:PORT`. Raises Invalid."""
+    host, colon, port = listen.rpartition(":")
+    if not colon or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
+        raise Invalid("listen", f"{listen!r} is not an address to listen on: write HOST:PORT.")
+    return host.strip("[]") or "0.0.0.0", int(port)
+
+
+def join_listen(host: str, port: int) -> str:
+    """`HOST:PORT` or `[V6]:PORT`: what `split_listen` takes apart, and the place in a URL."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def proxies(text: str) -> tuple[str, ...]:
+    """The addresses and networks in `trusted_proxies`. Raises Invalid."""
+    found = tuple(word.strip() for word in text.split(",") if word.strip())
+    try:
+        return tuple(str(ipaddress.ip_network(word)) for word in found)
+    except ValueError as error:
+        said = f"trusted_proxies holds what is no address or network ({error})"
+        raise Invalid("settings", f"{said}: write 10.0.0.7, 10.1.0.0/16, with commas.") from error
+
+
+def is_wildcard(host: str) -> bool:
+    """Whether it stands for every address of this machine."""
+    return host in ("0.0.0.0", "::")
+
+
+def reachable_host(host: str) -> str:
+    """Where this machine reaches what listens on `host`: a wildcard by loopback."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address to listen on."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def _secret(kind: type, value: object) -> object:
     if kind is Secret and isinstance(value, str):
         return Secret(value)
@@ -264,6 +314,14 @@ def _source(kind: type[Settings], error: msgspec.ValidationError, file: str | No
     if file is not None:
         places.insert(0, f"{found[1]!r} in {file}")
     return f"The setting {found[1]} (from {' or '.join(places)}) has a wrong value"
+
+
+def _utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _from_file(kind: type[Settings], path: Path) -> dict[str, Any]:
