@@ -18,7 +18,7 @@ from quarterdeck.agent.ssh.host import SshHost
 from quarterdeck.agent.ssh.link import FarLink
 from quarterdeck.agent.ssh.road import reach
 from quarterdeck.service import Services, SystemClock
-from quarterdeck.settings import task_environment
+from quarterdeck.settings.environment import task_environment
 from quarterdeck.wire.agentless import AgentlessMessage
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from quarterdeck.agent.shim import disk, files, tree
 from quarterdeck.agent.shim.sweep import sweep
-from quarterdeck.settings import ATTEMPT_MARK
+from quarterdeck.settings.environment import ATTEMPT_MARK
 from quarterdeck.wire.marks import decode_marks
 from tests.integration.shim_host import (
     ESCAPISTS,

@@ -25,7 +25,7 @@ FOR_PEOPLE = (
     "fabric/identity.py",
     "fabric/nats/link.py",
     "fabric/trust.py",
-    "settings.py",
+    "settings/__init__.py",
     "store/access.py",
     "store/archive.py",
 )

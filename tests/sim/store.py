@@ -19,7 +19,7 @@ from sqlalchemy.pool import StaticPool
 
 from quarterdeck.errors import Broken, Unavailable
 from quarterdeck.service import jitter
-from quarterdeck.store.archive import Archive, SealedLog, object_key
+from quarterdeck.store.archive import Archive
 from quarterdeck.store.base import Tx
 from quarterdeck.store.tables import metadata
 from tests.sim.clock import pause
@@ -131,18 +131,20 @@ class SimArchive(Archive):
         self.work = work
         self._shared = store
 
-    async def put(self, key: str, path: Path) -> None:
+    async def put(self, key: str, content: Path | bytes) -> None:
         await pause(UNIT_S)
-        self._shared.objects[key] = path.read_bytes()
+        data = content if isinstance(content, bytes) else content.read_bytes()
+        self._shared.objects[key] = data
 
     async def delete(self, key: str) -> None:
         with contextlib.suppress(KeyError):
             del self._shared.objects[key]
 
-    async def _packed(self, log: SealedLog, stream: str, start: int, length: int) -> bytes:
-        if log.object is None:
-            return log.inline[stream][start : start + length]
-        key = object_key(log.object, stream)
+    async def delete_below(self, prefix: str) -> None:
+        for key in [key for key in self._shared.objects if key.startswith(f"{prefix}/")]:
+            del self._shared.objects[key]
+
+    async def _range(self, key: str, start: int, length: int) -> bytes:
         if key not in self._shared.objects:
             raise Broken("archive", f"The archived object {key} is missing.")
         return self._shared.objects[key][start : start + length]

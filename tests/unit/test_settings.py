@@ -22,13 +22,11 @@ from quarterdeck.settings import (
     is_wildcard,
     join_listen,
     load,
-    marked,
     reachable_host,
     read_labels,
     split_listen,
-    task_environment,
-    without_mark,
 )
+from quarterdeck.settings.environment import marked, task_environment, without_mark
 
 
 def written(path: Path, text: str) -> str:

@@ -12,7 +12,8 @@ from quarterdeck.agent.machine import Machine
 from quarterdeck.agent.shim import files
 from quarterdeck.core.ids import split_attempt
 from quarterdeck.errors import Invalid
-from quarterdeck.settings import ATTEMPT_MARK, host_name
+from quarterdeck.settings import host_name
+from quarterdeck.settings.environment import ATTEMPT_MARK
 from quarterdeck.wire.run import FactsMessage, LoadMessage, OrderMessage
 
 

@@ -18,7 +18,8 @@ from quarterdeck.fabric.base import Fabric
 from quarterdeck.fabric.nats.fabric import NatsFabric
 from quarterdeck.fabric.proxy import proxy_for
 from quarterdeck.service import Backoff, Clock, Services, jitter
-from quarterdeck.settings import AgentSettings, proxy_variables, task_environment
+from quarterdeck.settings import AgentSettings
+from quarterdeck.settings.environment import proxy_variables, task_environment
 from quarterdeck.telemetry import ApprovalAwaited, FabricTrouble, ServerLost, Telemetry
 from quarterdeck.wire.agentless import AgentlessReport, KeepAgentless
 from quarterdeck.wire.enrol import AWAITS_APPROVAL

@@ -29,6 +29,7 @@ from quarterdeck.api import (
     preview,
     run,
     status,
+    trace,
 )
 from quarterdeck.api.auth import require_api_token, require_stage
 from quarterdeck.api.body import StrictRequest
@@ -66,6 +67,7 @@ def application(server: Server | None) -> Litestar:
             observe.router,
             access.router,
             agentless.router,
+            trace.router,
             observe.pages,
             status.router,
         ],
@@ -94,7 +96,7 @@ def openapi() -> dict[str, Any]:
 
 
 def _answer(error: QuarterdeckError, status: int | None = None) -> Response[Problem]:
-    position = error.detail.get("position")
+    position, acked = error.detail.get("position"), error.detail.get("acked")
     problem = Problem(
         type=f"urn:quarterdeck:{error.code}",
         title=error.title,
@@ -102,6 +104,7 @@ def _answer(error: QuarterdeckError, status: int | None = None) -> Response[Prob
         code=error.code,
         detail=error.message,
         position=position if isinstance(position, int) else None,
+        acked=acked if isinstance(acked, dict) else None,
     )
     return Response(
         problem,

@@ -183,7 +183,7 @@ class RunPage(Body, frozen=True, kw_only=True):
 
 class Problem(Body, frozen=True, kw_only=True):
     """RFC 9457. `code` is a stable word for programs, `detail` a sentence for people; `position`
-    (from 0) is where in a target the trouble is."""
+    (from 0) is where in a target the trouble is, `acked` how far a trace has come."""
 
     type: str
     title: str
@@ -191,6 +191,7 @@ class Problem(Body, frozen=True, kw_only=True):
     code: str
     detail: str
     position: int | None = None
+    acked: dict[str, int] | None = None
 
 
 def order_of(request: RunRequest) -> Order:

@@ -22,10 +22,9 @@ from quarterdeck.settings import (
     default_state,
     host_name,
     load,
-    marked,
     read_labels,
-    without_mark,
 )
+from quarterdeck.settings.environment import marked, without_mark
 
 TOKEN_LIMIT = 1024
 DATABASE_HELP = "postgresql://... instead of SQLite (with a password better: QD_DATABASE)."

@@ -22,7 +22,7 @@ from quarterdeck.api.first import first_tokens
 from quarterdeck.cli.checks import last_complaint
 from quarterdeck.errors import Conflict, Unavailable
 from quarterdeck.service import Services, SystemClock, lock_directory, write_private
-from quarterdeck.settings import child_environment
+from quarterdeck.settings.environment import child_environment
 
 OLD_CHILDREN_S = 10.0
 STOP_S = 12.0

@@ -35,14 +35,8 @@ from quarterdeck.service import (
     until_told,
     write_private,
 )
-from quarterdeck.settings import (
-    FabricSettings,
-    host_name,
-    is_loopback,
-    join_listen,
-    proxy_variables,
-    split_listen,
-)
+from quarterdeck.settings import FabricSettings, host_name, is_loopback, join_listen, split_listen
+from quarterdeck.settings.environment import proxy_variables
 from quarterdeck.wire.leaf import LeafCredentials, LeafEnrolment, leaf_part
 
 PATH = "/v1/leaf"

@@ -15,7 +15,8 @@ from quarterdeck.cli.render import say
 from quarterdeck.core.install import CONFIG, STATE, UNIT, UNIT_PATH, settings_text, unit_text
 from quarterdeck.core.label import check_labels
 from quarterdeck.errors import Invalid, Unavailable
-from quarterdeck.settings import host_name, proxy_variables, read_labels
+from quarterdeck.settings import host_name, read_labels
+from quarterdeck.settings.environment import proxy_variables
 
 
 @click.group()

@@ -21,7 +21,7 @@ from quarterdeck.core.access import split
 from quarterdeck.errors import Denied, Invalid, Unavailable, error_for_status
 from quarterdeck.fabric.proxy import Way
 from quarterdeck.fabric.trust import fetch, trusting, untrusted, wrong
-from quarterdeck.settings import proxy_variables
+from quarterdeck.settings.environment import proxy_variables
 
 TIMEOUT_S = 70.0
 STREAM_TIMEOUT_S = 40.0

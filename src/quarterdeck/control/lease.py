@@ -26,7 +26,8 @@ DUE = "due"
 PURGE = "purge"
 DEADLINES = "deadlines"
 PLACES = "places"
-DUTIES = (OFFERS, DUE, PURGE, DEADLINES, PLACES)
+TRACES = "traces"
+DUTIES = (OFFERS, DUE, PURGE, DEADLINES, PLACES, TRACES)
 
 
 class LeaseView(msgspec.Struct, frozen=True, kw_only=True):

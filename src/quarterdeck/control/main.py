@@ -8,26 +8,22 @@ import importlib.metadata
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from quarterdeck.control.access import Tokens, take_over
-from quarterdeck.control.agentless import AgentlessNodes
+from quarterdeck.control.access import take_over
+from quarterdeck.control.admission import Admission
 from quarterdeck.control.changes import Changes
 from quarterdeck.control.crowd import Crowd
 from quarterdeck.control.dispatch import Dispatch
-from quarterdeck.control.enrol import Enrolments
 from quarterdeck.control.ingest import Ingest
-from quarterdeck.control.leaf import LeafEnrolments
 from quarterdeck.control.lease import Leases
 from quarterdeck.control.lock import Locks
 from quarterdeck.control.metrics import Metrics
 from quarterdeck.control.moves import Full, Moves
-from quarterdeck.control.node import Nodes
 from quarterdeck.control.observe import Fleet
 from quarterdeck.control.orders import Orderer
 from quarterdeck.control.output import Output
 from quarterdeck.control.parts import Opener, open_parts
 from quarterdeck.control.place import Placer
 from quarterdeck.control.ready import Progress, Stage
-from quarterdeck.control.remove import Removals
 from quarterdeck.control.requests import Requests
 from quarterdeck.control.run import Runs
 from quarterdeck.control.seal import Seal
@@ -36,8 +32,8 @@ from quarterdeck.control.steady import Steady
 from quarterdeck.control.strays import Strays
 from quarterdeck.control.streaming import Streaming
 from quarterdeck.control.streams import Streams
+from quarterdeck.control.trace.main import Tracing
 from quarterdeck.control.watch import Watching
-from quarterdeck.core.brake import Brake
 from quarterdeck.core.ids import RANDOM_BYTES, run_id
 from quarterdeck.core.room import MIB, room
 from quarterdeck.errors import Unavailable
@@ -208,6 +204,19 @@ class Server:
 
     def _assemble_output(self, orderer: Orderer, seal: Poke) -> None:
         archive = self.parts.archive
+        self.tracing = Tracing(
+            self.settings,
+            database=self.database,
+            fabric=self.fabric,
+            archive=archive,
+            clock=self.clock,
+            telemetry=self.telemetry,
+            changes=self.changes,
+            leases=self.leases,
+            new_id=self.new_id,
+            room=self.room,
+        )
+        self.traces = self.tracing.traces
         self.output = Output(
             database=self.database, fabric=self.fabric, archive=archive, orderer=orderer
         )
@@ -239,60 +248,27 @@ class Server:
         )
 
     def _assemble_enrolment(self, dispatch: Poke, orderer: Orderer) -> None:
-        self.nodes = Nodes(
-            database=self.database,
-            fleet=self.fleet,
-            leases=self.leases,
-            telemetry=self.telemetry,
-            dispatch=dispatch,
-        )
-        self.agentless = AgentlessNodes(
+        self.streaming = Streaming(database=self.database, clock=self.clock)
+        admitted = Admission(
+            parts=self.parts,
             database=self.database,
             fleet=self.fleet,
             orderer=orderer,
+            ingest=self._ingest,
             leases=self.leases,
             changes=self.changes,
             clock=self.clock,
             telemetry=self.telemetry,
-            new_id=self.new_id,
-        )
-        brake = Brake()
-        self.enrolments = Enrolments(
-            database=self.database,
-            fleet=self.fleet,
-            agentless=self.agentless,
-            clock=self.clock,
-            telemetry=self.telemetry,
-            mint=self.parts.mint,
-            fabric_urls=self.parts.fabric_urls,
-            order_keys=self.parts.order_keys,
-            fabric_ca=self.parts.fabric_ca,
-            websocket_urls=self.parts.websocket_urls,
-            brake=brake,
-        )
-        self.leaves = LeafEnrolments(
-            database=self.database,
-            clock=self.clock,
-            leaves=self.parts.leaves,
-            urls=self.parts.websocket_urls,
-            brake=brake,
-        )
-        self.streaming = Streaming(database=self.database, clock=self.clock)
-        self.tokens = Tokens(
-            database=self.database,
-            clock=self.clock,
-            telemetry=self.telemetry,
+            dispatch=dispatch,
             new_id=self.new_id,
             fingerprint=lambda: self.fingerprint,
         )
-        self.removals = Removals(
-            database=self.database,
-            fleet=self.fleet,
-            ingest=self._ingest,
-            clock=self.clock,
-            telemetry=self.telemetry,
-            revoke=self.parts.revoke,
-        )
+        self.nodes = admitted.nodes
+        self.agentless = admitted.agentless
+        self.enrolments = admitted.enrolments
+        self.leaves = admitted.leaves
+        self.tokens = admitted.tokens
+        self.removals = admitted.removals
 
     async def start(self) -> None:
         """Waits for what is away, and says so. Raises Conflict, Denied or Invalid."""
@@ -301,6 +277,7 @@ class Server:
         await self._until_there(FABRIC, self._connect)
         self.fabric.on_connect(lambda: self.telemetry.emit(FabricConnected(who=self.parts.id)))
         self._streams.watch()
+        self.tracing.windows.watch()
         await self.fabric.subscribe(subjects.CHANGED, self.changes.heard)
         await self._until_there(DATABASE, self.leases.round)
         await self.fleet.listen()
@@ -327,6 +304,7 @@ class Server:
             ("agentless", self.agentless.deliver),
             ("locks", self.locks.watch_beats),
             ("decisions", self.nodes.follow_decisions),
+            *self.tracing.loops(),
         ):
             self.services.loop(name, loop)
         await self.progress.reach(Stage.WHOLE)

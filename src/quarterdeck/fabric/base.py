@@ -69,6 +69,18 @@ class Fill(msgspec.Struct, frozen=True, kw_only=True):
     max_bytes: int
 
 
+class Window(msgspec.Struct, frozen=True, kw_only=True):
+    """A JetStream stream in memory that holds the latest of what comes on `subject`: what is older
+    than `max_age_s`, or does not fit into `max_bytes`, leaves it. A restart of the fabric takes it
+    all, the stream itself included."""
+
+    stream: str
+    subject: str
+    max_bytes: int
+    max_age_s: float
+    replicas: int = 1
+
+
 class Delivery(Protocol):
     """One message of a work queue; unacknowledged ones come again."""
 

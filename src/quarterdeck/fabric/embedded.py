@@ -42,10 +42,11 @@ class StoreLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     The limits of all streams are *reserved* in `file_bytes`: with nats-server's default, 3/4 of
     the space free at its start, a small disk would refuse to make the streams at all. Real
-    shortage is handled by the streams' own limits and by `storage_disabled`.
+    shortage is handled by the streams' own limits and by `storage_disabled`. `memory_bytes` bounds
+    in the same way the windows of traces, one for each namespace that has some.
     """
 
-    memory_bytes: int = 256 << 20
+    memory_bytes: int = 16 << 30
     file_bytes: int = 1 << 40
     sync_interval_s: float = 1.0
 

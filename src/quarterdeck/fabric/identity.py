@@ -69,9 +69,9 @@ SERVER_ROLE: dict[str, Any] = {
 # A leaf carries what nodes and servers say to each other; it gives no orders (they are signed
 # besides), and asks nothing of JetStream.
 _LEAF_MAY: dict[str, Any] = {
-    "pub": {"deny": ["cmd.>", "live.>", "$JS.>", "$SYS.>"]},
+    "pub": {"deny": ["cmd.>", "live.>", "trace.>", "$JS.>", "$SYS.>"]},
     # what is denied to be heard is not asked for either, so all that nodes send must be allowed
-    "sub": {"deny": ["live.>", "$JS.>", "$SYS.>"]},
+    "sub": {"deny": ["live.>", "trace.>", "$JS.>", "$SYS.>"]},
     "allowed_connection_types": ["LEAFNODE", "LEAFNODE_WS"],
     "subs": -1,
     "data": -1,

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from quarterdeck.errors import Invalid, Unavailable
-from quarterdeck.fabric.base import Fill, Limits
+from quarterdeck.fabric.base import Fill, Limits, Window
 from quarterdeck.wire.subjects import ALL_FACTS, ALL_OUTPUT, EV, INGEST, OUT
 
 FULL = 10077
@@ -80,24 +80,61 @@ async def ensure(fabric: Requester, limits: Limits, *, timeout_s: float = 10.0) 
     Raises `Unavailable` while JetStream does not answer, `Invalid` when it refuses the limits.
     """
     for wanted in streams(limits):
-        name = wanted["name"]
-        info = await _call(fabric, f"STREAM.INFO.{name}", {}, timeout_s)
-        if _code(info) == 404:
-            made = await _call(fabric, f"STREAM.CREATE.{name}", wanted, timeout_s)
-            # Of two servers that create at once with different limits, one finds it made.
-            if _code(made) == 400 and made["error"].get("err_code") == 10058:
-                info = await _call(fabric, f"STREAM.INFO.{name}", {}, timeout_s)
-            else:
-                _check(made, name)
-                continue
-        _check(info, name)
-        present = info["config"]
-        if any(present.get(key) != value for key, value in wanted.items()):
-            changed = {**present, **wanted}
-            _check(await _call(fabric, f"STREAM.UPDATE.{name}", changed, timeout_s), name)
+        await _ensure_one(fabric, wanted, timeout_s)
     body = {"stream_name": EV, "config": ingest_consumer(limits)}
     answer = await _call(fabric, f"CONSUMER.DURABLE.CREATE.{EV}.{INGEST}", body, timeout_s)
     _check(answer, f"{EV}.{INGEST}")
+
+
+async def ensure_window(fabric: Requester, window: Window, *, timeout_s: float = 10.0) -> bool:
+    """Make the stream of a window or update it; whether it was not there before. Any server may
+    call it at any time. Raises `Unavailable`, and `Invalid` for refused limits."""
+    return await _ensure_one(fabric, _window(window), timeout_s)
+
+
+async def drop_window(fabric: Requester, stream: str, *, timeout_s: float = 10.0) -> None:
+    """Remove the stream of a window with all it holds; nothing happens when there is none. Raises
+    `Unavailable`."""
+    answer = await _call(fabric, f"STREAM.DELETE.{stream}", {}, timeout_s)
+    if _code(answer) != 404:
+        _check(answer, stream)
+
+
+def _window(window: Window) -> dict[str, Any]:
+    """The configuration of a window's stream; its ids may not be older than its messages."""
+    return {
+        "name": window.stream,
+        "subjects": [window.subject],
+        "storage": "memory",
+        "retention": "limits",
+        "discard": "old",
+        "num_replicas": window.replicas,
+        "max_bytes": window.max_bytes,
+        "max_age": int(window.max_age_s * _SECOND_NS),
+        "max_msgs": -1,
+        "max_consumers": -1,
+        "allow_direct": True,
+        "duplicate_window": int(min(window.max_age_s, 120.0) * _SECOND_NS),
+    }
+
+
+async def _ensure_one(fabric: Requester, wanted: dict[str, Any], timeout_s: float) -> bool:
+    """Whether the stream was not there before."""
+    name = wanted["name"]
+    info = await _call(fabric, f"STREAM.INFO.{name}", {}, timeout_s)
+    if _code(info) == 404:
+        made = await _call(fabric, f"STREAM.CREATE.{name}", wanted, timeout_s)
+        # Of two servers that create at once with different limits, one finds it made.
+        if _code(made) != 400 or made["error"].get("err_code") != 10058:
+            _check(made, name)
+            return True
+        info = await _call(fabric, f"STREAM.INFO.{name}", {}, timeout_s)
+    _check(info, name)
+    present = info["config"]
+    if any(present.get(key) != value for key, value in wanted.items()):
+        changed = {**present, **wanted}
+        _check(await _call(fabric, f"STREAM.UPDATE.{name}", changed, timeout_s), name)
+    return False
 
 
 async def held_subjects(

@@ -109,15 +109,28 @@ class Archive:
             ) from error
         self._store = LocalStore(self._directory)
 
-    async def put(self, key: str, path: Path) -> None:
-        """Store a file under a key, replacing what an earlier, unfinished sealing left there."""
-        await obstore.put_async(self._store, key, path)
+    async def put(self, key: str, content: Path | bytes) -> None:
+        """Store a file, or bytes, under a key, replacing what an earlier, unfinished sealing left
+        there."""
+        await obstore.put_async(self._store, key, content)
         await asyncio.to_thread(self._sync, self._directory / key)
 
     async def delete(self, key: str) -> None:
         """Remove an object; nothing happens when there is none."""
         with contextlib.suppress(FileNotFoundError):
             await obstore.delete_async(self._store, key)
+
+    async def delete_below(self, prefix: str) -> None:
+        """Remove all objects below a prefix, and its directory."""
+        async for found in obstore.list(self._store, prefix=prefix):
+            for one in found:
+                await self.delete(one["path"])
+        with contextlib.suppress(OSError):  # an object that came meanwhile stays
+            await asyncio.to_thread((self._directory / prefix).rmdir)
+
+    async def part(self, key: str, start: int, length: int) -> bytes:
+        """Bytes of an object as they were put. Raises Broken."""
+        return await self._range(key, start, length)
 
     def _sync(self, path: Path) -> None:
         """Make an object and its names durable: after this the node deletes its own copy."""
@@ -156,7 +169,9 @@ class Archive:
     async def _packed(self, log: SealedLog, stream: str, start: int, length: int) -> bytes:
         if log.object is None:
             return log.inline[stream][start : start + length]
-        key = object_key(log.object, stream)
+        return await self._range(object_key(log.object, stream), start, length)
+
+    async def _range(self, key: str, start: int, length: int) -> bytes:
         try:
             data = await obstore.get_range_async(self._store, key, start=start, length=length)
         except FileNotFoundError as error:

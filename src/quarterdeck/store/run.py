@@ -47,12 +47,19 @@ class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def create(
-    tx: Tx, run: Run, run_tasks: Sequence[Task], run_attempts: Sequence[Attempt], key: str | None
+    tx: Tx,
+    run: Run,
+    run_tasks: Sequence[Task],
+    run_attempts: Sequence[Attempt],
+    key: str | None,
+    *,
+    shared: bool = True,
 ) -> None:
     """Write a run with everything that belongs to it. Raises StaleWrite when another server has
-    just written one with the same id or key."""
+    just written one with the same id or key. An order that is not `shared` is of this run alone,
+    and goes with it."""
     data = pack(run.order)
-    digest = hashlib.sha256(data).hexdigest()
+    digest = hashlib.sha256(data if shared else run.id.encode() + data).hexdigest()
     insert_absent(tx, orders, hash=digest, data=data)
     made = insert_absent(
         tx,

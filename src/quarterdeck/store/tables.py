@@ -275,6 +275,63 @@ agentless = Table(
     UniqueConstraint("via", "place"),
 )
 
+traces = Table(
+    "traces",
+    metadata,
+    Column("id", _text(16), ForeignKey("runs.id"), primary_key=True),
+    Column("namespace", _text(64), nullable=False),
+    Column("name", _text(100), nullable=False),
+    Column("sender", _text(255), nullable=False),
+    Column("key", _text(32), nullable=False),
+    Column("by", _text(64), nullable=False),
+    _flag("kept"),
+    Column("state", _text(16), nullable=False),
+    _flag("lost"),
+    _flag("sealed"),
+    Column("beat", BigInteger, nullable=False, server_default="0"),
+    Column("heard_at", BigInteger, nullable=False),
+    Column("start", LargeBinary, nullable=False),
+    Column("bytes_stdout", BigInteger, nullable=False, server_default="0"),
+    Column("bytes_stderr", BigInteger, nullable=False, server_default="0"),
+    Column("over_stdout", BigInteger, nullable=False, server_default="0"),
+    Column("over_stderr", BigInteger, nullable=False, server_default="0"),
+    Column("forgotten_stdout", BigInteger, nullable=False, server_default="0"),
+    Column("forgotten_stderr", BigInteger, nullable=False, server_default="0"),
+    Column("dropped", LargeBinary),
+    Column("ending", LargeBinary),
+    Column("created_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger),
+    Column("told", Integer, nullable=False),
+    Column("version", Integer, nullable=False),
+    UniqueConstraint("namespace", "key"),
+    Index("ix_traces_name", "namespace", "name", "id"),
+    Index(
+        "ix_traces_open",
+        "state",
+        sqlite_where=text("state = 'open' AND NOT lost"),
+        postgresql_where=text("state = 'open' AND NOT lost"),
+    ),
+    Index(
+        "ix_traces_over",
+        "kept",
+        "heard_at",
+        sqlite_where=text("NOT sealed"),
+        postgresql_where=text("NOT sealed"),
+    ),
+)
+
+trace_pieces = Table(
+    "trace_pieces",
+    metadata,
+    Column("trace", _text(16), ForeignKey("traces.id"), primary_key=True),
+    Column("stream", _text(8), primary_key=True),
+    Column("start", BigInteger, primary_key=True),
+    Column("length", Integer, nullable=False),
+    Column("times", LargeBinary, nullable=False),
+    Column("object", _text(255)),
+    Column("inline", LargeBinary),
+)
+
 rejected = Table(
     "rejected",
     metadata,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 from quarterdeck.core.ids import TOKEN
@@ -15,9 +16,13 @@ ALL_BEATS = "hb.*"
 CHANGED = "live.changed"
 ALL_OUTPUT = "out.>"
 ALL_FACTS = "ev.>"
+TRACE = "trace"
+LIVE_TRACE = "live.trace"
+LONGEST_TOKEN = 255
 
 
 _REST = re.compile(r"(\.[A-Za-z0-9_-]+)+")
+_PLAIN = re.compile(r"[A-Za-z0-9_-]")
 
 
 def _token(text: str) -> str:
@@ -83,6 +88,50 @@ def node_of(subject: str) -> str:
     if len(parts) < 2:
         raise Invalid("subject", f"{subject[:80]!r} names no node.")
     return parts[1]
+
+
+def escaped(text: str) -> str:
+    """Any text as one token: what may not stand there is written `=XX`. A very long one is cut and
+    told from others by a hash."""
+    token = "".join(
+        chr(byte) if _PLAIN.fullmatch(chr(byte)) else f"={byte:02X}"
+        for byte in text.encode(errors="replace")
+    )
+    if len(token) > LONGEST_TOKEN:
+        digest = hashlib.sha256(token.encode()).hexdigest()[:32]
+        token = f"{token[:200]}=h{digest}"
+    return token or "="
+
+
+def trace_stream(namespace: str) -> str:
+    """The JetStream stream of the ephemeral traces of a namespace."""
+    return f"TRACE_{escaped(namespace)}"
+
+
+def traces(namespace: str, name: str = "", *, live: bool = False) -> str:
+    """What ephemeral traces say, of a namespace or of one name there; with `live` kept ones."""
+    kind = LIVE_TRACE if live else TRACE
+    return f"{kind}.{escaped(namespace)}.{escaped(name) + '.' if name else ''}>"
+
+
+def trace(namespace: str, name: str, sender: str, id: str, *, live: bool = False) -> str:
+    """What one trace says; `live`: a kept one, whose chunks are not kept here."""
+    kind = LIVE_TRACE if live else TRACE
+    words = (escaped(namespace), escaped(name), escaped(sender), _token(id))
+    return f"{kind}.{'.'.join(words)}"
+
+
+def one_trace(id: str) -> tuple[str, str]:
+    """What one trace says, whatever it is called, ephemeral or kept."""
+    return f"{TRACE}.*.*.*.{_token(id)}", f"{LIVE_TRACE}.*.*.*.{_token(id)}"
+
+
+def trace_of(subject: str) -> str:
+    """The trace of a subject of one."""
+    words = subject.removeprefix("live.").split(".")
+    if len(words) != 5 or words[0] != TRACE:
+        raise Invalid("subject", f"{subject[:80]!r} is not a subject of traces.")
+    return words[4]
 
 
 def attempt_of(subject: str) -> str:

@@ -24,7 +24,8 @@ from quarterdeck.agent.ssh.link import FarLink
 from quarterdeck.agent.ssh.road import reach
 from quarterdeck.errors import Unavailable
 from quarterdeck.service import Backoff, Clock, Services, first_of, guarded, sentence, still_wanted
-from quarterdeck.settings import AgentSettings, Secret, proxy_variables
+from quarterdeck.settings import AgentSettings, Secret
+from quarterdeck.settings.environment import proxy_variables
 from quarterdeck.telemetry import AgentlessLost, AgentlessReached, Telemetry
 from quarterdeck.wire.agentless import PROOF, AgentlessMessage, vouched_part
 

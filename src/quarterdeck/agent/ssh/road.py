@@ -16,7 +16,7 @@ from quarterdeck.agent.ssh import carry, frames
 from quarterdeck.core.agentless import Place, place
 from quarterdeck.errors import Denied, Invalid, Unavailable
 from quarterdeck.service import guarded, write_private
-from quarterdeck.settings import ATTEMPT_MARK
+from quarterdeck.settings.environment import ATTEMPT_MARK
 from quarterdeck.wire.agentless import AgentlessMessage
 
 if TYPE_CHECKING:

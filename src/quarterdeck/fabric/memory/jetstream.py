@@ -58,6 +58,7 @@ class JetStream:
 
     def restarted(self) -> None:
         now = asyncio.get_running_loop().time()
+        self.streams = {n: one for n, one in self.streams.items() if not one.in_memory}
         for stream in self.streams.values():
             stream.restarted(now)
         for consumer in self._consumers.values():
@@ -96,7 +97,10 @@ class JetStream:
                 return self._create(name, body)
             case ["STREAM", verb, name]:
                 stream = self.streams.get(name)
-                return _error(*_NO_STREAM) if stream is None else self._change(stream, verb, body)
+                if stream is None:
+                    return _error(*_NO_STREAM)
+                stream.expire(asyncio.get_running_loop().time())
+                return self._change(stream, verb, body)
             case ["CONSUMER", "DURABLE", "CREATE", stream, name]:
                 return self._create_consumer(stream, name, body.get("config", {}))
             case ["CONSUMER", "INFO", stream, name]:
@@ -157,6 +161,7 @@ class JetStream:
         if not body or not pattern:
             self._post(reply, b"", b"NATS/1.0 408 Bad Request\r\n\r\n")
             return
+        stream.expire(asyncio.get_running_loop().time())
         found = stream.select(pattern, max(1, body.get("seq", 1)))
         room, sent = body.get("max_bytes") or float("inf"), 0
         name = stream.config["name"]

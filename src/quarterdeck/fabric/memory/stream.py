@@ -62,6 +62,7 @@ class Stream:
 
     def store(self, subject: str, headers: bytes, data: bytes, now: float) -> tuple[int, bool]:
         """Its sequence, and whether it was there already. Raises `Full`, `TooLarge`."""
+        self.expire(now)
         self._forget_ids(now)
         message_id = _id_of(headers)
         if message_id and message_id in self._ids:
@@ -70,6 +71,9 @@ class Stream:
         if 0 < self.config.get("max_msg_size", -1) < len(headers) + len(data):
             raise TooLarge
         limit = self.config.get("max_bytes", -1)
+        if self.config.get("discard") == "old":
+            while self.entries and 0 <= limit < self.bytes + entry.size:
+                self.remove(next(iter(self.entries)))
         if self.full or 0 <= limit < self.bytes + entry.size:
             raise Full
         self.last += 1
@@ -79,6 +83,20 @@ class Stream:
         if message_id:
             self._ids[message_id] = (entry.sequence, now)
         return entry.sequence, False
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether a crash takes it."""
+        return self.config.get("storage") == "memory"
+
+    def expire(self, now: float) -> None:
+        """Drop what is too old."""
+        max_age_s = self.config.get("max_age", 0) / 10**9
+        while max_age_s and self.entries:
+            sequence, entry = next(iter(self.entries.items()))
+            if now - entry.stored_at < max_age_s:
+                return
+            self.remove(sequence)
 
     def remove(self, sequence: int) -> None:
         entry = self.entries.pop(sequence, None)

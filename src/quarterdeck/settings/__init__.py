@@ -28,7 +28,13 @@ LOCAL = "127.0.0.1,::1"
 DEFAULT_LISTEN = "127.0.0.1:7333"
 DEFAULT_FABRIC_LISTEN = "127.0.0.1:4222"
 _FABRIC = re.compile(r"\s*(nats|tls|wss?)://[^\s,/@]+(/[^\s,]*)?\s*")
-ATTEMPT_MARK = "QD_ATTEMPT"
+_RANGES = (
+    ("heartbeat_s", 0.1, 3600),
+    ("nodes", 0, 1000),
+    ("trace_window_s", 10, 86_400),
+    ("trace_window_mib", 1, 16_384),
+    ("trace_kept_mib", 1, 1 << 20),
+)
 
 
 class Secret:
@@ -74,6 +80,9 @@ class ServerSettings(Settings, frozen=True, kw_only=True):
     min_free_mib: int = 64
     out_max_mib: int = 2048
     max_streams: int = 1000
+    trace_window_s: float = 3600.0
+    trace_window_mib: int = 64
+    trace_kept_mib: int = 1024
     metrics: Literal["auto", "open", "token"] = "auto"
     tls_cert: str = ""
     tls_key: str = ""
@@ -123,6 +132,9 @@ class UpSettings(Settings, frozen=True, kw_only=True):
     min_free_mib: int = 64
     out_max_mib: int = 2048
     max_streams: int = 1000
+    trace_window_s: float = 3600.0
+    trace_window_mib: int = 64
+    trace_kept_mib: int = 1024
     metrics: Literal["auto", "open", "token"] = "auto"
     heartbeat_s: float = 5.0
     fabric_listen: str = ""
@@ -217,42 +229,6 @@ def client_file() -> Path:
     return Path(home) / "quarterdeck" / "config.toml"
 
 
-def proxy_variables() -> dict[str, str]:
-    """What the environment says of proxies, by lower-case names, which count first."""
-    names = ("https_proxy", "http_proxy", "all_proxy", "no_proxy")
-    found = {name: os.environ.get(name) or os.environ.get(name.upper()) for name in names}
-    return {name: value for name, value in found.items() if value}
-
-
-def task_environment() -> dict[str, str]:
-    """What a task inherits: the agent's environment without quarterdeck's own variables.
-
-    Variables that are not valid UTF-8 are left out: they can't be written into an order.
-    """
-    return {
-        key: value
-        for key, value in os.environ.items()
-        if not key.startswith(PREFIX) and _utf8(key) and _utf8(value)
-    }
-
-
-def marked() -> str | None:
-    """The attempt this process was started in, if any: its mark must not be inherited."""
-    return os.environ.get(ATTEMPT_MARK)
-
-
-def without_mark() -> dict[str, str]:
-    """The environment of this process without the mark of an attempt."""
-    return {key: value for key, value in os.environ.items() if key != ATTEMPT_MARK}
-
-
-def child_environment(decided: Iterable[str]) -> dict[str, str]:
-    """The environment for a child whose settings in `decided` come from its parent: variables
-    meant for the parent (`QD_DATA` of `qd up`) must not override them."""
-    names = {PREFIX + name.upper() for name in decided}
-    return {key: value for key, value in os.environ.items() if key not in names}
-
-
 def host_name() -> str:
     """The machine's name, made fit for a node name."""
     return re.sub(r"[^A-Za-z0-9_.-]", "-", socket.gethostname()) or "node"
@@ -316,14 +292,6 @@ def _source(kind: type[Settings], error: msgspec.ValidationError, file: str | No
     return f"The setting {found[1]} (from {' or '.join(places)}) has a wrong value"
 
 
-def _utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def _from_file(kind: type[Settings], path: Path) -> dict[str, Any]:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -373,9 +341,10 @@ def _check(settings: Settings) -> None:
     slots = getattr(settings, "slots", 0)
     if not 0 <= slots <= MAX_SLOTS:
         raise Invalid("settings", f"slots is {slots}; say 1 to {MAX_SLOTS}, or 0 for two per CPU.")
-    heartbeat_s = getattr(settings, "heartbeat_s", 1.0)
-    if not 0.1 <= heartbeat_s <= 3600:
-        raise Invalid("settings", f"heartbeat_s is {heartbeat_s}; say 0.1 to 3600 seconds.")
+    for name, least, most in _RANGES:
+        number = getattr(settings, name, least)
+        if not least <= number <= most:
+            raise Invalid("settings", f"{name} is {number}; say {least} to {most}.")
     database = getattr(settings, "database", Secret(""))
     if database and not database.reveal().startswith(POSTGRES):
         raise Invalid(
@@ -393,6 +362,3 @@ def _check(settings: Settings) -> None:
             "wss://HOST/fabric.",
         )
     proxies(getattr(settings, "trusted_proxies", ""))
-    nodes = getattr(settings, "nodes", 1)
-    if not 0 <= nodes <= 1000:
-        raise Invalid("settings", f"nodes is {nodes}; say a number from 0 to 1000.")

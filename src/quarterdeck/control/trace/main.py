@@ -1,0 +1,74 @@
+"""Puts the trace side of a server together: the service, its loops, and who reads what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from quarterdeck.control.changes import Changes
+from quarterdeck.control.lease import Leases
+from quarterdeck.control.trace.beats import Beats
+from quarterdeck.control.trace.kept import Keeping
+from quarterdeck.control.trace.service import Traces
+from quarterdeck.control.trace.window import Windows
+from quarterdeck.core.room import MIB
+from quarterdeck.fabric.base import Fabric
+from quarterdeck.service import Clock, Poke
+from quarterdeck.settings import ServerSettings
+from quarterdeck.store.archive import Archive
+from quarterdeck.store.base import Database
+from quarterdeck.telemetry import Telemetry
+
+Loop = tuple[str, Callable[[], Awaitable[None]]]
+
+
+class Tracing:
+    """`traces` is what others call; `windows` is where ephemeral output is read."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        *,
+        database: Database,
+        fabric: Fabric,
+        archive: Archive,
+        clock: Clock,
+        telemetry: Telemetry,
+        changes: Changes,
+        leases: Leases,
+        new_id: Callable[[], str],
+        room: Callable[[], str],
+    ) -> None:
+        seal = Poke()
+        self.windows = Windows(
+            database=database,
+            fabric=fabric,
+            changes=changes,
+            telemetry=telemetry,
+            window_s=settings.trace_window_s,
+            window_bytes=settings.trace_window_mib * MIB,
+        )
+        self.traces = Traces(
+            database=database,
+            clock=clock,
+            telemetry=telemetry,
+            changes=changes,
+            windows=self.windows,
+            keeping=Keeping(
+                database=database,
+                fabric=fabric,
+                archive=archive,
+                most_bytes=settings.trace_kept_mib * MIB,
+            ),
+            seal=seal,
+            new_id=new_id,
+            room=room,
+        )
+        self._beats = Beats(database=database, clock=clock, leases=leases, traces=self.traces)
+
+    def loops(self) -> tuple[Loop, ...]:
+        """Every loop of traces, by name."""
+        return (
+            ("trace windows", self.windows.keep),
+            ("trace beats", self._beats.write_beats),
+            ("lost traces", self._beats.find_lost),
+        )
