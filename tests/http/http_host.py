@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import http.client
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +54,12 @@ class HttpHost:
         body: Any = None,
         token: str = API,
         through: str = "",
+        more: Mapping[str, str] | None = None,
     ) -> Answer:
         """One request on a connection of its own; `through` a proxy that names this address."""
-        headers = {"Content-Type": "application/json"} if body is not None else {}
+        headers = dict(more or {})
+        if body is not None:
+            headers["Content-Type"] = "application/json"
         if token:
             headers["Authorization"] = f"Bearer {token}"
         if through:

@@ -32,7 +32,7 @@ from tests.contracts.fabric_server import Harbour
 from tests.integration.server_host import JOIN, Ears, HandNode, accepting, order, serving
 from tests.unit.jwt_reader import claims_of
 
-ADMIN = Principal(id="test", kind="api", namespace="default")
+ADMIN = Principal(id="test", kind="api", namespace="*")
 
 
 @pytest.fixture

@@ -85,7 +85,7 @@ class Fleet:
         return await asyncio.wait_for(self.begun.get(), 20)
 
     async def again(self, run: str) -> str:
-        return (await again(self.server.runs, run, Again(created_by="test", namespace="d"))).id
+        return (await again(self.server.runs, run, Again(created_by="test"))).id
 
     async def nodes_of(self, run: str) -> set[str]:
         return {task.node_name for task in (await self.server.runs.detail(run))[1]}

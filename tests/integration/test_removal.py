@@ -215,7 +215,7 @@ async def test_a_retry_goes_to_the_nodes_that_are_left_and_names_the_removed_one
         await ears.until(RunEnded)
         await server.removals.remove("bad", by="test")
         await place.error("link of bad: link to the fabric lost")
-        wish = Retry(created_by="test", namespace="default")
+        wish = Retry(created_by="test")
         again = await retry(server.runs, run, wish)
         assert await left_out(server.runs, run, wish) == ("bad",)
         _, tasks, _ = await server.runs.detail(again.id)

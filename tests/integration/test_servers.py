@@ -173,7 +173,7 @@ async def test_the_row_of_a_server_that_never_came_back_is_forgotten(database: D
 
 async def test_a_revocation_cuts_the_streams_of_every_server(pair: Pair) -> None:
     (one, _), (two, _) = pair
-    root = Principal("root", "api", "default")
+    root = Principal("root", "api", "*")
     (kept, _), (other, _) = [await one.tokens.create("api", by=root) for _ in range(2)]
     (short, _) = await two.tokens.create("api", by=root, expires_s=1)
     with (

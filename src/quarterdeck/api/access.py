@@ -9,11 +9,13 @@ from litestar import Request as HttpRequest
 from litestar import Router, delete, get, post
 from litestar.datastructures import State
 from litestar.di import NamedDependency
-from litestar.params import FromPath, JSONBody
+from litestar.params import FromPath, FromQuery, JSONBody
 from msgspec import Meta
 
+from quarterdeck.api.auth import Namespace
 from quarterdeck.api.body import Body
 from quarterdeck.control.main import Server
+from quarterdeck.core.access import NAMESPACE, SCOPE
 from quarterdeck.core.install import install_line, join_line
 from quarterdeck.store.access import KeptToken, Principal
 
@@ -21,27 +23,35 @@ Api = HttpRequest[None, Principal, State]
 
 
 class TokenRequest(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`expires_s` from now; without it the token is valid until it is revoked. Of a join token:
-    how many nodes may use it, and whether those wait until somebody approves them."""
+    """`expires_s` from now; without it the token is valid until it is revoked. `namespace` is where
+    it acts, `*` for everywhere. `scope` limits send and watch tokens to traces of some names (a
+    glob). Of a join token: how many nodes may use it, and whether those wait until somebody
+    approves them."""
 
-    kind: Literal["api", "join", "leaf"]
+    kind: Literal["api", "send", "watch", "join", "leaf"]
+    namespace: Annotated[str, Meta(pattern=rf"^(\*|{NAMESPACE})$")] | None = None
+    scope: Annotated[str, Meta(pattern=rf"^({SCOPE})?$")] = ""
     expires_s: float | None = None
     uses: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     approve: Literal["auto", "manual"] = "auto"
 
 
 class TokenBody(Body, frozen=True, kw_only=True):
-    """What is known of a token; its text is nowhere."""
+    """What is known of a token; its text is nowhere. `last_used` is up to a minute old. A `minted`
+    one stands in the URL that a server told the sender of a trace."""
 
     id: str
     kind: str
     namespace: str
+    scope: str
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
     approve: str
     uses: int | None
     used: int
+    last_used: datetime | None
+    minted: bool
 
 
 class NewTokenBody(TokenBody, frozen=True, kw_only=True):
@@ -62,14 +72,16 @@ class TokenList(Body, frozen=True, kw_only=True):
 async def create_token(
     data: JSONBody[TokenRequest], request: Api, server: NamedDependency[Server]
 ) -> NewTokenBody:
-    """Make a token: `join` lets agents enrol, `leaf` leaf nodes of the fabric, `api` lets programs
-    call."""
+    """Make a token: `send` sends traces, `watch` reads, `api` lets programs call, `join` lets
+    agents enrol, `leaf` leaf nodes of the fabric."""
     kept, text = await server.tokens.create(
         data.kind,
         by=request.auth,
         expires_s=data.expires_s,
         approve=data.approve,
         uses=data.uses,
+        namespace=data.namespace,
+        scope=data.scope,
     )
     joins = data.kind == "join" and bool(server.url)
     return NewTokenBody(
@@ -82,9 +94,15 @@ async def create_token(
 
 
 @get("/tokens")
-async def list_tokens(server: NamedDependency[Server]) -> TokenList:
-    """Every token, also expired and revoked ones, oldest first."""
-    kept = await server.tokens.every()
+async def list_tokens(
+    request: Api,
+    server: NamedDependency[Server],
+    minted: FromQuery[bool] = False,
+    namespace: Namespace = None,
+) -> TokenList:
+    """Tokens, also expired and revoked ones, oldest first; `?minted=true` also those in the URLs
+    that were told to senders of traces."""
+    kept = await server.tokens.every(request.auth.within(namespace), minted=minted)
     return TokenList(items=tuple(TokenBody(**_fields(token)) for token in kept))
 
 
@@ -101,12 +119,15 @@ def _fields(token: KeptToken) -> dict[str, Any]:
         "id": token.id,
         "kind": token.kind,
         "namespace": token.namespace,
+        "scope": token.scope,
         "created_at": token.created_at,
         "expires_at": token.expires_at,
         "revoked_at": token.revoked_at,
         "approve": token.approve,
         "uses": token.uses,
         "used": token.used,
+        "last_used": token.last_used,
+        "minted": token.minted,
     }
 
 

@@ -122,7 +122,6 @@ async def retry_run(
     """Start the same order again on the nodes where it did not succeed."""
     wish = Retry(
         created_by=request.auth.id,
-        namespace=request.auth.namespace,
         key=f"{request.auth.id}:{idempotency_key}" if idempotency_key else None,
         everything=data.all,
     )
@@ -141,7 +140,7 @@ async def clone_run(
 ) -> RunBody:
     """Start a run like this one, with changes; its target is resolved anew."""
     run, whole = await _changed(server, run_id, data)
-    wish = new_run(whole, request.auth, idempotency_key)
+    wish = new_run(whole, request.auth.at(run.namespace), idempotency_key)
     wish = msgspec.structs.replace(wish, origin="clone", parent=run.id)
     return run_body(await server.runs.create(wish))
 

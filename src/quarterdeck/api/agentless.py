@@ -11,6 +11,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 from msgspec import Meta
 
+from quarterdeck.api.auth import FLEET
 from quarterdeck.api.body import Body, Request
 from quarterdeck.control.main import Server
 from quarterdeck.core import liveness
@@ -52,7 +53,7 @@ class AgentlessBody(Body, frozen=True, kw_only=True):
     waiting: bool
 
 
-@post("/agentless")
+@post("/agentless", opt={FLEET: True})
 async def add_agentless(
     data: JSONBody[AgentlessRequest], request: Api, server: NamedDependency[Server]
 ) -> AgentlessBody:

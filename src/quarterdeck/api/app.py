@@ -16,6 +16,7 @@ from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
 from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
 
 from quarterdeck.api import (
@@ -31,10 +32,11 @@ from quarterdeck.api import (
     status,
     trace,
 )
-from quarterdeck.api.auth import require_api_token, require_stage
+from quarterdeck.api.auth import require_stage, require_token
 from quarterdeck.api.body import StrictRequest
 from quarterdeck.api.describe import describe
 from quarterdeck.api.front import Front
+from quarterdeck.api.hide import hiding
 from quarterdeck.api.measure import measured
 from quarterdeck.api.patience import Patience, PatientProtocol
 from quarterdeck.api.relay import Far, Relays, relaying
@@ -71,7 +73,7 @@ def application(server: Server | None) -> Litestar:
             observe.pages,
             status.router,
         ],
-        guards=[require_stage, require_api_token],
+        guards=[require_stage, require_token],
         dependencies={"server": Provide(lambda: server, sync_to_thread=False)},
         request_class=StrictRequest,
         exception_handlers={
@@ -81,7 +83,9 @@ def application(server: Server | None) -> Litestar:
             UnicodeDecodeError: _unreadable,
             Exception: _unexpected,
         },
-        openapi_config=OpenAPIConfig(title="quarterdeck", version="1", render_plugins=[]),
+        openapi_config=OpenAPIConfig(
+            title="quarterdeck", version="1", render_plugins=[JsonRenderPlugin()]
+        ),
         request_max_body_size=BODY_LIMIT,
         logging_config=None,
         debug=False,
@@ -184,7 +188,7 @@ class HttpServer:
         self._socket = listener
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
-                Front(measured(application(server), server), ()),  # type: ignore[arg-type]
+                hiding(Front(measured(application(server), server), ())),  # type: ignore[arg-type]
                 # only called, as uvicorn calls a class
                 http=partial(  # type: ignore[arg-type]
                     PatientProtocol,

@@ -13,7 +13,8 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.response import Stream
 from litestar.routes import HTTPRoute
 
-from quarterdeck.api.auth import METRICS, PUBLIC
+from quarterdeck.api.auth import FLEET, METRICS, PUBLIC, QUERY_TOKEN, kinds_of
+from quarterdeck.api.hide import PARAMETER
 from quarterdeck.api.live import LiveEvent
 from quarterdeck.api.schema import Problem
 from quarterdeck.core.states import RunState
@@ -64,7 +65,10 @@ def describe(app: Litestar) -> dict[str, Any]:
     document["components"] = {
         "schemas": components,
         "responses": {"Problem": _problem(refs)},
-        "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+        "securitySchemes": {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "query": {"type": "apiKey", "in": "query", "name": PARAMETER},
+        },
     }
     return document
 
@@ -115,10 +119,7 @@ def _describe(
     text = (handler.fn.__doc__ or "").strip()
     operation["summary"] = text.splitlines()[0]
     operation["description"] = " ".join(text.split())
-    if handler.opt.get(PUBLIC):
-        operation["security"] = []
-    else:
-        operation["security"] = [{"bearer": []}, *([{}] if handler.opt.get(METRICS) else [])]
+    _secure(operation, handler.opt)
     question = _question(handler)
     if question is not None:
         content = {"application/json": {"schema": refs[question]}}
@@ -131,6 +132,19 @@ def _describe(
         answers[str(code)] = answers[success]
     answers["default"] = {"$ref": "#/components/responses/Problem"}
     operation["responses"] = answers
+
+
+def _secure(operation: dict[str, Any], opt: dict[str, Any]) -> None:
+    """Who may call: kinds of tokens in words, and as `x-token-kinds` for programs."""
+    if opt.get(PUBLIC):
+        operation["security"] = []
+        return
+    operation["security"] = [{"bearer": []}, *([{}] if opt.get(METRICS) else [])]
+    operation["x-token-kinds"] = list(kinds_of(opt))
+    operation["description"] += f" For tokens of kind {' or '.join(kinds_of(opt))}"
+    operation["description"] += ", of namespace `*` only." if opt.get(FLEET) else "."
+    if opt.get(QUERY_TOKEN):
+        operation["security"].append({"query": []})
 
 
 def _success(handler: HTTPRouteHandler, refs: dict[Any, dict[str, Any]]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from litestar import Router, get
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, QueryParameter
 
-from quarterdeck.api.auth import NEEDS
+from quarterdeck.api.auth import KINDS, NEEDS, WATCHERS
 from quarterdeck.api.body import Body
 from quarterdeck.control.fold import compared, folded
 from quarterdeck.control.main import Server
@@ -65,7 +65,7 @@ class DiffBody(Body, frozen=True, kw_only=True):
     cut: bool
 
 
-@get("/runs/{run_id:str}/fold")
+@get("/runs/{run_id:str}/fold", opt={KINDS: WATCHERS})
 async def fold_run(
     run_id: FromPath[str], server: NamedDependency[Server], by: FromQuery[By] = "result"
 ) -> FoldBody:
@@ -82,7 +82,7 @@ async def fold_run(
     )
 
 
-@get("/runs/{run_id:str}/fold/diff", opt={NEEDS: Stage.WHOLE})
+@get("/runs/{run_id:str}/fold/diff", opt={NEEDS: Stage.WHOLE, KINDS: WATCHERS})
 async def diff_groups(
     run_id: FromPath[str],
     server: NamedDependency[Server],

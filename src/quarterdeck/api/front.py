@@ -22,6 +22,8 @@ Claim = Callable[[Scope], App | None]
 """Says who answers a request; None: somebody else."""
 
 UNAUTHENTICATED = ("no_token", "bad_token")
+HIDDEN = "hidden_token"
+"""Key of a scope: the `access_token` that was taken out of its query (api/hide.py)."""
 
 
 class Front:
@@ -86,4 +88,9 @@ def bearer(scope: Scope) -> str:
     scheme, _, token = (header(scope, "authorization") or "").partition(" ")
     if scheme.lower() == "bearer" and token.strip():
         return token.strip()
-    return query(scope).get("access_token", "").strip()
+    return hidden_token(scope)
+
+
+def hidden_token(scope: Mapping[str, Any]) -> str:
+    """The token that stood in the query of a request, or nothing."""
+    return str(scope.get(HIDDEN, "")).strip()

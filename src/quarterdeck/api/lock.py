@@ -13,6 +13,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from msgspec import Meta
 
+from quarterdeck.api.auth import Namespace
 from quarterdeck.api.body import Body, Request
 from quarterdeck.control.lock import new_claim, standing
 from quarterdeck.control.main import Server
@@ -83,16 +84,23 @@ class ClaimBody(Body, frozen=True, kw_only=True):
 
 
 @get("/locks")
-async def list_locks(request: Api, server: NamedDependency[Server]) -> LockList:
+async def list_locks(
+    request: Api, server: NamedDependency[Server], namespace: Namespace = None
+) -> LockList:
     """Every lock that somebody holds or awaits, by name."""
-    found = await server.locks.every(request.auth)
+    found = await server.locks.every(request.auth.at(namespace))
     return LockList(items=tuple(lock_body(lock) for lock in found))
 
 
 @get("/locks/{name:str}")
-async def show_lock(name: FromPath[str], request: Api, server: NamedDependency[Server]) -> LockBody:
+async def show_lock(
+    name: FromPath[str],
+    request: Api,
+    server: NamedDependency[Server],
+    namespace: Namespace = None,
+) -> LockBody:
     """One lock with its holders and its queue; nobody may hold it."""
-    return lock_body(await server.locks.get(name, by=request.auth))
+    return lock_body(await server.locks.get(name, by=request.auth.at(namespace)))
 
 
 @post("/locks/{name:str}/claims")
@@ -101,11 +109,13 @@ async def claim_lock(
     data: JSONBody[ClaimRequest],
     request: Api,
     server: NamedDependency[Server],
+    namespace: Namespace = None,
 ) -> ClaimBody:
     """Ask for a slot: it is held at once, or the claim queues. Renew it every 5 s."""
     who = Who(host=data.host, pid=data.pid, user=data.user, label=data.label, attempt=data.attempt)
-    claim = new_claim(data.id, data.slots, who, by=request.auth, now=server.clock.now())
-    lock = await server.locks.ask(name, claim, queue=data.otherwise == "queue", by=request.auth)
+    by = request.auth.at(namespace)
+    claim = new_claim(data.id, data.slots, who, by=by, now=server.clock.now())
+    lock = await server.locks.ask(name, claim, queue=data.otherwise == "queue", by=by)
     return _claim_body(lock, data.id)
 
 
@@ -117,22 +127,27 @@ async def renew_claim(
     server: NamedDependency[Server],
     seen: Annotated[str, QueryParameter(max_length=16)] = "",
     wait: Annotated[str, QueryParameter(max_length=16, pattern=SECONDS)] = "0s",
+    namespace: Namespace = None,
 ) -> ClaimBody:
     """Keep a claim for 20 s more. `?seen=3&wait=5s` answers when it does not stand there any more,
     or after that."""
-    lock = await server.locks.renewed(
-        name, claim, wait_s=_seconds(wait), seen=seen, by=request.auth
-    )
+    by = request.auth.at(namespace)
+    lock = await server.locks.renewed(name, claim, wait_s=_seconds(wait), seen=seen, by=by)
     return _claim_body(lock, claim)
 
 
 @delete("/locks/{name:str}/claims/{claim:str}", status_code=200)
 async def release_claim(
-    name: FromPath[str], claim: FromPath[str], request: Api, server: NamedDependency[Server]
+    name: FromPath[str],
+    claim: FromPath[str],
+    request: Api,
+    server: NamedDependency[Server],
+    namespace: Namespace = None,
 ) -> LockBody:
     """Give a claim back; the next of the queue starts."""
-    await server.locks.release(name, claim, by=request.auth)
-    return lock_body(await server.locks.get(name, by=request.auth))
+    by = request.auth.at(namespace)
+    await server.locks.release(name, claim, by=by)
+    return lock_body(await server.locks.get(name, by=by))
 
 
 @post("/locks/{name:str}/holders/{holder:str}/unlock", status_code=200)
@@ -142,14 +157,14 @@ async def unlock(
     request: Api,
     server: NamedDependency[Server],
     at_once: FromQuery[bool] = False,
+    namespace: Namespace = None,
 ) -> HolderBody:
     """Take a claim away (by id, host or host:pid): its command is stopped, then the slot is free.
 
     With `at_once` the slot is free now, and its command may still run.
     """
-    return _holder_body(
-        await server.locks.take_away(name, holder, at_once=at_once, by=request.auth)
-    )
+    by = request.auth.at(namespace)
+    return _holder_body(await server.locks.take_away(name, holder, at_once=at_once, by=by))
 
 
 def lock_body(lock: Lock) -> LockBody:

@@ -12,6 +12,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter
 from msgspec import Meta
 
+from quarterdeck.api.auth import FLEET
 from quarterdeck.api.body import Body, Request
 from quarterdeck.control.main import Server
 from quarterdeck.core import liveness
@@ -132,7 +133,7 @@ async def show_node(node: FromPath[str], server: NamedDependency[Server]) -> Nod
     return node_body(server, server.nodes.named(node))
 
 
-@post("/nodes/{node:str}/labels", status_code=200)
+@post("/nodes/{node:str}/labels", status_code=200, opt={FLEET: True})
 async def label_node(
     node: FromPath[str],
     data: JSONBody[LabelRequest],
@@ -151,7 +152,7 @@ async def label_node(
     return node_body(server, changed)
 
 
-@post("/nodes/{node:str}/rename", status_code=200)
+@post("/nodes/{node:str}/rename", status_code=200, opt={FLEET: True})
 async def rename_node(
     node: FromPath[str],
     data: JSONBody[RenameRequest],
@@ -162,7 +163,7 @@ async def rename_node(
     return node_body(server, await server.nodes.rename(node, data.name, by=request.auth.id))
 
 
-@post("/nodes/{node:str}/drain", status_code=200)
+@post("/nodes/{node:str}/drain", status_code=200, opt={FLEET: True})
 async def drain_node(
     node: FromPath[str], request: Api, server: NamedDependency[Server]
 ) -> NodeBody:
@@ -170,7 +171,7 @@ async def drain_node(
     return node_body(server, await server.nodes.drain(node, True, by=request.auth.id))
 
 
-@post("/nodes/{node:str}/undrain", status_code=200)
+@post("/nodes/{node:str}/undrain", status_code=200, opt={FLEET: True})
 async def undrain_node(
     node: FromPath[str], request: Api, server: NamedDependency[Server]
 ) -> NodeBody:
@@ -178,7 +179,7 @@ async def undrain_node(
     return node_body(server, await server.nodes.drain(node, False, by=request.auth.id))
 
 
-@post("/nodes/{node:str}/approve", status_code=200)
+@post("/nodes/{node:str}/approve", status_code=200, opt={FLEET: True})
 async def approve_node(
     node: FromPath[str], request: Api, server: NamedDependency[Server]
 ) -> NodeBody:
@@ -186,7 +187,7 @@ async def approve_node(
     return node_body(server, await server.nodes.approve(node, by=request.auth.id))
 
 
-@delete("/nodes/{node:str}", status_code=200)
+@delete("/nodes/{node:str}", status_code=200, opt={FLEET: True})
 async def remove_node(
     node: FromPath[str], request: Api, server: NamedDependency[Server]
 ) -> NodeBody:

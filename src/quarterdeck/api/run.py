@@ -16,7 +16,7 @@ from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, QueryParameter
 from litestar.response import Stream
 
-from quarterdeck.api.auth import NEEDS
+from quarterdeck.api.auth import KINDS, NEEDS, QUERY_TOKEN, WATCHERS, Namespace
 from quarterdeck.api.live import SERVER_SENT, frames
 from quarterdeck.api.packed import MEDIA_TYPE, PACKED
 from quarterdeck.api.plan import labels_of, plan_of
@@ -70,6 +70,7 @@ async def start_run(
         str | None, HeaderParameter(name="Idempotency-Key", min_length=1, max_length=128)
     ] = None,
     wait: Annotated[str | None, QueryParameter(max_length=16, pattern=SECONDS)] = None,
+    namespace: Namespace = None,
 ) -> RunBody | RunDetail:
     """Start a run; it is recorded before the answer is sent.
 
@@ -77,7 +78,7 @@ async def start_run(
     so that a broken connection can be tried again.
     """
     patience_s = None if wait is None else _seconds(wait)
-    run = await server.runs.create(new_run(data, request.auth, idempotency_key))
+    run = await server.runs.create(new_run(data, request.auth.at(namespace), idempotency_key))
     if patience_s is None:
         return run_body(run)
     await _wait_for_end(server, run, patience_s, new=True)
@@ -85,7 +86,7 @@ async def start_run(
 
 
 def new_run(data: RunRequest, auth: Principal, key: str | None) -> NewRun:
-    """What a request asks for. Raises Invalid."""
+    """What a request asks for, of somebody in one namespace. Raises Invalid."""
     return NewRun(
         target=data.target,
         order=order_of(data),
@@ -99,18 +100,21 @@ def new_run(data: RunRequest, auth: Principal, key: str | None) -> NewRun:
     )
 
 
-@get("/runs")
+@get("/runs", opt={KINDS: WATCHERS})
 async def list_runs(
+    request: Api,
     server: NamedDependency[Server],
     run_state: Annotated[RunState | None, QueryParameter(name="state")] = None,
     origin: Annotated[str | None, QueryParameter(max_length=16)] = None,
     label: Annotated[str | None, QueryParameter(max_length=320, pattern=LABEL)] = None,
     before: Annotated[str | None, QueryParameter(max_length=16)] = None,
     limit: Annotated[int, QueryParameter(ge=1, le=500)] = 50,
+    namespace: Namespace = None,
 ) -> RunPage:
     """Runs, newest first, a page at a time; `label=KEY=VALUE` gives those that have it."""
     key, equals, value = (label or "").partition("=")
     which = RunFilter(
+        namespace=request.auth.within(namespace).namespace,
         state=run_state,
         origin=origin,
         label=(key, value) if equals else None,
@@ -122,7 +126,7 @@ async def list_runs(
     return RunPage(items=tuple(run_body(run) for run in runs), next=last)
 
 
-@get("/runs/{run_id:str}")
+@get("/runs/{run_id:str}", opt={KINDS: WATCHERS})
 async def show_run(
     run_id: FromPath[str],
     server: NamedDependency[Server],
@@ -153,7 +157,11 @@ async def cancel_run(
     return run_body(await server.runs.cancel(run_id, nth=nth or None))
 
 
-@get("/runs/{run_id:str}/events", opt={NEEDS: Stage.WHOLE}, media_type="text/event-stream")
+@get(
+    "/runs/{run_id:str}/events",
+    opt={NEEDS: Stage.WHOLE, KINDS: WATCHERS, QUERY_TOKEN: True},
+    media_type="text/event-stream",
+)
 async def follow_run(
     run_id: FromPath[str],
     request: Api,
@@ -187,7 +195,11 @@ async def follow_run(
     return Stream(stream, headers={**NO_BUFFERING, "content-type": spelling.media_type})
 
 
-@get("/runs/{run_id:str}/output", opt={NEEDS: Stage.WHOLE}, media_type="application/octet-stream")
+@get(
+    "/runs/{run_id:str}/output",
+    opt={NEEDS: Stage.WHOLE, KINDS: WATCHERS},
+    media_type="application/octet-stream",
+)
 async def read_output(
     run_id: FromPath[str],
     server: NamedDependency[Server],

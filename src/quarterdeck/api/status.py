@@ -8,7 +8,7 @@ from datetime import datetime
 from litestar import MediaType, Response, Router, get
 from litestar.di import NamedDependency
 
-from quarterdeck.api.auth import METRICS, PUBLIC
+from quarterdeck.api.auth import FLEET, METRICS, PUBLIC
 from quarterdeck.api.body import Body
 from quarterdeck.api.describe import ALSO
 from quarterdeck.control.main import Server
@@ -163,7 +163,7 @@ async def metrics(server: NamedDependency[Server]) -> Response[bytes]:
     return Response(text, media_type=CONTENT_TYPE)
 
 
-@get("/debug/status")
+@get("/debug/status", opt={FLEET: True})
 async def status(server: NamedDependency[Server]) -> Status:
     """What every loop does now, how it failed last, backlogs, fabric, database, nodes."""
     report = await server.survey.report()

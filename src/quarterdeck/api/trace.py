@@ -13,6 +13,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 from msgspec import Meta
 
+from quarterdeck.api.auth import KINDS, SCOPED, SENDERS, WATCHERS, Namespace, within_scope
 from quarterdeck.api.body import Body, Request
 from quarterdeck.api.describe import ALSO
 from quarterdeck.control.main import Server
@@ -25,6 +26,9 @@ from quarterdeck.store.trace import TraceFilter
 from quarterdeck.wire.trace import MOST_BODY, decode_frames
 
 LATEST = 4_102_444_800.0  # the year 2100: a time beyond is none
+
+UPLOAD = {KINDS: SENDERS, SCOPED: True}
+WATCH = {KINDS: WATCHERS, SCOPED: True}
 
 Api = HttpRequest[None, Principal, State]
 Key = Annotated[str, HeaderParameter(name="Trace-Key", max_length=64)]
@@ -128,17 +132,22 @@ class TraceList(Body, frozen=True, kw_only=True):
     next: str | None
 
 
-@post("/traces", opt={ALSO: (200,)})
+@post("/traces", opt={ALSO: (200,), **UPLOAD})
 async def begin_trace(
-    data: JSONBody[TraceRequest], request: Api, server: NamedDependency[Server]
+    data: JSONBody[TraceRequest],
+    request: Api,
+    server: NamedDependency[Server],
+    namespace: Namespace = None,
 ) -> Response[BegunBody]:
     """Begin a trace; it is recorded before the answer is sent. A repeat of its key is answered 200
     with what is there by now."""
+    by = request.auth.at(namespace)
+    within_scope(by, data.name)
     new = NewTrace(
         name=data.name,
         sender=data.id,
         key=data.key,
-        namespace=request.auth.namespace,
+        namespace=by.namespace,
         kept=data.keep,
         start=Start(
             host=data.host,
@@ -151,8 +160,9 @@ async def begin_trace(
             started_at=_time(data.started_at),
         ),
     )
-    begun = await server.traces.begin(new, by=request.auth)
+    begun = await server.traces.begin(new, by=by)
     trace = begun.trace
+    within_scope(by, trace.name)
     body = BegunBody(
         trace=trace.id,
         name=trace.name,
@@ -165,7 +175,12 @@ async def begin_trace(
     return Response(body, status_code=201 if begun.made else 200)
 
 
-@post("/traces/{trace:str}/segments", status_code=200, request_max_body_size=MOST_BODY)
+@post(
+    "/traces/{trace:str}/segments",
+    status_code=200,
+    request_max_body_size=MOST_BODY,
+    opt=UPLOAD,
+)
 async def take_segments(
     trace: FromPath[str], request: Api, server: NamedDependency[Server], trace_key: Key
 ) -> SegmentsBody:
@@ -173,13 +188,13 @@ async def take_segments(
 
     An empty body says that the sender lives: send one every 2 s at least.
     """
-    known = await server.traces.upload(trace, trace_key, by=request.auth)
+    known = await _uploaded(server, trace, trace_key, request.auth)
     body = await _read(request.stream(), lambda: server.traces.alive(known.id))
     acked = await server.traces.take(known, decode_frames(body))
     return _segments(acked)
 
 
-@post("/traces/{trace:str}/end", status_code=200)
+@post("/traces/{trace:str}/end", status_code=200, opt=UPLOAD)
 async def end_trace(
     trace: FromPath[str],
     data: JSONBody[EndRequest],
@@ -188,7 +203,7 @@ async def end_trace(
     trace_key: Key,
 ) -> StateBody:
     """Say how the command ended; the first word counts."""
-    known = await server.traces.upload(trace, trace_key, by=request.auth)
+    known = await _uploaded(server, trace, trace_key, request.auth)
     end = End(
         code=data.code, signal=data.signal, message=data.message, ended_at=_time(data.ended_at)
     )
@@ -196,28 +211,39 @@ async def end_trace(
     return StateBody(state=(await server.traces.end(known, end, said=said)).state.value)
 
 
-@get("/traces")
+@get("/traces", opt=WATCH)
 async def list_traces(
     request: Api,
     server: NamedDependency[Server],
     name: Annotated[str, QueryParameter(max_length=100)] = "",
     before: Annotated[str | None, QueryParameter(max_length=16)] = None,
     limit: Annotated[int, QueryParameter(ge=1, le=500)] = 50,
+    namespace: Namespace = None,
 ) -> TraceList:
-    """Traces of the namespace, newest first, a page at a time."""
-    which = TraceFilter(namespace=request.auth.namespace, name=name, before=before, limit=limit)
+    """Traces, newest first, a page at a time; a token with a scope sees those that are in it."""
+    by = request.auth.within(namespace)
+    which = TraceFilter(namespace=by.namespace, name=name, before=before, limit=limit)
     found = await server.traces.page(which)
     last = found[-1].id if len(found) == limit else None
-    return TraceList(items=tuple(trace_body(server, one) for one in found), next=last)
+    seen = [one for one in found if by.covers(one.name)]
+    return TraceList(items=tuple(trace_body(server, one) for one in seen), next=last)
 
 
-@get("/traces/{trace:str}")
+@get("/traces/{trace:str}", opt=WATCH)
 async def show_trace(
     trace: FromPath[str], request: Api, server: NamedDependency[Server]
 ) -> TraceBody:
     """One trace."""
     found = await server.traces.get(trace, namespace=request.auth.namespace)
+    within_scope(request.auth, found.name)
     return trace_body(server, found)
+
+
+async def _uploaded(server: Server, trace_id: str, key: str, by: Principal) -> Trace:
+    """The trace that a sender goes on with. Raises NotFound and Denied."""
+    trace = await server.traces.upload(trace_id, key, by=by)
+    within_scope(by, trace.name)
+    return trace
 
 
 def trace_body(server: Server, trace: Trace) -> TraceBody:

@@ -16,7 +16,6 @@ class Retry(msgspec.Struct, frozen=True, kw_only=True):
     """Who asks; `everything` also takes the tasks that succeeded."""
 
     created_by: str
-    namespace: str
     key: str | None = None
     everything: bool = False
 
@@ -59,7 +58,7 @@ async def retry(runs: Runs, run_id: str, wish: Retry) -> Run:
             order=order,
             title=run.title,
             created_by=wish.created_by,
-            namespace=wish.namespace,
+            namespace=run.namespace,
             plan=plan,
             labels=run.labels,
             key=wish.key,

@@ -30,6 +30,7 @@ from quarterdeck.errors import Conflict, Invalid, NotFound, Unavailable
 from quarterdeck.service import Clock, Poke
 from quarterdeck.store import run as run_store
 from quarterdeck.store import step as step_store
+from quarterdeck.store.access import Principal
 from quarterdeck.store.base import Database, Tx
 from quarterdeck.telemetry import RunCreated, Telemetry
 
@@ -167,6 +168,12 @@ class Runs:
 
         return await self._database.read(read)
 
+    async def named(self, text: str, by: Principal) -> str:
+        """The id of the run that a text names, among those that `by` sees. Raises NotFound, and
+        Conflict when it names several."""
+        find = partial(run_store.find, text=text, namespace=by.namespace)
+        return await self._database.read(find)
+
     async def _known(self, new: NewRun) -> str | None:
         key = new.key
         if key is None:
@@ -176,8 +183,8 @@ class Runs:
     async def _same(self, run_id: str, new: NewRun) -> Run:
         run = await self.get(run_id)
         orders = await self._database.read(lambda tx: run_store.orders_of(tx, [run_id]))
-        same = (orders[run_id], run.target, run.plan) == (new.order, new.target, new.plan)
-        if not same:
+        there = (orders[run_id], run.target, run.plan, run.namespace)
+        if there != (new.order, new.target, new.plan, new.namespace):
             raise Conflict(
                 "idempotency_key",
                 f"This idempotency key belongs to run {run_id}, which was another order: "
@@ -195,7 +202,7 @@ class Runs:
         def read(tx: Tx) -> list[Run]:
             if which.before is None:
                 return run_store.page(tx, which)
-            before = run_store.find(tx, which.before)
+            before = run_store.find(tx, which.before, which.namespace)
             return run_store.page(tx, msgspec.structs.replace(which, before=before))
 
         return await self._database.read(read)

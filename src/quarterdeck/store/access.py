@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Row, or_, select, update
 
-from quarterdeck.core.access import parse
+from quarterdeck.core.access import EVERY, HOME, check_namespace, covers, parse
 from quarterdeck.errors import Denied, NotFound
 from quarterdeck.store import statements as sql
 from quarterdeck.store.base import Tx
@@ -19,16 +19,48 @@ from quarterdeck.store.tables import tokens
 
 
 class Principal(msgspec.Struct, frozen=True):
-    """Who a request comes from: a token of some kind, in a namespace."""
+    """Who a request comes from: a token of some kind, in a namespace (`*`: in all of them), with a
+    scope: a glob of the names of traces that it is for, or empty."""
 
     id: str
     kind: str
     namespace: str
+    scope: str = ""
+
+    @property
+    def home(self) -> str:
+        """The namespace that it acts in when nobody says which."""
+        return HOME if self.namespace == EVERY else self.namespace
+
+    def sees(self, namespace: str) -> bool:
+        """Whether what is in a namespace is there for it."""
+        return self.namespace in (EVERY, namespace)
+
+    def covers(self, name: str) -> bool:
+        """Whether its scope has room for the name of a trace."""
+        return covers(self.scope, name)
+
+    def at(self, namespace: str | None) -> Principal:
+        """It in one namespace: the one that was asked for, else its home. Raises Invalid for what
+        is none, and Denied for one that is not its own."""
+        wanted = self.home if namespace is None else check_namespace(namespace)
+        if not self.sees(wanted):
+            raise Denied(
+                "wrong_namespace",
+                f"This token is for namespace {self.namespace}: leave `namespace` out, or use a "
+                f"token for {wanted}.",
+            )
+        return msgspec.structs.replace(self, namespace=wanted)
+
+    def within(self, namespace: str | None) -> Principal:
+        """It in the namespace that was asked for, or in all that it sees. Raises as `at`."""
+        return self if namespace is None else self.at(namespace)
 
 
 class KeptToken(msgspec.Struct, frozen=True, kw_only=True):
     """What is kept of a token, fit to be shown. `uses` is how many nodes may join with it (None:
-    any number), `used` how many did; `approve` is `auto`, or `manual`: they wait for approval."""
+    any number), `used` how many did; `approve` is `auto`, or `manual`: they wait for approval.
+    `minted` ones stand in the URL of a trace that a server told its sender."""
 
     id: str
     kind: str
@@ -39,6 +71,9 @@ class KeptToken(msgspec.Struct, frozen=True, kw_only=True):
     approve: str = "auto"
     uses: int | None = None
     used: int = 0
+    scope: str = ""
+    last_used: datetime | None = None
+    minted: bool = False
 
 
 def register(
@@ -50,6 +85,8 @@ def register(
     *,
     approve: str = "auto",
     uses: int | None = None,
+    scope: str = "",
+    minted: bool = False,
 ) -> None:
     """Keep the hash of a token; one that is known already stays as it is."""
     found = parse(token)
@@ -66,27 +103,48 @@ def register(
         expires_at=to_us(expires_at),
         approve=approve,
         uses=uses,
+        scope=scope,
+        minted=minted,
     )
 
 
-def every(tx: Tx) -> list[KeptToken]:
-    """All tokens, also those that count no more, oldest first."""
-    rows = tx.execute(select(tokens).order_by(tokens.c.created_at, tokens.c.id))
-    return [_kept(row) for row in rows]
+def take_over(tx: Tx, text: str, now: datetime) -> None:
+    """Keep the hash of a token that was laid down in a file: it is for every namespace, also where
+    an earlier release kept it for one. Raises ValueError for what is no token."""
+    register(tx, text, EVERY, now)
+    found = parse(text)
+    if found is not None:
+        tx.execute(
+            update(tokens)
+            .where(tokens.c.id == found.id, tokens.c.namespace != EVERY)
+            .values(namespace=EVERY)
+        )
 
 
-def get(tx: Tx, token_id: str) -> KeptToken:
-    """Raises NotFound."""
+def every(tx: Tx, namespace: str = EVERY, *, minted: bool = False) -> list[KeptToken]:
+    """All tokens of a namespace, also those that count no more, oldest first; those in the URLs of
+    traces only when they are asked for."""
+    query = select(tokens).order_by(tokens.c.created_at, tokens.c.id)
+    if namespace != EVERY:
+        query = query.where(tokens.c.namespace == namespace)
+    if not minted:
+        query = query.where(~tokens.c.minted)
+    return [_kept(row) for row in tx.execute(query)]
+
+
+def get(tx: Tx, token_id: str, namespace: str = EVERY) -> KeptToken:
+    """Raises NotFound, also for one of another namespace."""
     row = tx.execute(select(tokens).where(tokens.c.id == token_id)).first()
-    if row is None:
+    if row is None or namespace not in (EVERY, row.namespace):
         raise NotFound(
             "token_not_found", f"There is no token {token_id!r}; `qd token list` lists them."
         )
     return _kept(row)
 
 
-def revoke(tx: Tx, token_id: str, now: datetime) -> KeptToken:
+def revoke(tx: Tx, token_id: str, now: datetime, namespace: str = EVERY) -> KeptToken:
     """Void a token from now on; a repeat leaves the first time. Raises NotFound."""
+    get(tx, token_id, namespace)
     tx.execute(
         update(tokens)
         .where(tokens.c.id == token_id, tokens.c.revoked_at.is_(None))
@@ -134,6 +192,9 @@ def _kept(row: Row[Any]) -> KeptToken:
         approve=row.approve,
         uses=row.uses,
         used=row.used,
+        scope=row.scope,
+        last_used=from_us(row.last_used),
+        minted=row.minted,
     )
 
 
@@ -147,7 +208,7 @@ def principal(tx: Tx, token: str, now: datetime) -> Principal:
                 raise Denied("token_revoked", "This token was revoked: ask for a new one.")
             if row.expires_at is not None and row.expires_at <= (to_us(now) or 0):
                 raise Denied("token_expired", "This token has expired: ask for a new one.")
-            return Principal(row.id, row.kind, row.namespace)
+            return Principal(row.id, row.kind, row.namespace, row.scope)
     raise Denied(
         "bad_token", "The token is not valid here: check --token, QD_TOKEN or the data directory."
     )

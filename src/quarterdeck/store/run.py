@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Select, and_, func, insert, select, update
 
+from quarterdeck.core.access import EVERY
 from quarterdeck.core.model import Attempt, Order, Run, Task, Wanted
 from quarterdeck.core.states import ATTEMPT_MOVES, RunState
 from quarterdeck.errors import Broken, Conflict, NotFound
@@ -39,6 +40,7 @@ from quarterdeck.store.tables import attempts, orders, run_labels, runs
 class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which runs a list shows; `before` is the id of the last run of the page before."""
 
+    namespace: str = EVERY
     state: RunState | None = None
     origin: str | None = None
     label: tuple[str, str] | None = None
@@ -103,17 +105,20 @@ def get(tx: Tx, run_id: str) -> Run:
     return run_record(row, Order())
 
 
-def find(tx: Tx, text: str) -> str:
-    """The id of the run that `text` names: a whole id, a unique beginning, or `last`.
+def find(tx: Tx, text: str, namespace: str = EVERY) -> str:
+    """The id of the run that `text` names: a whole id, a unique beginning, or `last`; runs of
+    another namespace are not there.
 
     Raises NotFound, and Conflict when the beginning fits several.
     """
     if text == "last":
-        row = tx.execute(select(runs.c.id).order_by(runs.c.id.desc()).limit(1)).first()
+        newest = _inside(select(runs.c.id).order_by(runs.c.id.desc()).limit(1), namespace)
+        row = tx.execute(newest).first()
         if row is None:
             raise NotFound("run_not_found", "There is no run yet; start one with `qd run`.")
         return str(row.id)
-    found = tx.execute(sql.RUN_BEGINNING, {"from_id": text, "to_id": text + "~"}).all()
+    beginning = {"from_id": text, "to_id": text + "~"}
+    found = tx.execute(_inside(sql.RUN_BEGINNING, namespace), beginning).all()
     if len(found) == 1 and text:
         return str(found[0].id)
     if len(found) > 1:
@@ -129,7 +134,7 @@ def by_key(tx: Tx, key: str) -> str | None:
 
 def page(tx: Tx, which: RunFilter) -> list[Run]:
     """Runs, newest first, with empty orders: a list does not need scripts and stdin."""
-    query: Select[Any] = select(runs).order_by(runs.c.id.desc())
+    query: Select[Any] = _inside(select(runs).order_by(runs.c.id.desc()), which.namespace)
     if which.state is not None:
         query = query.where(runs.c.state == which.state.value)
     if which.origin is not None:
@@ -143,6 +148,10 @@ def page(tx: Tx, which: RunFilter) -> list[Run]:
     if which.before is not None:
         query = query.where(runs.c.id < which.before)
     return [run_record(row, Order()) for row in tx.execute(query.limit(which.limit))]
+
+
+def _inside(query: Select[Any], namespace: str) -> Select[Any]:
+    return query if namespace == EVERY else query.where(runs.c.namespace == namespace)
 
 
 def tasks_of(tx: Tx, run_id: str, *, changed_after: int = -1) -> list[Task]:

@@ -85,6 +85,9 @@ tokens = Table(
     Column("approve", _text(8), nullable=False, server_default="auto"),
     Column("uses", Integer),
     Column("used", Integer, nullable=False, server_default="0"),
+    Column("scope", _text(100), nullable=False, server_default=""),
+    Column("last_used", BigInteger),
+    _flag("minted"),
 )
 
 orders = Table(
@@ -120,6 +123,7 @@ runs = Table(
     Column("version", Integer, nullable=False),
     _flag("due"),
     Column("idempotency_key", _text(160), unique=True),
+    Index("ix_runs_namespace", "namespace", "id"),
     Index("ix_runs_due", "due", sqlite_where=text("due"), postgresql_where=text("due")),
     Index(
         "ix_runs_deadline",

@@ -16,6 +16,7 @@ from sqlalchemy import Row, Select, bindparam, case, delete, or_, select, update
 from sqlalchemy.sql.elements import ColumnElement
 
 from quarterdeck.core import traced
+from quarterdeck.core.access import EVERY
 from quarterdeck.core.trace import Dropped, End, Positions, Start, Trace, TraceState
 from quarterdeck.errors import NotFound
 from quarterdeck.store import run as run_store
@@ -60,9 +61,9 @@ class Piece(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TraceFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which traces a list shows, newest first; an empty `namespace` stands for all."""
+    """Which traces a list shows, newest first."""
 
-    namespace: str
+    namespace: str = EVERY
     name: str = ""
     before: str | None = None
     limit: int = 50
@@ -117,7 +118,7 @@ def by_key(tx: Tx, namespace: str, key: str) -> Trace | None:
 def page(tx: Tx, which: TraceFilter) -> list[Trace]:
     """Traces, newest first."""
     query: Select[Any] = select(traces).order_by(traces.c.id.desc())
-    if which.namespace:
+    if which.namespace != EVERY:
         query = query.where(traces.c.namespace == which.namespace)
     if which.name:
         query = query.where(traces.c.name == which.name)

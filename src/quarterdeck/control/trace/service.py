@@ -19,6 +19,7 @@ from quarterdeck.control.trace.topics import topic_of
 from quarterdeck.control.trace.window import Windows
 from quarterdeck.core import trace as rules
 from quarterdeck.core import traced
+from quarterdeck.core.access import EVERY
 from quarterdeck.core.trace import End, Frame, Positions, Start, Trace, TraceState
 from quarterdeck.errors import Conflict, Denied, Unavailable
 from quarterdeck.service import Clock, Poke
@@ -197,12 +198,12 @@ class Traces:
         """A trace that was thought to be lost goes on."""
         return await self._change(trace_id, rules.came_back)
 
-    async def get(self, trace_id: str, *, namespace: str = "") -> Trace:
-        """Raises NotFound, also for one of another namespace; an empty one stands for all."""
+    async def get(self, trace_id: str, *, namespace: str = EVERY) -> Trace:
+        """Raises NotFound, also for one of another namespace."""
 
         def read(tx: Tx) -> Trace:
             trace = trace_store.get(tx, trace_id)
-            return trace if namespace in ("", trace.namespace) else trace_store.get(tx, "")
+            return trace if namespace in (EVERY, trace.namespace) else trace_store.get(tx, "")
 
         return await self._database.read(read)
 

@@ -1,0 +1,290 @@
+"""Every route with every kind of token, in its own namespace and in another one.
+
+A new route has to say here who may call it, or the first test fails.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from litestar.routes import BaseRoute, HTTPRoute, WebSocketRoute
+
+from quarterdeck.api.app import application
+from quarterdeck.core.access import KINDS
+from quarterdeck.store.access import Principal
+from quarterdeck.telemetry import RequestFailed
+from tests.contracts.fabric_server import harbour
+from tests.http.http_host import Answer, HttpHost, answering
+
+ROOT = Principal("root", "api", "*")
+PUBLIC: tuple[str, ...] = ()
+API = ("api",)
+READ = ("api", "watch")
+SEND = ("api", "send")
+RUN = {"target": "none", "argv": ["true"], "allow_empty": True}
+TRACE = {"name": "deploy", "id": "web1", "key": "0" * 32}
+KEY = {"Trace-Key": "0" * 32}
+CLAIM = {"id": "0" * 16, "host": "h", "pid": 1, "user": "u"}
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """Who may call a route (nobody named: everybody, without a token), and what it does with
+    namespaces: `rows` of another are not there, `here` it acts in the one that is meant, `fleet` is
+    for tokens of all of them, `shared` is the same in each."""
+
+    kinds: tuple[str, ...]
+    space: str
+    body: Any = None
+    path: str = ""
+
+
+RULES = {
+    "GET /": Rule(PUBLIC, "shared"),
+    "GET /openapi.json": Rule(PUBLIC, "shared"),
+    "GET /healthz": Rule(PUBLIC, "shared"),
+    "GET /readyz": Rule(PUBLIC, "shared"),
+    "GET /metrics": Rule(API, "shared"),
+    "GET /debug/status": Rule(API, "fleet"),
+    "GET /v1/certificate": Rule(PUBLIC, "shared"),
+    "POST /v1/enrol": Rule(PUBLIC, "shared"),
+    "POST /v1/leaf": Rule(PUBLIC, "shared"),
+    "POST /v1/agentless": Rule(API, "fleet"),
+    "GET /v1/agentless/{agentless}": Rule(API, "shared"),
+    "GET /v1/nodes": Rule(API, "shared"),
+    "GET /v1/nodes/{node}": Rule(API, "shared"),
+    "DELETE /v1/nodes/{node}": Rule(API, "fleet"),
+    "POST /v1/nodes/{node}/approve": Rule(API, "fleet"),
+    "POST /v1/nodes/{node}/drain": Rule(API, "fleet"),
+    "POST /v1/nodes/{node}/undrain": Rule(API, "fleet"),
+    "POST /v1/nodes/{node}/labels": Rule(API, "fleet"),
+    "POST /v1/nodes/{node}/rename": Rule(API, "fleet"),
+    "GET /v1/locks": Rule(API, "here"),
+    "GET /v1/locks/{name}": Rule(API, "here"),
+    "POST /v1/locks/{name}/claims": Rule(API, "here", CLAIM),
+    "DELETE /v1/locks/{name}/claims/{claim}": Rule(API, "here"),
+    "POST /v1/locks/{name}/claims/{claim}/renew": Rule(API, "here"),
+    "POST /v1/locks/{name}/holders/{holder}/unlock": Rule(API, "here"),
+    "GET /v1/runs": Rule(READ, "here"),
+    "POST /v1/runs": Rule(API, "here", RUN),
+    "POST /v1/runs/preview": Rule(API, "shared", RUN),
+    "GET /v1/runs/{run_id}": Rule(READ, "rows"),
+    "GET /v1/runs/{run_id}/events": Rule(READ, "rows", path="?follow=false"),
+    "GET /v1/runs/{run_id}/output": Rule(READ, "rows"),
+    "GET /v1/runs/{run_id}/fold": Rule(READ, "rows"),
+    "GET /v1/runs/{run_id}/fold/diff": Rule(READ, "rows", path="?first=a&second=b"),
+    "POST /v1/runs/{run_id}/cancel": Rule(API, "rows"),
+    "POST /v1/runs/{run_id}/signal": Rule(API, "rows", {"signal": 15}),
+    "POST /v1/runs/{run_id}/retry": Rule(API, "rows", {}),
+    "POST /v1/runs/{run_id}/clone": Rule(API, "rows", {}),
+    "POST /v1/runs/{run_id}/clone/preview": Rule(API, "rows", {}),
+    "GET /v1/traces": Rule(READ, "here"),
+    "POST /v1/traces": Rule(SEND, "here", TRACE),
+    "GET /v1/traces/{trace}": Rule(READ, "rows"),
+    "POST /v1/traces/{trace}/segments": Rule(SEND, "rows"),
+    "POST /v1/traces/{trace}/end": Rule(SEND, "rows", {"code": 0}),
+    "GET /v1/tokens": Rule(API, "here"),
+    "POST /v1/tokens": Rule(API, "shared", {"kind": "api"}),
+    "DELETE /v1/tokens/{token}": Rule(API, "rows"),
+}
+LITESTARS = "/schema"  # its own description of the routes, for tokens of kind api
+# WebSockets, by the kinds that may open one
+SOCKETS: dict[str, tuple[str, ...]] = {}
+
+
+def routes() -> Sequence[BaseRoute]:
+    return application(None).routes
+
+
+def test_every_route_has_a_rule_and_no_rule_is_left_over() -> None:
+    found = {
+        f"{method} {route.path_format}"
+        for route in routes()
+        if isinstance(route, HTTPRoute) and not route.path.startswith(LITESTARS)
+        for method in route.methods
+        if method != "OPTIONS"
+    }
+    assert found == set(RULES)
+    sockets = [route for route in routes() if isinstance(route, WebSocketRoute)]
+    assert {route.path_format for route in sockets} == set(SOCKETS)
+
+
+class Rights:
+    """A server with a run, a lock and a token in namespace `here`, and tokens of every kind."""
+
+    def __init__(self, host: HttpHost) -> None:
+        self.host = host
+        self.tokens: dict[tuple[str, str], str] = {}
+        self.names = dict.fromkeys(("agentless", "node", "holder", "claim"), "nosuch")
+        self.names["name"] = "deploy"
+
+    async def fill(self) -> None:
+        tokens = self.host.server.tokens
+        for kind in KINDS:
+            for namespace in ("here", "there", "*"):
+                _, text = await tokens.create(kind, by=ROOT, namespace=namespace)
+                self.tokens[kind, namespace] = text
+        kept, _ = await tokens.create("watch", by=ROOT, namespace="here")
+        self.names["token"] = kept.id
+        made = await self.ask("POST", "/v1/runs", ("api", "here"), RUN)
+        assert made.status == 201, made.json
+        self.names["run_id"] = made.json["id"]
+        made = await self.ask("POST", "/v1/traces", ("send", "here"), TRACE)
+        assert made.status == 201, made.json
+        self.names["trace"] = made.json["trace"]
+
+    async def ask(self, method: str, path: str, who: tuple[str, str], body: Any = None) -> Answer:
+        token = self.tokens[who]
+        return await self.host.ask(path, method=method, body=body, token=token, more=KEY)
+
+    async def call(self, route: str, who: tuple[str, str], *, namespace: str = "") -> Answer:
+        rule = RULES[route]
+        method, _, path = route.partition(" ")
+        path = re.sub(r"{(\w+)}", lambda found: self.names[found[1]], path) + rule.path
+        if namespace:
+            path += f"{'&' if '?' in path else '?'}namespace={namespace}"
+        return await self.ask(method, path, who, rule.body)
+
+
+@pytest.fixture
+async def rights(tmp_path: Path) -> AsyncIterator[Rights]:
+    async with (
+        harbour(tmp_path) as place,
+        answering(place.root, place.server.url, metrics="token") as host,
+    ):
+        found = Rights(host)
+        await found.fill()
+        yield found
+        assert not host.ears.all(RequestFailed)
+
+
+def refused(answer: Answer) -> str:
+    """The code word of a refusal, or nothing."""
+    return str(answer.json["code"]) if answer.status in (401, 403) else ""
+
+
+async def test_a_route_is_open_to_the_kinds_it_names_and_to_no_other(rights: Rights) -> None:
+    for route, rule in RULES.items():
+        for kind in KINDS:
+            code = refused(await rights.call(route, (kind, "*")))
+            expected = "wrong_token" if rule.kinds and kind not in rule.kinds else ""
+            if code != expected:
+                raise AssertionError(f"{route} with {kind}: {code!r} instead of {expected!r}")
+        if rule.kinds:
+            method, _, path = route.partition(" ")
+            answer = await rights.host.ask(path, method=method, token="")
+            assert (answer.status, answer.json["code"]) == (401, "no_token"), route
+
+
+async def test_what_is_in_another_namespace_is_not_there(rights: Rights) -> None:
+    for route, rule in RULES.items():
+        for kind in rule.kinds:
+            here = await rights.call(route, (kind, "here"))
+            there = await rights.call(route, (kind, "there"))
+            told = f"{route} with {kind}: {here.status}, {there.status} {there.body[:200]!r}"
+            match rule.space:
+                case "rows":
+                    assert here.status != 404 or here.json["code"] not in NOWHERE, told
+                    assert there.status == 404 and there.json["code"] in NOWHERE, told
+                case "here":
+                    assert (refused(here), refused(there)) == ("", ""), told
+                    wrong = await rights.call(route, (kind, "there"), namespace="here")
+                    assert refused(wrong) == "wrong_namespace", told
+                    root = await rights.call(route, (kind, "*"), namespace="here")
+                    assert refused(root) in ("", "other_claim"), told
+                case "fleet":
+                    assert refused(here) == refused(there) == "wrong_namespace", told
+                case "shared":
+                    assert (refused(here), refused(there)) == ("", ""), told
+
+
+NOWHERE = ("run_not_found", "token_not_found", "trace_not_found")
+
+
+async def test_lists_hold_what_the_token_sees_and_no_more(rights: Rights) -> None:
+    async def items(path: str, who: tuple[str, str]) -> list[dict[str, Any]]:
+        answer = await rights.ask("GET", path, who)
+        assert answer.status == 200, answer.json
+        found: list[dict[str, Any]] = answer.json["items"]
+        return found
+
+    runs = "/v1/runs?origin=run"
+    (run,) = await items(runs, ("watch", "here"))
+    assert (run["id"], run["namespace"]) == (rights.names["run_id"], "here")
+    assert await items("/v1/runs", ("api", "there")) == []
+    assert await items(f"{runs}&namespace=there", ("api", "*")) == []
+    assert await items(runs, ("api", "*")) == [run]
+    (trace,) = await items("/v1/traces", ("watch", "here"))
+    assert (trace["trace"], trace["namespace"]) == (rights.names["trace"], "here")
+    assert await items("/v1/traces", ("watch", "there")) == []
+    for who, seen in (("here", {"here"}), ("there", {"there"}), ("*", {"here", "there", "*"})):
+        assert {item["namespace"] for item in await items("/v1/tokens", ("api", who))} == seen
+    assert (await rights.ask("GET", "/v1/runs/last", ("api", "there"))).status == 404
+    assert (await rights.ask("GET", "/v1/runs/last", ("api", "here"))).status == 200
+    beginning = run["id"][:4]
+    assert (await rights.ask("GET", f"/v1/runs/{beginning}", ("api", "there"))).status == 404
+    before = f"/v1/runs?before={run['id']}"
+    assert (await rights.ask("GET", before, ("api", "there"))).status == 404
+
+
+async def test_a_token_makes_none_that_may_more_than_itself(rights: Rights) -> None:
+    async def make(who: str, **body: Any) -> Answer:
+        return await rights.ask("POST", "/v1/tokens", ("api", who), body)
+
+    for namespace in ("there", "*"):
+        answer = await make("here", kind="api", namespace=namespace)
+        assert refused(answer) == "wrong_namespace"
+    for kind in ("join", "leaf"):
+        assert refused(await make("here", kind=kind)) == "wrong_namespace"
+        assert (await make("*", kind=kind)).json["namespace"] == "*"
+    made = await make("here", kind="send", scope="deploy-*")
+    assert (made.json["namespace"], made.json["scope"]) == ("here", "deploy-*")
+    assert (await make("*", kind="watch")).json["namespace"] == "default"
+    assert (await make("*", kind="watch", namespace="*")).json["namespace"] == "*"
+    for body in (
+        {"kind": "api", "scope": "x"},
+        {"kind": "send", "scope": "a b"},
+        {"kind": "send", "scope": "x" * 101},
+        {"kind": "send", "namespace": "../x"},
+        {"kind": "send", "namespace": ""},
+    ):
+        assert (await make("*", **body)).status == 400, body
+
+
+async def test_a_token_with_a_scope_opens_nothing_but_what_compares_it(rights: Rights) -> None:
+    async def made(kind: str, scope: str) -> str:
+        body = {"kind": kind, "scope": scope}
+        answer = await rights.ask("POST", "/v1/tokens", ("api", "here"), body)
+        return str(answer.json["token"])
+
+    async def ask(path: str, token: str, body: Any = None) -> Answer:
+        method = "GET" if body is None else "POST"
+        return await rights.host.ask(path, method=method, body=body, token=token, more=KEY)
+
+    trace = f"/v1/traces/{rights.names['trace']}"
+    fits, other = await made("watch", "dep*y"), await made("watch", "deploy-*")
+    for path in ("/v1/runs", f"/v1/runs/{rights.names['run_id']}"):
+        answer = await ask(path, fits)
+        assert refused(answer) == "out_of_scope" and "dep*y" in answer.json["detail"]
+    assert (await ask(trace, fits)).status == 200
+    assert refused(await ask(trace, other)) == "out_of_scope"
+    assert len((await ask("/v1/traces", fits)).json["items"]) == 1
+    assert (await ask("/v1/traces", other)).json["items"] == []
+    sender, stranger = await made("send", "deploy"), await made("send", "?eplo")
+    assert (await ask("/v1/traces", sender, TRACE)).status == 200
+    assert refused(await ask("/v1/traces", stranger, TRACE)) == "out_of_scope"
+    # who knows the key of a trace still begins none under another name
+    renamed = {**TRACE, "name": "xeplo"}
+    assert refused(await ask("/v1/traces", stranger, renamed)) == "out_of_scope"
+    assert refused(await ask(f"{trace}/end", stranger, {"code": 1})) == "out_of_scope"
+    assert (await ask(f"{trace}/end", sender, {"code": 1})).json["state"] == "ended"
+
+
+async def test_a_run_made_from_a_run_stays_in_its_namespace(rights: Rights) -> None:
+    path = f"/v1/runs/{rights.names['run_id']}/clone"
+    made = await rights.ask("POST", path, ("api", "*"), {"allow_empty": True})
+    assert (made.status, made.json["namespace"]) == (201, "here")
