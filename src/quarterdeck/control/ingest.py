@@ -18,6 +18,7 @@ from quarterdeck.control.step import Stepped, Times, step_run, write_guarded
 from quarterdeck.control.together import Together
 from quarterdeck.core import attempt as machine
 from quarterdeck.core.ids import split_attempt
+from quarterdeck.core.lag import Lag
 from quarterdeck.core.model import Attempt
 from quarterdeck.errors import Invalid
 from quarterdeck.fabric.base import Delivery, Fabric
@@ -60,12 +61,20 @@ class Ingest:
         self._moves = moves
         self._steady = steady
         self._believes = believes
+        self._lag = Lag()
         self._together = Together("facts and answers", self._apply, services=services, most=BATCH)
+
+    def behind(self) -> bool:
+        """Whether much of what nodes have said waits to be taken in."""
+        crowded = self._together.waiting >= BATCH
+        return self._lag.lags(crowded=crowded, now=self._clock.monotonic())
 
     async def take_facts(self) -> None:
         """Loop: batches of EV, committed, then acked."""
         async for batch in self._fabric.consume(subjects.EV, subjects.INGEST, batch=BATCH):
             began = self._clock.monotonic()
+            if len(batch) == BATCH:
+                self._lag.full(began)
             events: list[AttemptEvent] = []
             bad: list[tuple[Delivery, str]] = []
             for delivery in batch:

@@ -146,6 +146,7 @@ class Server:
             services=self.services,
             believes=self.fleet.believes,
         )
+        self.fleet.behind = self._ingest.behind
         orderer = Orderer(
             fabric=self.fabric, fleet=self.fleet, sign=self.parts.sign, new_id=self.new_id
         )

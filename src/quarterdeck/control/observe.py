@@ -81,6 +81,7 @@ class Fleet:
         self._beats: dict[str, dict[str, Heartbeat]] = {}
         self._replies: dict[str, str] = {}
         self._on_session: list[Callable[[str], None]] = []
+        self.behind: Callable[[], bool] = lambda: False  # whether facts wait to be taken in
         self.agentless_heard: list[Callable[[str, AgentlessReport], None]] = []
         self._arrived = Poke()
         self._wish = Poke()
@@ -327,7 +328,7 @@ class Fleet:
         if node.unknown != verdict.unknown:
             self._nodes[node.id] = msgspec.structs.replace(node, unknown=verdict.unknown)
             self._heard_of.note(node, self._nodes[node.id], self._clock.monotonic())
-        if verdict.ask or verdict.unknown:
+        if (verdict.ask or verdict.unknown) and not self.behind():
             self._ask(*verdict.ask, *verdict.unknown)
 
 

@@ -36,6 +36,11 @@ class Together(Generic[Item, Result]):
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._working = False
 
+    @property
+    def waiting(self) -> int:
+        """Items that are not being done yet."""
+        return len(self._waiting)
+
     async def __call__(self, item: Item) -> Result:
         """The result for one item; raises what `work` raised for it."""
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()

@@ -71,23 +71,32 @@ Seen = OutputSeen | TaskSeen | RunEndSeen | PresentSeen
 
 
 class Cursor:
-    """How far a watcher has come. As text: `version;attempt:stdout,stderr;...` without the run."""
+    """How far a watcher has come. As text: `version;attempt:stdout,stderr;...` without the run.
+
+    It holds only attempts of which something was seen: the text is made for every event, so what
+    it costs must not grow with the run.
+    """
 
     def __init__(self, version: int = 0) -> None:
         self.version = version
         self.positions: dict[str, dict[str, int]] = {}
 
     def of(self, attempt: str) -> dict[str, int]:
-        """The offsets reached in an attempt; change them in place."""
-        return self.positions.setdefault(attempt, dict.fromkeys(STREAMS, 0))
+        """The offsets reached in an attempt; `reach` changes them."""
+        return self.positions.get(attempt) or dict.fromkeys(STREAMS, 0)
+
+    def reach(self, attempt: str, stream: str, offset: int) -> None:
+        """A stream was seen up to `offset`."""
+        self.positions.setdefault(attempt, dict.fromkeys(STREAMS, 0))[stream] = offset
 
     def text(self) -> str | None:
         """None when too many attempts are under way to name them all: the watcher keeps its last
         one, and output that comes again is known by its offset."""
-        moved = {a: p for a, p in self.positions.items() if any(p.values())}
-        if len(moved) > CURSOR_ENTRIES:
+        if len(self.positions) > CURSOR_ENTRIES:
             return None
-        parts = [f"{a.partition('-')[2]}:{p['stdout']},{p['stderr']}" for a, p in moved.items()]
+        parts = [
+            f"{a.partition('-')[2]}:{p['stdout']},{p['stderr']}" for a, p in self.positions.items()
+        ]
         return ";".join([str(self.version), *parts])
 
     @classmethod
@@ -204,14 +213,15 @@ class Watching:
             return
         if chunk.offset + len(chunk.data) > await self._output.most(attempt.run):
             return  # more than its order allows: a node that feeds its watchers for ever
-        positions = view.cursor.of(attempt.id)
-        met = splice(positions[chunk.stream], chunk.offset, chunk.data)
+        reached = view.cursor.of(attempt.id)[chunk.stream]
+        met = splice(reached, chunk.offset, chunk.data)
         if isinstance(met, Gap):
             async for seen in self._fill(view, task, attempt, chunk.stream, met.end):
                 yield seen
-            met = splice(positions[chunk.stream], chunk.offset, chunk.data)
+            reached = view.cursor.of(attempt.id)[chunk.stream]
+            met = splice(reached, chunk.offset, chunk.data)
         if isinstance(met, Taken):
-            positions[chunk.stream] += len(met.data)
+            view.cursor.reach(attempt.id, chunk.stream, reached + len(met.data))
             taken = Chunk(chunk.stream, met.offset, chunk.time_us, met.data)
             yield OutputSeen(task_at(task, attempt), attempt.id, taken)
 
@@ -219,11 +229,10 @@ class Watching:
         self, view: _View, task: Task, attempt: Attempt, stream: str, end: int
     ) -> AsyncIterator[Seen]:
         """Read up to `end`; what can't be had now is tried again with the next chunk or the end."""
-        positions = view.cursor.of(attempt.id)
-        segment = Segment(stream, positions[stream], end, 0)
+        segment = Segment(stream, view.cursor.of(attempt.id)[stream], end, 0)
         try:
             async for chunk in self._output.shown(attempt, segment):
-                positions[stream] = chunk.offset + len(chunk.data)
+                view.cursor.reach(attempt.id, stream, chunk.offset + len(chunk.data))
                 yield OutputSeen(task_at(task, attempt), attempt.id, chunk)
         except (Unavailable, Broken):  # a damaged or lying node ends nobody's stream
             view.missing = True
@@ -237,7 +246,8 @@ class Watching:
                     continue
                 try:
                     async for chunk in self._output.in_order(attempt, view.cursor.of(attempt.id)):
-                        view.cursor.of(attempt.id)[chunk.stream] = chunk.offset + len(chunk.data)
+                        end = chunk.offset + len(chunk.data)
+                        view.cursor.reach(attempt.id, chunk.stream, end)
                         yield OutputSeen(task_at(task, attempt), attempt.id, chunk)
                 except Unavailable:
                     return
