@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from quarterdeck.core.trace import Frame
+from quarterdeck.telemetry.trace import TraceBack, TraceLost
 from tests.contracts.fabric_server import harbour
 from tests.http.http_host import HttpHost, answering
 from tests.http.trace_sender import NOW_US, Sender
@@ -17,6 +20,19 @@ from tests.http.trace_sender import NOW_US, Sender
 async def host(tmp_path: Path) -> AsyncIterator[HttpHost]:
     async with harbour(tmp_path) as place, answering(place.root, place.server.url) as host:
         yield host
+
+
+async def events(host: HttpHost, run: str) -> list[dict[str, Any]]:
+    """What a watcher of a run is told up to now."""
+    answer = await host.ask(f"/v1/runs/{run}/events?follow=false")
+    return [json.loads(line[6:]) for line in answer.body.splitlines() if line[:6] == b"data: "]
+
+
+async def ended(host: HttpHost, run: str) -> dict[str, Any]:
+    """The run once it has ended."""
+    found: dict[str, Any] = (await host.ask(f"/v1/runs/{run}?wait=20s")).json
+    assert found["state"] == "ended"
+    return found
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -40,3 +56,64 @@ async def test_a_trace_begins_is_taken_and_ends(host: HttpHost, keep: bool) -> N
     assert (listed["code"], listed["kept"], listed["command"]) == (3, keep, ["echo", "hi"])
     assert listed["bytes"] == {"stdout": 11, "stderr": 2}
     assert (await host.ask("/v1/traces?name=other")).json == {"items": [], "next": None}
+
+
+@pytest.mark.parametrize("keep", [False, True])
+async def test_a_trace_is_a_run_with_output_events_and_an_end(host: HttpHost, keep: bool) -> None:
+    sender = Sender(host.port, keep=keep, command=["make", "all"])
+    await sender.begin()
+    await sender.say(b"one\n")
+    await sender.say(b"bad\n", "stderr")
+    await sender.say(b"two\n")
+    run = (await host.ask(f"/v1/runs/{sender.trace}")).json
+    assert (run["state"], run["origin"], run["title"]) == ("running", "trace", "make all")
+    assert (await host.ask(f"/v1/runs/{sender.trace}/output")).body == b"one\ntwo\n"
+    present = await events(host, sender.trace)
+    assert [e["type"] for e in present] == ["run", *["output"] * 3, "task", "present"]
+    await sender.end(code=2, stdout=8, stderr=4)
+    await ended(host, sender.trace)
+    run = (await host.ask(f"/v1/runs/{sender.trace}")).json
+    assert (run["state"], run["outcome"]) == ("ended", "failed")
+    (task,) = run["tasks"]
+    assert (task["node"], task["exit_code"]) == ("web-1", 2)
+    assert task["attempts"][0]["stdout"]["bytes"] == 8
+    told = await events(host, sender.trace)
+    said = [(e["stream"], e["data"]) for e in told if e["type"] == "output"]
+    assert said == [("stdout", "one\n"), ("stderr", "bad\n"), ("stdout", "two\n")]
+    assert told[-1]["type"] == "ended"
+    lines = await host.ask(f"/v1/runs/{sender.trace}/output?lines=1")
+    assert lines.body == b"two\n"
+    (listed,) = (await host.ask("/v1/runs?origin=trace")).json["items"]
+    assert listed["id"] == sender.trace
+
+
+async def test_nobody_here_can_act_on_the_command_of_a_trace(host: HttpHost) -> None:
+    sender = Sender(host.port)
+    await sender.begin()
+    for path, body in (
+        ("cancel", None),
+        ("cancel?node=web-1", None),
+        ("signal", {"signal": 15}),
+        ("retry", {}),
+    ):
+        refused = await host.ask(f"/v1/runs/{sender.trace}/{path}", method="POST", body=body)
+        assert (refused.status, refused.json["code"]) == (409, "trace"), path
+
+
+async def test_who_is_not_heard_of_is_lost_and_comes_back(host: HttpHost) -> None:
+    sender = Sender(host.port, keep=True)
+    await sender.begin()
+    await sender.say(b"before ")
+    began = host.server.clock.monotonic()
+    await host.ears.until(TraceLost)
+    assert host.server.clock.monotonic() - began < 10
+    run = (await host.ask(f"/v1/runs/{sender.trace}")).json
+    assert (run["state"], run["outcome"]) == ("ended", "lost")
+    assert (await sender.say(b"after")).json["state"] == "open"
+    await host.ears.until(TraceBack)
+    run = (await host.ask(f"/v1/runs/{sender.trace}")).json
+    assert (run["state"], run["outcome"], run["ended_at"]) == ("running", None, None)
+    await sender.end(signal=9, stdout=12)
+    run = await ended(host, sender.trace)
+    assert run["tasks"][0]["exit_code"] == 137
+    assert (await host.ask(f"/v1/runs/{sender.trace}/output")).body == b"before after"

@@ -25,6 +25,7 @@ class Sender:
         self.key = secrets.token_hex(16)
         self.trace = ""
         self.sent = {"stdout": 0, "stderr": 0}
+        self._time_us = NOW_US
         self._begin = {"name": name, "id": "web-1", "key": self.key, **begin}
 
     async def begin(self) -> Answer:
@@ -35,7 +36,8 @@ class Sender:
 
     async def say(self, data: bytes, stream: str = "stdout") -> Answer:
         """The next bytes of a stream."""
-        frame = Frame(stream, self.sent[stream], NOW_US, data)
+        self._time_us += 1000
+        frame = Frame(stream, self.sent[stream], self._time_us, data)
         answer = await self.frames([frame])
         self.sent[stream] += len(data)
         return answer

@@ -179,7 +179,7 @@ async def follow_run(
     server.watching.crowd.check()
     run = await server.runs.get(run_id)
     cursor = Cursor.parse(run.id, last_event_id) if last_event_id else Cursor()
-    seen = server.watching.watch(run.id, cursor, follow=follow)
+    seen = server.watching.watch(run.id, cursor, follow=follow, origin=run.origin)
     stream = frames(
         run,
         seen,
@@ -213,6 +213,7 @@ async def read_output(
     all)."""
     attempt = await _attempt(server, run_id, node)
     size = await server.output.size(attempt, stream)
+    offset = max(offset, await server.output.begin(attempt, stream))
     if lines != ALL_LINES:
         offset = await server.output.last_lines(attempt, stream, lines)
     end = min(size, offset + length)

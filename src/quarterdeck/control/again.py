@@ -9,6 +9,7 @@ import msgspec
 from quarterdeck.control.run import NewRun, Runs
 from quarterdeck.core.model import Attempt, Run, Task
 from quarterdeck.core.states import Outcome, RunState
+from quarterdeck.core.traced import check_no_trace
 from quarterdeck.errors import Conflict
 
 
@@ -35,6 +36,7 @@ async def retry(runs: Runs, run_id: str, wish: Retry) -> Run:
     removed.
     """
     run, tasks, attempts = await runs.detail(run_id)
+    check_no_trace(run)
     if run.state is not RunState.ENDED:
         raise Conflict(
             "run_not_ended",

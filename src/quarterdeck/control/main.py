@@ -214,12 +214,18 @@ class Server:
             telemetry=self.telemetry,
             changes=self.changes,
             leases=self.leases,
+            services=self.services,
+            server=self.parts.id,
             new_id=self.new_id,
             room=self.room,
         )
         self.traces = self.tracing.traces
         self.output = Output(
-            database=self.database, fabric=self.fabric, archive=archive, orderer=orderer
+            database=self.database,
+            fabric=self.fabric,
+            archive=archive,
+            orderer=orderer,
+            traces=self.tracing.log,
         )
         self._seal = Seal(
             database=self.database,

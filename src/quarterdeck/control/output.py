@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from quarterdeck.control.orders import Orderer
+from quarterdeck.control.trace.log import TraceLog
 from quarterdeck.core.model import STREAMS, Attempt
 from quarterdeck.core.states import Phase
 from quarterdeck.core.stream import (
@@ -45,8 +46,15 @@ class Output:
     """Reads output of attempts for people and for sealing."""
 
     def __init__(
-        self, *, database: Database, fabric: Fabric, archive: Archive, orderer: Orderer
+        self,
+        *,
+        database: Database,
+        fabric: Fabric,
+        archive: Archive,
+        orderer: Orderer,
+        traces: TraceLog,
     ) -> None:
+        self._traces = traces
         self._database = database
         self._fabric = fabric
         self._archive = archive
@@ -68,7 +76,14 @@ class Output:
         size = await self._size(attempt, stream)
         return size if attempt.sealed else min(size, await self.most(attempt.run))
 
+    async def begin(self, attempt: Attempt, stream: str) -> int:
+        """The first byte of a stream that can be read: of an ephemeral trace the past is gone."""
+        trace = await self._traces.of(attempt)
+        return 0 if trace is None else (await self._traces.extent(trace, stream))[0]
+
     async def _size(self, attempt: Attempt, stream: str) -> int:
+        if (trace := await self._traces.of(attempt)) is not None:
+            return (await self._traces.extent(trace, stream))[1]
         snapshot = attempt.snapshot
         if snapshot is not None and snapshot.phase is Phase.ENDED and not attempt.log_gone:
             return (snapshot.stdout if stream == "stdout" else snapshot.stderr).bytes
@@ -87,10 +102,17 @@ class Output:
 
     async def read(self, attempt: Attempt, stream: str, offset: int, length: int) -> bytes:
         """Up to `length` bytes from `offset`; fewer at the present end."""
+        found = bytearray()
+        if (trace := await self._traces.of(attempt)) is not None:
+            _, size = await self._traces.extent(trace, stream)
+            async for piece in self._traces.pieces(
+                trace, stream, offset, min(size, offset + length)
+            ):
+                found += piece
+            return bytes(found)
         data = await self._direct(attempt, stream, offset, length)
         if data is not None:
             return data
-        found = bytearray()
         async for piece in self._from_cache(attempt, stream, offset, offset + length):
             found += piece
         return bytes(found)
@@ -99,6 +121,10 @@ class Output:
         self, attempt: Attempt, stream: str, start: int, end: int
     ) -> AsyncIterator[bytes]:
         """The bytes from `start` to `end` in pieces. Raises Unavailable when some are missing."""
+        if (trace := await self._traces.of(attempt)) is not None:
+            async for piece in self._traces.pieces(trace, stream, start, end):
+                yield piece
+            return
         while start < end:
             data = await self._direct(attempt, stream, start, min(PIECE, end - start))
             if data is None:
@@ -117,18 +143,23 @@ class Output:
 
     async def last_lines(self, attempt: Attempt, stream: str, lines: int) -> int:
         """The offset at which the last `lines` lines of a stream begin."""
-        start = await self.size(attempt, stream)
+        start, first = await self.size(attempt, stream), await self.begin(attempt, stream)
         backwards = Backwards(start, lines)
         while True:
-            step = min(LINE_BLOCK, start)
+            step = min(LINE_BLOCK, start - first)
             pieces = self.pieces(attempt, stream, start - step, start)
             found = backwards.take(b"".join([piece async for piece in pieces]))
-            if found is not None:
-                return found
+            if found is not None or (first and not step):
+                return max(first, found or 0)
             start -= step
 
     async def in_order(self, attempt: Attempt, positions: dict[str, int]) -> AsyncIterator[Chunk]:
-        """Both streams of an ended attempt from `positions`, in the order they were written."""
+        """Both streams of an ended attempt, or of a trace so far, from `positions`, in the order
+        they were written."""
+        if (trace := await self._traces.of(attempt)) is not None:
+            async for chunk in self._traces.in_order(trace, positions):
+                yield chunk
+            return
         sizes = {stream: await self.size(attempt, stream) for stream in STREAMS}
         if all(positions[stream] >= sizes[stream] for stream in STREAMS):
             return

@@ -20,6 +20,7 @@ from quarterdeck.core.model import Attempt, Run, Task
 from quarterdeck.core.run import SIGKILL, SIGTERM, TAKEN_OUT
 from quarterdeck.core.states import AttemptState, TaskState
 from quarterdeck.core.target import resolved
+from quarterdeck.core.traced import check_no_trace
 from quarterdeck.errors import Conflict, NotFound
 from quarterdeck.service import Clock
 from quarterdeck.store import run as run_store
@@ -125,6 +126,7 @@ class Requests:
             now = self._clock.now()
             times = Times(now, self._steady.now())
             run = run_store.get(tx, run_store.find(tx, run_id))
+            check_no_trace(run)
             tasks = run_store.tasks_of(tx, run.id)
             attempts = sorted(run_store.attempts_of(tx, run.id), key=lambda each: each.number)
             newest = {attempt.task: attempt for attempt in attempts}

@@ -26,6 +26,7 @@ from quarterdeck.core.model import Attempt, Counts, Node, Order, Pick, PickBy, P
 from quarterdeck.core.place import has_number
 from quarterdeck.core.states import NodeState, RunState
 from quarterdeck.core.target import resolved, suggest
+from quarterdeck.core.traced import check_no_trace
 from quarterdeck.errors import Conflict, Invalid, NotFound, Unavailable
 from quarterdeck.service import Clock, Poke
 from quarterdeck.store import run as run_store
@@ -226,6 +227,7 @@ class Runs:
 
         def write(tx: Tx) -> Stepped:
             run = run_store.get(tx, run_store.find(tx, run_id))
+            check_no_trace(run)
             if run.state is RunState.ENDED:
                 raise Conflict("run_ended", f"Run {run.id} has already ended: {run.outcome}.")
             if nth is not None and run.stop_asked >= nth:

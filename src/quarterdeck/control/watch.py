@@ -28,6 +28,8 @@ from quarterdeck.core.model import STREAMS, Attempt, Run, Task
 from quarterdeck.core.run import task_at
 from quarterdeck.core.states import AttemptState, RunState, TaskState
 from quarterdeck.core.stream import Gap, Segment, Taken, splice
+from quarterdeck.core.trace import NODE, ORIGIN
+from quarterdeck.core.traced import attempt_of_trace
 from quarterdeck.errors import Broken, Invalid, Unavailable
 from quarterdeck.fabric.base import Fabric, Message
 from quarterdeck.store import run as run_store
@@ -137,18 +139,20 @@ class Watching:
         self._feeds = Feeds(fabric)
 
     async def watch(
-        self, run_id: str, cursor: Cursor, *, follow: bool = True
+        self, run_id: str, cursor: Cursor, *, follow: bool = True, origin: str = "run"
     ) -> AsyncGenerator[Seen]:
         """Everything behind the cursor, which is moved along. Ends after `RunEndSeen`; without
-        `follow` as soon as everything there is now was told."""
+        `follow` as soon as everything there is now was told. `origin` is that of the run."""
         inbox = Inbox(self.crowd)
+        is_trace = origin == ORIGIN
+        heard = subjects.one_trace(run_id) if is_trace else (subjects.run_output(run_id),)
         try:
-            await self._feeds.join(inbox, subjects.run_output(run_id))
+            await self._feeds.join(inbox, *heard)
             with self._changes.watch(run_topic(run_id)) as poke:
                 inbox.wake = poke
                 view = _View(cursor)
                 await self._refresh(run_id, view)
-                async for seen in self._past(run_id, view):
+                async for seen in self._present(view) if is_trace else self._past(run_id, view):
                     yield seen
                 while True:
                     messages, dropped = inbox.take()
@@ -175,7 +179,7 @@ class Watching:
                         await self._refresh(run_id, view)
         finally:
             inbox.close()
-            await self._feeds.leave(inbox, subjects.run_output(run_id))
+            await self._feeds.leave(inbox, *heard)
 
     async def _refresh(self, run_id: str, view: _View) -> None:
         after = view.read_version
@@ -203,8 +207,9 @@ class Watching:
             return
 
     async def _chunk(self, view: _View, message: Message) -> AsyncIterator[Seen]:
-        found = view.task_and_attempt(subjects.attempt_of(message.subject))
-        if found is None or found[1].node != subjects.node_of(message.subject):
+        attempt_id, node = _spoken(message.subject)
+        found = view.task_and_attempt(attempt_id)
+        if found is None or found[1].node != node:
             return  # nobody's, or a node that speaks for another one
         task, attempt = found
         try:
@@ -219,9 +224,11 @@ class Watching:
             async for seen in self._fill(view, task, attempt, chunk.stream, met.end):
                 yield seen
             reached = view.cursor.of(attempt.id)[chunk.stream]
+            if node == NODE:  # what an ephemeral trace said before is not kept any more
+                reached = max(chunk.offset, reached)
             met = splice(reached, chunk.offset, chunk.data)
         if isinstance(met, Taken):
-            view.cursor.reach(attempt.id, chunk.stream, reached + len(met.data))
+            view.cursor.reach(attempt.id, chunk.stream, met.offset + len(met.data))
             taken = Chunk(chunk.stream, met.offset, chunk.time_us, met.data)
             yield OutputSeen(task_at(task, attempt), attempt.id, taken)
 
@@ -245,10 +252,8 @@ class Watching:
                 if attempt.state is not AttemptState.ENDED:
                     continue
                 try:
-                    async for chunk in self._output.in_order(attempt, view.cursor.of(attempt.id)):
-                        end = chunk.offset + len(chunk.data)
-                        view.cursor.reach(attempt.id, chunk.stream, end)
-                        yield OutputSeen(task_at(task, attempt), attempt.id, chunk)
+                    async for seen in self._in_order(view, task, attempt):
+                        yield seen
                 except Unavailable:
                     return
                 except Broken:  # what is lost can't be waited for
@@ -256,11 +261,23 @@ class Watching:
             view.told()
             yield TaskSeen(task, tries[max(tries)] if tries else None)
 
+    async def _in_order(self, view: _View, task: Task, attempt: Attempt) -> AsyncIterator[Seen]:
+        async for chunk in self._output.in_order(attempt, view.cursor.of(attempt.id)):
+            view.cursor.reach(attempt.id, chunk.stream, chunk.offset + len(chunk.data))
+            yield OutputSeen(task_at(task, attempt), attempt.id, chunk)
+
     async def _present(self, view: _View) -> AsyncIterator[Seen]:
         """Output of attempts that have not ended, up to now."""
         for attempt in [tries[max(tries)] for tries in view.tries.values()]:
             found = view.task_and_attempt(attempt.id)
             if found is None or found[0].state is TaskState.ENDED:
+                continue
+            if attempt.node == NODE:
+                try:
+                    async for seen in self._in_order(view, found[0], attempt):
+                        yield seen
+                except (Unavailable, Broken):
+                    view.missing = True
                 continue
             for stream in STREAMS:
                 end = await self._output.size(attempt, stream)
@@ -269,7 +286,7 @@ class Watching:
 
     async def _dropped(self, view: _View, subject: str) -> AsyncIterator[Seen]:
         """Catch up with an attempt whose live chunks did not fit into the inbox."""
-        found = view.task_and_attempt(subjects.attempt_of(subject))
+        found = view.task_and_attempt(_spoken(subject)[0])
         if found is None:
             return
         task, attempt = found
@@ -277,6 +294,13 @@ class Watching:
             end = await self._output.size(attempt, stream)
             async for seen in self._fill(view, task, attempt, stream, end):
                 yield seen
+
+
+def _spoken(subject: str) -> tuple[str, str]:
+    """(attempt, node) of a subject of output. The servers alone speak for traces."""
+    if subject.startswith("out."):
+        return subjects.attempt_of(subject), subjects.node_of(subject)
+    return attempt_of_trace(subjects.trace_of(subject)), NODE
 
 
 class _View:

@@ -8,6 +8,17 @@ from quarterdeck.core.ids import attempt_id, task_id
 from quarterdeck.core.model import Attempt, Counts, Order, Reason, Run, Snapshot, StreamEnd, Task
 from quarterdeck.core.states import AttemptState, Outcome, Phase, RunState, TaskState
 from quarterdeck.core.trace import LOST, NODE, ORIGIN, End, Trace
+from quarterdeck.errors import Conflict
+
+
+def check_no_trace(run: Run) -> None:
+    """Raises Conflict for the run of a trace: nobody here can act on its command."""
+    if run.origin == ORIGIN:
+        raise Conflict(
+            "trace",
+            f"Run {run.id} is a trace: its command was started with `tt` on its own machine, so "
+            "stop, signal or repeat it there.",
+        )
 
 
 def outcome(trace: Trace) -> Outcome | None:
@@ -41,7 +52,7 @@ def run_of(trace: Trace) -> Run:
     return Run(
         id=trace.id,
         target="",
-        order=Order(argv=trace.start.command),
+        order=Order(argv=trace.start.command, max_output=0),
         created_at=trace.created_at,
         created_by=trace.by,
         origin=ORIGIN,

@@ -6,13 +6,15 @@ from collections.abc import Awaitable, Callable
 
 from quarterdeck.control.changes import Changes
 from quarterdeck.control.lease import Leases
+from quarterdeck.control.trace.archiver import Archiver
 from quarterdeck.control.trace.beats import Beats
 from quarterdeck.control.trace.kept import Keeping
+from quarterdeck.control.trace.log import TraceLog
 from quarterdeck.control.trace.service import Traces
 from quarterdeck.control.trace.window import Windows
 from quarterdeck.core.room import MIB
 from quarterdeck.fabric.base import Fabric
-from quarterdeck.service import Clock, Poke
+from quarterdeck.service import Clock, Poke, Services
 from quarterdeck.settings import ServerSettings
 from quarterdeck.store.archive import Archive
 from quarterdeck.store.base import Database
@@ -22,7 +24,7 @@ Loop = tuple[str, Callable[[], Awaitable[None]]]
 
 
 class Tracing:
-    """`traces` is what others call; `windows` is where ephemeral output is read."""
+    """`traces` is what others call, `log` reads what was said and is not archived."""
 
     def __init__(
         self,
@@ -35,6 +37,8 @@ class Tracing:
         telemetry: Telemetry,
         changes: Changes,
         leases: Leases,
+        services: Services,
+        server: str,
         new_id: Callable[[], str],
         room: Callable[[], str],
     ) -> None:
@@ -63,6 +67,20 @@ class Tracing:
             new_id=new_id,
             room=room,
         )
+        self.log = TraceLog(database=database, archive=archive, windows=self.windows)
+        self._archiver = Archiver(
+            database=database,
+            archive=archive,
+            log=self.log,
+            traces=self.traces,
+            services=services,
+            clock=clock,
+            telemetry=telemetry,
+            leases=leases,
+            server=server,
+            poke=seal,
+            window_s=settings.trace_window_s,
+        )
         self._beats = Beats(database=database, clock=clock, leases=leases, traces=self.traces)
 
     def loops(self) -> tuple[Loop, ...]:
@@ -71,4 +89,6 @@ class Tracing:
             ("trace windows", self.windows.keep),
             ("trace beats", self._beats.write_beats),
             ("lost traces", self._beats.find_lost),
+            ("ended traces", self._archiver.archive_ended),
+            ("forgotten traces", self._archiver.forget_over),
         )
