@@ -40,7 +40,10 @@ async def test_a_trace_begins_is_taken_and_ends(host: HttpHost, keep: bool) -> N
     sender = Sender(host.port, keep=keep, host="web-1", command=["echo", "hi"])
     begun = await sender.begin()
     assert (begun.status, begun.json["acked"]) == (201, {"stdout": 0, "stderr": 0})
-    assert begun.json["url"].endswith("/trace/deploy")
+    where, _, token = begun.json["url"].partition("#access_token=")
+    assert where.endswith("/trace/deploy")
+    assert (await host.ask("/v1/traces?name=deploy", token=token)).status == 200
+    assert (await host.ask("/v1/traces?name=deploy&limit=1")).json["items"][0]["url"] == where
     assert (await sender.say(b"hello ")).json["acked"] == {"stdout": 6, "stderr": 0}
     assert (await sender.say(b"oh", "stderr")).json == {
         "acked": {"stdout": 6, "stderr": 2},

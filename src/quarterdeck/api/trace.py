@@ -19,6 +19,7 @@ from quarterdeck.api.describe import ALSO
 from quarterdeck.control.main import Server
 from quarterdeck.control.trace.service import Acked, NewTrace
 from quarterdeck.core import traced
+from quarterdeck.core.access import HOME
 from quarterdeck.core.trace import End, Positions, Start, Trace
 from quarterdeck.errors import Invalid
 from quarterdeck.store.access import Principal
@@ -65,7 +66,7 @@ class AckedBody(Body, frozen=True, kw_only=True):
 
 
 class BegunBody(Body, frozen=True, kw_only=True):
-    """`url` is where to watch."""
+    """`url` is where to watch, with a token that may watch this name for a day."""
 
     trace: str
     name: str
@@ -163,12 +164,15 @@ async def begin_trace(
     begun = await server.traces.begin(new, by=by)
     trace = begun.trace
     within_scope(by, trace.name)
+    token = (
+        "" if data.bare_url else await server.tokens.mint_watch(trace.namespace, trace.name, by=by)
+    )
     body = BegunBody(
         trace=trace.id,
         name=trace.name,
         namespace=trace.namespace,
         id=trace.sender,
-        url=watch_url(server, trace),
+        url=watch_url(server, trace, token),
         acked=_acked(begun.acked),
         state=trace.state.value,
     )
@@ -274,10 +278,10 @@ def trace_body(server: Server, trace: Trace) -> TraceBody:
     )
 
 
-def watch_url(server: Server, trace: Trace) -> str:
-    """Where a trace is watched, without a token."""
-    where = "" if trace.namespace == "default" else f"?namespace={trace.namespace}"
-    return f"{server.url}/trace/{trace.name}{where}"
+def watch_url(server: Server, trace: Trace, token: str = "") -> str:
+    """Where a trace is watched. A token stands in the fragment, which browsers send to nobody."""
+    where = "" if trace.namespace == HOME else f"?namespace={trace.namespace}"
+    return f"{server.url}/trace/{trace.name}{where}" + (f"#access_token={token}" if token else "")
 
 
 async def _read(pieces: AsyncIterator[bytes], alive: Callable[[], None]) -> bytes:
