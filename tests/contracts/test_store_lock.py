@@ -11,7 +11,20 @@ from pathlib import Path
 import pytest
 
 from quarterdeck.control.step import write_guarded
-from quarterdeck.core.lock import Asked, Claim, Event, FellSilent, Lock, Released, Who, find, step
+from quarterdeck.core.lock import (
+    Asked,
+    Claim,
+    Event,
+    FellSilent,
+    Glance,
+    Lock,
+    Released,
+    Who,
+    find,
+    glance,
+    standing,
+    step,
+)
 from quarterdeck.errors import Conflict
 from quarterdeck.store import lock as store
 from quarterdeck.store.base import Database, StaleWrite, Tx
@@ -19,6 +32,7 @@ from tests.contracts.backends import BACKENDS
 
 pytestmark = pytest.mark.anyio
 NOW = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
+OF_A = {"namespace": "default", "name": "db", "id": "a", "by": "token"}
 WHO = Who(host="web-1", pid=7, user="anna", label="nächtlich")
 
 
@@ -47,6 +61,10 @@ async def changed(database: Database, event: Event, name: str = "db") -> Lock:
     return await write_guarded(database, write)
 
 
+async def glances(database: Database, namespace: str = "default") -> list[Glance]:
+    return await database.read(lambda tx: store.glances(tx, namespace, None, holders=9, waiters=9))
+
+
 async def test_what_was_written_is_read_again(database: Database) -> None:
     lock = await changed(database, asked("a"))
     lock = await changed(database, asked("b", 3))
@@ -55,23 +73,24 @@ async def test_what_was_written_is_read_again(database: Database) -> None:
         ("b", False, 3, WHO),
     ]
     assert lock.claims[0].held_at == NOW and lock.claims[1].held_at is None
-    assert await database.read(partial(store.every, namespace="default")) == [lock]
-    assert await database.read(partial(store.every, namespace="other")) == []
+    (seen,) = await glances(database)
+    assert seen == glance(lock, holders=9, waiters=9) and seen.slots == 1
+    assert await glances(database, "other") == []
 
 
 async def test_the_row_of_a_lock_goes_with_its_last_claim(database: Database) -> None:
     await changed(database, asked("a"))
     await changed(database, asked("x"), "other")
     assert (await changed(database, Released(id="a"))).version == 0
-    (left,) = await database.read(partial(store.every, namespace="default"))
-    assert left.name == "other" and [one.id for one in left.claims] == ["x"]
+    (left,) = await glances(database)
+    assert left.name == "other" and [one.id for one in left.holders] == ["x"]
 
 
 async def test_the_id_of_a_claim_to_another_lock_is_refused(database: Database) -> None:
     await changed(database, asked("a"))
     with pytest.raises(Conflict, match="another lock"):
         await changed(database, asked("a"), "other")
-    (left,) = await database.read(partial(store.every, namespace="default"))
+    (left,) = await glances(database)
     assert left.name == "db"
 
 
@@ -79,11 +98,36 @@ async def test_a_beat_counts_and_saves_a_claim_from_who_saw_the_one_before(
     database: Database,
 ) -> None:
     await changed(database, asked("a"))
-    assert await database.write(partial(store.beat, id="a"))
+    assert await database.write(lambda tx: store.beat(tx, **OF_A))
     assert await database.read(store.beats) == [("default", "db", "a", 1)]
     assert find(await changed(database, FellSilent(id="a", beat=0)), "a") is not None
     assert (await changed(database, FellSilent(id="a", beat=1))).claims == ()
-    assert not await database.write(partial(store.beat, id="a"))
+    assert not await database.write(lambda tx: store.beat(tx, **OF_A))
+
+
+@pytest.mark.parametrize("part", OF_A)
+async def test_a_beat_of_another_lock_namespace_or_token_is_none(
+    database: Database, part: str
+) -> None:
+    await changed(database, asked("a"))
+    assert not await database.write(lambda tx: store.beat(tx, **{**OF_A, part: "other"}))
+    assert await database.read(store.beats) == [("default", "db", "a", 0)]
+
+
+async def test_a_glance_and_a_standing_say_what_the_whole_lock_would(database: Database) -> None:
+    for id, of in (("a", 3), ("b", 2), ("c", 1), ("d", 5), ("e", 5)):
+        lock = await changed(database, asked(id, of))
+    await changed(database, asked("x"), "another")
+    for few in (1, 9):
+        found = await database.read(
+            partial(store.glances, namespace="default", name="db", holders=few, waiters=few)
+        )
+        assert found == [glance(lock, holders=few, waiters=few)]
+    another, db = await glances(database)
+    assert (another.name, db.name, db.holding, db.waiting) == ("another", "db", 2, 3)
+    for id in ("a", "b", "c", "d", "e", "x"):
+        place = partial(store.standing, namespace="default", name="db", id=id)
+        assert await database.read(place) == standing(lock, id)
 
 
 async def test_a_step_from_an_old_picture_is_refused(database: Database) -> None:

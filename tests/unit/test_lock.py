@@ -14,6 +14,7 @@ from quarterdeck.core.lock import (
     GONE_AFTER_S,
     KILL_AFTER_S,
     LOOK_S,
+    NEAR,
     TERM_AFTER_S,
     Asked,
     Claim,
@@ -24,11 +25,12 @@ from quarterdeck.core.lock import (
     Released,
     Who,
     check_name,
+    concerned,
     find,
     look,
-    position,
     silent,
     slots,
+    standing,
     step,
 )
 from quarterdeck.errors import Invalid
@@ -55,12 +57,17 @@ def holding(lock: Lock) -> list[str]:
     return [one.id for one in lock.holders]
 
 
+def where(lock: Lock, id: str) -> str | None:
+    found = standing(lock, id)
+    return None if found is None else found.word
+
+
 def test_the_first_gets_the_slot_the_others_wait_in_the_order_in_which_they_asked() -> None:
     lock = after(*asked("a", "b", "c"))
     assert holding(lock) == ["a"]
-    assert [position(lock, id) for id in "abc"] == [0, 1, 2]
+    assert [where(lock, id) for id in "abc"] == ["holding", "1", "2"]
     lock = after(Released(id="a"), lock=lock)
-    assert holding(lock) == ["b"] and position(lock, "c") == 1
+    assert holding(lock) == ["b"] and where(lock, "c") == "1"
 
 
 def test_so_many_hold_it_as_it_has_slots() -> None:
@@ -100,6 +107,17 @@ def test_who_shares_with_fewer_than_there_are_waits_and_is_not_overtaken() -> No
     assert holding(lock) == ["b"], "c would fit, but alone is before it"
     lock = after(Released(id="b"), lock=lock)
     assert holding(lock) == ["alone"]
+
+
+def test_a_step_wakes_whom_it_moved_and_the_first_of_the_queue_not_a_thousand() -> None:
+    lock = after(*asked("a", *(f"w{n}" for n in range(1000))))
+    gone = after(Released(id="a"), lock=lock)
+    assert concerned(lock, gone) == ["a", "w0", *(f"w{n}" for n in range(1, 1 + NEAR))]
+    told = after(LeaveAsked(id="a"), lock=lock)
+    assert concerned(lock, told) == ["a"] and where(told, "a") == "leaving"
+    later = after(*asked("late"), lock=lock)
+    assert concerned(lock, later) == [] and where(later, "late") == "1001"
+    assert where(gone, "a") is None
 
 
 def test_a_silent_claim_goes_only_with_the_beat_that_was_seen() -> None:

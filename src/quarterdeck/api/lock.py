@@ -15,15 +15,14 @@ from msgspec import Meta
 
 from quarterdeck.api.auth import Namespace
 from quarterdeck.api.body import Body, Request
-from quarterdeck.control.lock import new_claim, standing
+from quarterdeck.control.lock import Found, new_claim
 from quarterdeck.control.main import Server
 from quarterdeck.core import lock as rules
-from quarterdeck.core.lock import Claim, Lock, Who
+from quarterdeck.core.lock import Claim, Glance, Who
 from quarterdeck.errors import Invalid
 from quarterdeck.store.access import Principal
 
 MAX_WAIT_S = 10.0
-SHOWN = 200  # of each kind; the counts are always whole
 SECONDS = r"^[0-9]{1,3}(\.[0-9]{1,3})?s?$"
 
 Api = HttpRequest[None, Principal, State]
@@ -61,7 +60,7 @@ class HolderBody(Body, frozen=True, kw_only=True):
 
 class LockBody(Body, frozen=True, kw_only=True):
     """`slots`: how many may hold it now, the smallest number that a holder named. The lists are cut
-    at 200, the counts are not."""
+    at 200, and in the answer to a claim at the first 5 holders; the counts are not."""
 
     name: str
     slots: int
@@ -115,8 +114,8 @@ async def claim_lock(
     who = Who(host=data.host, pid=data.pid, user=data.user, label=data.label, attempt=data.attempt)
     by = request.auth.at(namespace)
     claim = new_claim(data.id, data.slots, who, by=by, now=server.clock.now())
-    lock = await server.locks.ask(name, claim, queue=data.otherwise == "queue", by=by)
-    return _claim_body(lock, data.id)
+    found = await server.locks.ask(name, claim, queue=data.otherwise == "queue", by=by)
+    return _claim_body(data.id, found)
 
 
 @post("/locks/{name:str}/claims/{claim:str}/renew", status_code=200)
@@ -132,8 +131,8 @@ async def renew_claim(
     """Keep a claim for 20 s more. `?seen=3&wait=5s` answers when it does not stand there any more,
     or after that."""
     by = request.auth.at(namespace)
-    lock = await server.locks.renewed(name, claim, wait_s=_seconds(wait), seen=seen, by=by)
-    return _claim_body(lock, claim)
+    found = await server.locks.renewed(name, claim, wait_s=_seconds(wait), seen=seen, by=by)
+    return _claim_body(claim, found)
 
 
 @delete("/locks/{name:str}/claims/{claim:str}", status_code=200)
@@ -167,20 +166,19 @@ async def unlock(
     return _holder_body(await server.locks.take_away(name, holder, at_once=at_once, by=by))
 
 
-def lock_body(lock: Lock) -> LockBody:
-    holders, waiters = lock.holders, lock.waiters
+def lock_body(lock: Glance) -> LockBody:
     return LockBody(
         name=lock.name,
-        slots=rules.slots(lock),
-        holding=len(holders),
-        waiting=len(waiters),
-        holders=tuple(_holder_body(claim) for claim in holders[:SHOWN]),
-        waiters=tuple(_holder_body(claim) for claim in waiters[:SHOWN]),
+        slots=lock.slots,
+        holding=lock.holding,
+        waiting=lock.waiting,
+        holders=tuple(_holder_body(claim) for claim in lock.holders),
+        waiters=tuple(_holder_body(claim) for claim in lock.waiters),
     )
 
 
-def _claim_body(lock: Lock, id: str) -> ClaimBody:
-    return ClaimBody(id=id, standing=standing(lock, id), lock=lock_body(lock))
+def _claim_body(id: str, found: Found) -> ClaimBody:
+    return ClaimBody(id=id, standing=found.standing, lock=lock_body(found.lock))
 
 
 def _holder_body(claim: Claim) -> HolderBody:

@@ -2,7 +2,8 @@
 
 The loop waits for: a tick of `LOOK_S`. Every server looks at all beats; whichever sees a claim
 silent for long enough removes it, guarded by the beat it saw (core/lock.py has the rules). Who
-waits for a slot waits in `renewed`, which a commit of any server wakes.
+waits for a slot waits in `renewed`, which a commit of any server wakes when it concerns the claim:
+a thousand may wait, and the holders' beats share the writer with theirs.
 """
 
 from __future__ import annotations
@@ -11,21 +12,42 @@ import asyncio
 import re
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 
 from quarterdeck.control.changes import Changes
 from quarterdeck.control.step import write_guarded
 from quarterdeck.core import lock as rules
-from quarterdeck.core.lock import Asked, Claim, Event, FellSilent, Heard, LeaveAsked, Lock, Released
+from quarterdeck.core.lock import (
+    Asked,
+    Claim,
+    Event,
+    FellSilent,
+    Glance,
+    Heard,
+    LeaveAsked,
+    Lock,
+    Released,
+)
+from quarterdeck.core.model import Record
 from quarterdeck.errors import Conflict, Denied, Invalid, NotFound
-from quarterdeck.service import Clock
+from quarterdeck.service import Clock, Poke
 from quarterdeck.store import lock as lock_store
 from quarterdeck.store.access import Principal
 from quarterdeck.store.base import Database, Tx
 from quarterdeck.telemetry import ClaimSilent, ClaimToldToLeave, Telemetry
 
-LOOK_AGAIN_S = 1.0
+LOOK_AGAIN_S = 5.0  # where the word of another server was lost
+DRAIN_LOOK_S = 1.0
 NAMED = 5
+SHOWN = 200  # of each kind; the counts are always whole
 CLAIM_ID = re.compile(r"[0-9a-z]{16,64}")
+
+
+class Found(Record, frozen=True, kw_only=True):
+    """Where a claim stands (`holding`, `leaving`, or its position in the queue), and its lock."""
+
+    standing: str
+    lock: Glance
 
 
 class Locks:
@@ -46,16 +68,20 @@ class Locks:
         self._changes = changes
         self._draining = draining
 
-    async def every(self, by: Principal) -> list[Lock]:
+    async def every(self, by: Principal) -> list[Glance]:
         """All locks of a namespace that somebody claims, by name."""
-        return await self._database.read(lambda tx: lock_store.every(tx, by.namespace))
+        return await self._database.read(
+            lambda tx: lock_store.glances(tx, by.namespace, holders=SHOWN, waiters=SHOWN)
+        )
 
-    async def get(self, name: str, *, by: Principal) -> Lock:
+    async def get(self, name: str, *, by: Principal) -> Glance:
         """A lock, also one that nobody claims. Raises Invalid for what can't be a name."""
         rules.check_name(name)
-        return await self._database.read(lambda tx: lock_store.load(tx, by.namespace, name))
+        return await self._database.read(
+            lambda tx: _glance(tx, by.namespace, name, holders=SHOWN, waiters=SHOWN)
+        )
 
-    async def ask(self, name: str, claim: Claim, *, queue: bool, by: Principal) -> Lock:
+    async def ask(self, name: str, claim: Claim, *, queue: bool, by: Principal) -> Found:
         """Claim a slot; a repeat with the same id changes nothing.
 
         Raises Invalid, and Conflict when there is no room: in the queue, or now without `queue`.
@@ -72,27 +98,31 @@ class Locks:
             return Asked(claim=claim, queue=queue)
 
         lock = await self._step(by.namespace, name, check)
-        if rules.find(lock, claim.id) is None:
+        found = rules.standing(lock, claim.id)
+        if found is None:
             raise Conflict("lock_held", f"Lock {name} is held by {named(lock)}.")
-        return lock
+        return Found(standing=found.word, lock=rules.glance(lock, holders=NAMED, waiters=0))
 
-    async def renewed(self, name: str, id: str, *, wait_s: float, seen: str, by: Principal) -> Lock:
+    async def renewed(
+        self, name: str, id: str, *, wait_s: float, seen: str, by: Principal
+    ) -> Found:
         """Write a beat of a claim; then wait, at most `wait_s`, until it is not what was `seen`.
 
-        `seen` is what `standing` said before. Raises NotFound for a claim that is over.
+        `seen` is the standing that was answered before; one far back in the queue hears of its new
+        place when the wait is over. Raises NotFound for a claim that is over.
         """
-        topic = _topic(by.namespace, name)
         until = self._clock.monotonic() + wait_s
-        with self._changes.watch(topic) as poke:
-            await self._database.write(lambda tx: _beat(tx, by, name, id))
+        with self._changes.watch(_topic(id)) as poke:
+            await self._beat(name, id, by)
             while True:
-                lock = await self.get(name, by=by)
                 left_s = until - self._clock.monotonic()
-                if self._draining.is_set() or left_s <= 0 or standing(lock, id) != seen:
-                    if rules.find(lock, id) is None:
-                        raise _over(name)
-                    return lock
-                await poke.wait(min(left_s, LOOK_AGAIN_S))
+                last = left_s <= 0 or self._draining.is_set()
+                known = "" if last else seen
+                look = partial(_look, namespace=by.namespace, name=name, id=id, seen=known)
+                found = await self._database.read(look)
+                if found is not None:
+                    return found
+                await self._rest(poke, min(left_s, LOOK_AGAIN_S))
 
     async def release(self, name: str, id: str, *, by: Principal) -> None:
         """Give a claim back; one that is over already is no error. Raises Denied."""
@@ -138,6 +168,22 @@ class Locks:
                 if rules.silent(heard[id], now):
                     await self._remove(namespace, name, id, heard[id].beat)
 
+    async def _beat(self, name: str, id: str, by: Principal) -> None:
+        beat = partial(lock_store.beat, namespace=by.namespace, name=name, id=id, by=by.id)
+        if await self._database.write(beat):
+            return
+        found = await self._database.read(
+            lambda tx: lock_store.standing(tx, by.namespace, name, id)
+        )
+        raise _over(name) if found is None else _other_claim()
+
+    async def _rest(self, poke: Poke, wait_s: float) -> None:
+        """Until the claim has changed, the time is over, or the server is about to stop."""
+        until = self._clock.monotonic() + wait_s
+        while (left_s := until - self._clock.monotonic()) > 0 and not self._draining.is_set():
+            if await poke.wait(min(left_s, DRAIN_LOOK_S)):
+                return
+
     async def _remove(self, namespace: str, name: str, id: str, beat: int) -> None:
         after = await self._step(namespace, name, lambda _: FellSilent(id=id, beat=beat))
         if rules.find(after, id) is None:
@@ -146,26 +192,16 @@ class Locks:
     async def _step(self, namespace: str, name: str, event: Callable[[Lock], Event]) -> Lock:
         now: datetime = self._clock.now()
 
-        def write(tx: Tx) -> tuple[Lock, bool]:
+        def write(tx: Tx) -> tuple[Lock, Lock]:
             before = lock_store.load(tx, namespace, name)
             after = rules.step(before, event(before), now)
             lock_store.save(tx, before, after)
-            return after, after.claims != before.claims
+            return before, after
 
-        lock, changed = await write_guarded(self._database, write)
-        if changed:
-            self._changes.tell(_topic(namespace, name))
-        return lock
-
-
-def standing(lock: Lock, id: str) -> str:
-    """Where a claim stands: `holding`, `leaving`, `over`, or its position in the queue."""
-    claim = rules.find(lock, id)
-    if claim is None:
-        return "over"
-    if claim.holding:
-        return "leaving" if claim.leaving else "holding"
-    return str(rules.position(lock, id))
+        before, after = await write_guarded(self._database, write)
+        for id in rules.concerned(before, after):
+            self._changes.tell(_topic(id))
+        return after
 
 
 def named(lock: Lock) -> str:
@@ -183,17 +219,28 @@ def new_claim(id: str, slots: int, who: rules.Who, *, by: Principal, now: dateti
     return Claim(id=id, slots=slots, who=who, by=by.id, asked_at=now)
 
 
-def _beat(tx: Tx, by: Principal, name: str, id: str) -> None:
-    known = rules.find(lock_store.load(tx, by.namespace, name), id)
-    if known is None:
+def _look(tx: Tx, namespace: str, name: str, id: str, seen: str) -> Found | None:
+    """Where a claim stands; None when that was `seen`. Raises NotFound."""
+    found = lock_store.standing(tx, namespace, name, id)
+    if found is None:
         raise _over(name)
-    _of(known, by)
-    lock_store.beat(tx, id)
+    if found.word == seen:
+        return None
+    return Found(standing=found.word, lock=_glance(tx, namespace, name, holders=NAMED, waiters=0))
+
+
+def _glance(tx: Tx, namespace: str, name: str, *, holders: int, waiters: int) -> Glance:
+    found = lock_store.glances(tx, namespace, name, holders=holders, waiters=waiters)
+    return found[0] if found else Glance(name=name)
 
 
 def _of(claim: Claim, by: Principal) -> None:
     if claim.by != by.id:
-        raise Denied("other_claim", "This claim was made with another token; only that may use it.")
+        raise _other_claim()
+
+
+def _other_claim() -> Denied:
+    return Denied("other_claim", "This claim was made with another token; only that may use it.")
 
 
 def _over(name: str) -> NotFound:
@@ -224,5 +271,5 @@ def _named(lock: Lock, word: str) -> Claim:
     return found[0]
 
 
-def _topic(namespace: str, name: str) -> str:
-    return f"lock:{namespace}/{name}"
+def _topic(id: str) -> str:
+    return f"claim:{id}"

@@ -35,6 +35,7 @@ GONE_AFTER_S = 20.0
 LOOK_S = 1.0
 MAX_SLOTS = 10_000
 MAX_CLAIMS = 10_000
+NEAR = 20  # of the queue are told at once that it moved
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}")
 
 
@@ -79,6 +80,32 @@ class Lock(Record, frozen=True, kw_only=True):
     @property
     def waiters(self) -> tuple[Claim, ...]:
         return tuple(claim for claim in self.claims if not claim.holding)
+
+
+class Standing(Record, frozen=True, kw_only=True):
+    """Where one claim stands: it holds a slot, or `position` is its place in the queue, from 1."""
+
+    holding: bool
+    leaving: bool
+    position: int
+
+    @property
+    def word(self) -> str:
+        """`holding`, `leaving`, or the position."""
+        if self.holding:
+            return "leaving" if self.leaving else "holding"
+        return str(self.position)
+
+
+class Glance(Record, frozen=True, kw_only=True):
+    """A lock in numbers, and the first of its holders and of its queue."""
+
+    name: str
+    slots: int = 0
+    holding: int = 0
+    waiting: int = 0
+    holders: tuple[Claim, ...] = ()
+    waiters: tuple[Claim, ...] = ()
 
 
 class Asked(Record, frozen=True, kw_only=True):
@@ -137,10 +164,40 @@ def find(lock: Lock, id: str) -> Claim | None:
     return next((claim for claim in lock.claims if claim.id == id), None)
 
 
-def position(lock: Lock, id: str) -> int:
-    """The place of a claim in the queue, from 1; 0 for one that does not wait."""
-    waiting = [claim.id for claim in lock.waiters]
-    return waiting.index(id) + 1 if id in waiting else 0
+def standing(lock: Lock, id: str) -> Standing | None:
+    """Where a claim stands; None for one that is over."""
+    claim = find(lock, id)
+    if claim is None:
+        return None
+    position = 0 if claim.holding else lock.waiters.index(claim) + 1
+    return Standing(holding=claim.holding, leaving=claim.leaving, position=position)
+
+
+def glance(lock: Lock, *, holders: int, waiters: int) -> Glance:
+    """What there is to see of a lock, with at most so many of each kind."""
+    return Glance(
+        name=lock.name,
+        slots=slots(lock),
+        holding=len(lock.holders),
+        waiting=len(lock.waiters),
+        holders=lock.holders[:holders],
+        waiters=lock.waiters[:waiters],
+    )
+
+
+def concerned(before: Lock, after: Lock) -> list[str]:
+    """The claims to wake after a step: those it moved or ended, and the first of the queue whose
+    place it changed. Who stands further back reads its place with its next beat."""
+    old = {claim.id: claim for claim in before.claims}
+    new = {claim.id: claim for claim in after.claims}
+    moved = [id for id, claim in old.items() if new.get(id) != claim]
+    places = {claim.id: place for place, claim in enumerate(before.waiters)}
+    near = [
+        claim.id
+        for place, claim in enumerate(after.waiters[:NEAR])
+        if places.get(claim.id) != place
+    ]
+    return [*moved, *near]
 
 
 def slots(lock: Lock) -> int:
