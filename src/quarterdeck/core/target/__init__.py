@@ -15,11 +15,19 @@ when there are none. Errors carry the position (from 0) of what they are about.
 
 from quarterdeck.core.target.advise import Note, notes, suggest
 from quarterdeck.core.target.match import Hits, resolve, resolved, several
-from quarterdeck.core.target.read import MAX_DEPTH, MAX_LENGTH, OPERATORS, WORDS, parse
+from quarterdeck.core.target.read import (
+    MAX_DEPTH,
+    MAX_LENGTH,
+    MAX_WILDCARDS,
+    OPERATORS,
+    WORDS,
+    parse,
+)
 
 __all__ = [
     "MAX_DEPTH",
     "MAX_LENGTH",
+    "MAX_WILDCARDS",
     "OPERATORS",
     "WORDS",
     "Hits",

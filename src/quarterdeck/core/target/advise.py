@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from difflib import get_close_matches
 from typing import assert_never
 
-from quarterdeck.core.label import GROUP, effective, groups_of, values_of
+from quarterdeck.core.label import GROUP
 from quarterdeck.core.model import Node, Record
-from quarterdeck.core.target.match import matcher
+from quarterdeck.core.target.match import Fleet
 from quarterdeck.core.target.read import (
     Atom,
     Both,
@@ -28,7 +29,7 @@ from quarterdeck.core.target.read import (
 
 LISTED = 8
 NOTES = 5
-LOOKED_AT = 2000
+LOOKED_AT = 400
 LONGEST = 80
 
 
@@ -42,15 +43,11 @@ class Note(Record, frozen=True, kw_only=True):
 def notes(tree: Tree, nodes: Iterable[Node], now: datetime) -> list[Note]:
     """What in a target hits nobody of the fleet, in the order of the text: at most `NOTES`."""
     every = list(nodes)
-    fleet = [node for node in every if node.approved]
+    fleet = Fleet([node for node in every if node.approved], now)
     found: list[Note] = []
-    names = {node.name for node in fleet} | {node.id for node in fleet}
     for atom in _atoms(tree):
-        if isinstance(atom, Named) and atom.word.plain and atom.word.text in names:
-            continue
-        match = matcher(atom, fleet, now)
-        if not any(match(node) for node in fleet):
-            found.append(Note(position=atom.at, text=_about(atom, every)))
+        if not fleet.has(atom):
+            found.append(Note(position=atom.at, text=_about(atom, every, fleet)))
             if len(found) == NOTES:
                 break
     return found
@@ -77,7 +74,7 @@ def _atoms(tree: Tree) -> Iterator[Atom]:
             yield tree
 
 
-def _about(atom: Atom, nodes: Sequence[Node]) -> str:
+def _about(atom: Atom, nodes: Sequence[Node], fleet: Fleet) -> str:
     match atom:
         case Every():
             return "No node is enrolled."
@@ -86,15 +83,15 @@ def _about(atom: Atom, nodes: Sequence[Node]) -> str:
         case InState(state=state):
             return f"No node is {state}."
         case Named(word=word, or_id=or_id):
-            return _about_name(word, nodes, or_id)
+            return _about_name(word, nodes, fleet, or_id)
         case WithId(prefix=prefix):
             return f"The id of no node begins with {prefix[:LONGEST]!r}; `qd nodes --json` has ids."
         case Labelled(key=key, value=word) if key == GROUP:
-            known = _some(group for node in nodes for group in groups_of(effective(node)))
             said = f"No node is in group {word.text[:LONGEST]!r}"
+            known = fleet.groups()
             return f"{said}. {_near(word.text, known, 'Groups', 'No node is in any group.')}"
         case Labelled(key=key, value=word):
-            return _about_label(key, word, nodes)
+            return _about_label(key, word, fleet)
         case OnSystem(word=word):
             known = _some(node.facts.os for node in nodes if node.facts.os)
             said = f"No node runs {word.text[:LONGEST]!r}"
@@ -103,31 +100,30 @@ def _about(atom: Atom, nodes: Sequence[Node]) -> str:
             assert_never(atom)
 
 
-def _about_name(word: Word, nodes: Sequence[Node], or_id: bool) -> str:
+def _about_name(word: Word, nodes: Sequence[Node], fleet: Fleet, or_id: bool) -> str:
     text = word.text[:LONGEST]
     said = f"No node is named {text!r}" if word.plain else f"The name of no node fits {text!r}"
     if waiting := [node.name for node in nodes if not node.approved and node.name == word.text]:
         return _waits(waiting)
-    known = _some(node.name for node in nodes if node.approved)
-    close = get_close_matches(text, known[:LOOKED_AT], n=3)
-    groups = {group for node in nodes for group in groups_of(effective(node))}
+    known = _some(node.name for node in fleet.nodes)
+    close = _close(text, known, 3)
+    groups = fleet.groups()
     if or_id and word.text in groups:
         return f"{said}. Did you mean the group, group:{text}?"
     if close or not groups:
         return f"{said}. {_near(text, known, 'Nodes', 'There is none.')}"
-    if near := get_close_matches(text, _some(groups), n=1):
+    if near := _close(text, groups, 1):
         return f"{said}. Did you mean the group, group:{near[0]}?"
     return f"{said}. {_near(text, known, 'Nodes', 'There is none.')}"
 
 
-def _about_label(key: str, word: Word, nodes: Sequence[Node]) -> str:
-    labels = [effective(node) for node in nodes]
-    keys = _some(key for some in labels for key in some)
+def _about_label(key: str, word: Word, fleet: Fleet) -> str:
+    keys = fleet.keys()
     if key not in keys:
         said = f"No node has a label {key[:LONGEST]!r}"
         return f"{said}. {_near(key, keys, 'Labels', 'No node has any label.')}"
-    values = _some(value for some in labels for value in values_of(some, key))
     said = f"No node has the label {key}={word.text[:LONGEST]}"
+    values = fleet.values(key)
     return f"{said}. {_near(word.text, values, 'Values', 'It has no value anywhere.')}"
 
 
@@ -135,12 +131,18 @@ def _near(text: str, known: Sequence[str], what: str, none: str) -> str:
     """What is near a word, else what there is."""
     if not known:
         return none
-    close = get_close_matches(text[:LONGEST], known[:LOOKED_AT], n=3)
-    if close:
+    if close := _close(text[:LONGEST], known, 3):
         return f"Did you mean {' or '.join(close)}?"
     shown = ", ".join(known[:LISTED])
     more = len(known) - LISTED
     return f"{what}: {shown}, and {more} more." if more > 0 else f"{what}: {shown}."
+
+
+def _close(text: str, known: Sequence[str], most: int) -> list[str]:
+    """The most similar of sorted words: of very many only those that stand near it in their order
+    are compared, as that takes a while."""
+    first = max(0, bisect_left(known, text) - LOOKED_AT // 2)
+    return get_close_matches(text, known[first : first + LOOKED_AT], n=most)
 
 
 def _waits(names: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ STATES = ("ready", "silent", "gone", "quarantined")
 WORDS = ("all", "draining", *STATES)
 MAX_LENGTH = 64_000
 MAX_DEPTH = 64
+MAX_WILDCARDS = 500  # what they stand for is looked for in the names of a whole fleet
 SHOWN = 80
 
 SPACE = re.compile(r"\s*")
@@ -178,6 +179,7 @@ class _Parser:
         self.words = _words(text)
         self.at = 0
         self.depth = 0
+        self.wildcards = 0
 
     def whole(self) -> Tree:
         if not self.words:
@@ -229,6 +231,10 @@ class _Parser:
         return self.atom(word)
 
     def atom(self, word: Word) -> Atom:
+        self.wildcards += len(GLOB_CHARACTERS.findall(word.glob))
+        if self.wildcards > MAX_WILDCARDS:
+            what = f"a target has at most {MAX_WILDCARDS} of `*`, `?` and `[`: use a label or group"
+            raise mistake(self.text, word.at, what)
         colon = word.text.find(":", 0, word.bare)
         if colon < 0:
             return self.bare_word(word)
