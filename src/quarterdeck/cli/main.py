@@ -19,6 +19,7 @@ COMMANDS = {
     "service": ("quarterdeck.cli.service", "service", "The agent as a service of systemd."),
     "run": ("quarterdeck.cli.run", "run", "Run a command or script on nodes, live."),
     "watch": ("quarterdeck.cli.run", "watch", "Follow a run from its beginning."),
+    "trace": ("quarterdeck.cli.trace", "trace", "Run a command here, shown live to others."),
     "logs": ("quarterdeck.cli.logs", "logs", "Print the output of a run."),
     "runs": ("quarterdeck.cli.look", "runs", "List runs, newest first."),
     "show": ("quarterdeck.cli.look", "show", "Show one run with its tasks and attempts."),

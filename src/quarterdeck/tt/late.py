@@ -1,0 +1,50 @@
+"""Deliver what earlier senders could not: files that nobody holds."""
+
+from __future__ import annotations
+
+from quarterdeck.tt.buffer import Buffer
+from quarterdeck.tt.deliver import Delivery, Told
+from quarterdeck.tt.place import Place, place_of
+from quarterdeck.tt.spool import Spool, left_behind
+
+
+class _Quiet(Told):
+    """Remembers whether the server was there."""
+
+    def __init__(self) -> None:
+        self.delivery: Delivery | None = None
+        self.unwanted = False
+
+    def away(self, why: str) -> None:
+        if self.delivery is not None:
+            self.delivery.given_up.set()
+
+    def refused(self, why: str) -> None:
+        self.unwanted = True
+
+
+def deliver_left(near: Place) -> None:
+    """All files of this user, one after the other; those of a server that is away stay.
+
+    `near` is the server that just answered: for one and the same, its token is the one in use now.
+    """
+    for path in left_behind():
+        spool = Spool.take(path)
+        if spool is not None:
+            _deliver(spool, near)
+
+
+def _deliver(spool: Spool, near: Place) -> None:
+    begin, place = spool.header.get("begin"), place_of(spool.header.get("place") or {})
+    if not isinstance(begin, dict) or "key" not in begin:
+        spool.remove()
+        return
+    if place.url and place.url == near.url:
+        place.token, place.fingerprint = near.token, near.fingerprint
+    told = _Quiet()
+    buffer = Buffer(spool, memory=0, disk=0)
+    told.delivery = Delivery(place, begin, buffer, told, alive=False)
+    if told.delivery.run() or told.unwanted:
+        spool.remove()
+    else:
+        spool.release()
