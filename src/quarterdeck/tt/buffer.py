@@ -120,7 +120,8 @@ class Buffer:
 
     def _first(self, limit: int) -> list[bytes]:
         if self._in_file:
-            return [self._first_in_file(limit)]
+            first = self._first_in_file(limit)
+            return [first] if first else []
         found: list[bytes] = []
         for one in self._queue:
             if one[0] == END or (found and limit < len(one)):

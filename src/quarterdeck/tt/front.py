@@ -16,6 +16,7 @@ import time
 from quarterdeck.tt import child, signals
 from quarterdeck.tt.handover import Handover
 from quarterdeck.tt.pump import Sink, Source
+from quarterdeck.tt.speech import Speech
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ else:
     import _signal as signal
 
 _BEHIND_S = 0.5  # how often a front in the background looks whether it was brought forward
-_SCREEN_ON = (b"\x1b[?1049h", b"\x1b[?1047h", b"\x1b[?47h")
-_SCREEN_OFF = (b"\x1b[?1049l", b"\x1b[?1047l", b"\x1b[?47l")
 _INPUT_ENDS = b"\x04"
 
 
@@ -77,8 +76,7 @@ class Front:
         self._handover = handover
         self._status: int | None = None
         self._stopped_by = 0  # the signal that ended our copying of standard input
-        self._sentences: list[str] = []
-        self._full_screen = False
+        self._speech = Speech()
         self._ears = signals.Ears(one.pid if one else 0, grouped=one is None or one.grouped)
         self._keys: Source | None = None
         if one is None:
@@ -89,16 +87,15 @@ class Front:
         if outer is not None and one is not None:
             self._keys = Source(0, Sink(one.stdout, ready=True), -1)
             outer.take()
+            self._speech.raw = outer.raw
 
     def run(self) -> int:
         """Until the command has ended and all it wrote is passed on; its code."""
         while not self._over():
             self._turn()
         self._give_terminal_back()
-        self._flush_sentences()
-        number = self._signal()
-        code = 128 + number if number else self._code()
-        self._handover.end(code, number, self._say)
+        code, number = self._result()
+        self._handover.end(code, number, self._speech.say)
         while self._handover.waiting():
             if self._last_turn():
                 break
@@ -168,22 +165,14 @@ class Front:
         if data:
             source.sink.put(data)
             self._handover.tell(source.stream, data)
-            if self._outer is not None and b"\x1b[?" in data:
-                self._watch_screen(data)
+            if self._outer is not None:
+                self._speech.watch(data)
 
     def _type(self, keys: Source, data: bytes) -> None:
         if data:
             keys.sink.put(data)
         elif not keys.open and self._outer is not None and self._outer.modes is None:
             keys.sink.put(_INPUT_ENDS)  # what was piped in has ended: say so as a terminal does
-
-    def _watch_screen(self, data: bytes) -> None:
-        """Our sentences wait while a program has the whole screen."""
-        on = max(map(data.rfind, _SCREEN_ON))
-        off = max(map(data.rfind, _SCREEN_OFF))
-        if max(on, off) >= 0:
-            self._full_screen = on > off
-            self._flush_sentences()
 
     def _settle(self) -> None:
         """What follows from what was read: who reads no more is not written to."""
@@ -193,9 +182,10 @@ class Front:
                 if self._child is None:
                     self._stopped_by = signal.SIGPIPE
                 if source.sink.fault:
-                    self._say(f"tt: output could not be written: {source.sink.fault}.")
+                    self._speech.say(f"tt: output could not be written: {source.sink.fault}.")
         if self._outer is not None and not self._outer.raw:
             self._outer.take()
+            self._speech.raw = self._outer.raw
 
     def _attend(self, fd: int) -> None:
         if fd == self._ears.fd:
@@ -203,7 +193,7 @@ class Front:
                 self._signalled(number)
         elif fd == self._handover.words:
             for sentence in self._handover.heard():
-                self._say(sentence)
+                self._speech.say(sentence)
         elif self._leader is not None and fd == self._leader.events:
             self._lead()
 
@@ -256,38 +246,25 @@ class Front:
             if size:
                 terminal.resize(self._child.stdout, size)
 
-    def _signal(self) -> int:
+    def _result(self) -> tuple[int, int]:
+        """(exit code, the signal that ended it or 0)."""
         if self._status is None:
-            return self._stopped_by
-        return os.WTERMSIG(self._status) if os.WIFSIGNALED(self._status) else 0
-
-    def _code(self) -> int:
-        return 0 if self._status is None else os.WEXITSTATUS(self._status)
-
-    def _say(self, sentence: str) -> None:
-        self._sentences.append(sentence)
-        self._flush_sentences()
-
-    def _flush_sentences(self) -> None:
-        if self._full_screen:
-            return
-        raw = self._outer is not None and self._outer.raw
-        for sentence in self._sentences:
-            text = sentence.encode("utf-8", "backslashreplace") + (b"\r\n" if raw else b"\n")
-            try:
-                os.write(2, text)
-            except OSError:
-                pass  # nobody reads
-        self._sentences.clear()
+            number = self._stopped_by
+        else:
+            number = os.WTERMSIG(self._status) if os.WIFSIGNALED(self._status) else 0
+        if number:
+            return 128 + number, number
+        return (0 if self._status is None else os.WEXITSTATUS(self._status)), 0
 
     def _give_terminal_back(self) -> None:
-        self._full_screen = False
         if self._outer is not None:
             self._outer.give_back()
         if self._leader is not None:
             from quarterdeck.tt import terminal
 
             self._leader.tell(terminal.LEAVE)
+        self._speech.raw = False
+        self._speech.out()
 
     def _last_turn(self) -> bool:
         """Wait for the sender's last words; True when somebody wants us to leave."""
@@ -302,7 +279,7 @@ class Front:
                 leave = any(number in signals.PASSED_ON for number in self._ears.heard())
             elif fd == self._handover.words:
                 for sentence in self._handover.heard():
-                    self._say(sentence)
+                    self._speech.say(sentence)
         self._handover.flush()
         return leave
 

@@ -13,9 +13,11 @@ class _Quiet(Told):
 
     def __init__(self) -> None:
         self.delivery: Delivery | None = None
+        self.missing = False
         self.unwanted = False
 
     def away(self, why: str) -> None:
+        self.missing = True
         if self.delivery is not None:
             self.delivery.given_up.set()
 
@@ -28,16 +30,20 @@ def deliver_left(near: Place) -> None:
 
     `near` is the server that just answered: for one and the same, its token is the one in use now.
     """
+    missing: set[str] = set()
     for path in left_behind():
         spool = Spool.take(path)
         if spool is not None:
-            _deliver(spool, near)
+            _deliver(spool, near, missing)
 
 
-def _deliver(spool: Spool, near: Place) -> None:
+def _deliver(spool: Spool, near: Place, missing: set[str]) -> None:
     begin, place = spool.header.get("begin"), place_of(spool.header.get("place") or {})
     if not isinstance(begin, dict) or "key" not in begin:
         spool.remove()
+        return
+    if place.name() in missing:
+        spool.release()
         return
     if place.url and place.url == near.url:
         place.token, place.fingerprint = near.token, near.fingerprint
@@ -48,3 +54,5 @@ def _deliver(spool: Spool, near: Place) -> None:
         spool.remove()
     else:
         spool.release()
+    if told.missing:
+        missing.add(place.name())
