@@ -45,6 +45,9 @@ MEANINGS = {
     "trace_window_s": "For how long ephemeral traces can be looked back into.",
     "trace_window_mib": "How much of the ephemeral traces of one namespace is in memory.",
     "trace_kept_mib": "How much of one kept trace is recorded; what comes later is counted.",
+    "ingest": "Where senders of other tools are heard: rtail=HOST:PORT,logio=...,logio4=...,"
+    "syslog=... (port 0: a free one that is kept).",
+    "ingest_namespace": "The namespace of the traces these become.",
     "out_max_mib": "How much recent output the fabric may keep.",
     "package": "What `pip install` is given on new machines: a name, a URL, or a file there.",
     "plain_http": "HTTP without TLS although others than this machine reach it.",

@@ -174,7 +174,12 @@ async def with_node(
 
 @contextlib.asynccontextmanager
 async def serving(
-    place: Harbour, name: str = "server", *, clock: Clock | None = None, keys: str = "authority"
+    place: Harbour,
+    name: str = "server",
+    *,
+    clock: Clock | None = None,
+    keys: str = "authority",
+    ingest: str = "",
 ) -> AsyncIterator[tuple[Server, Ears]]:
     """A server on the fabric of a harbour; all servers of one harbour share its database. `keys`
     is the directory of its keys there."""
@@ -189,6 +194,7 @@ async def serving(
         fabric_url=place.server.url,
         keys=str(place.root / keys),
         archive=str(place.root / "archive"),
+        ingest=ingest,
     )
 
     def opened(

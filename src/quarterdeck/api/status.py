@@ -7,6 +7,7 @@ from datetime import datetime
 
 from litestar import MediaType, Response, Router, get
 from litestar.di import NamedDependency
+from msgspec import structs
 
 from quarterdeck.api.auth import FLEET, METRICS, PUBLIC
 from quarterdeck.api.body import Body
@@ -120,6 +121,21 @@ class LiveStatus(Body, frozen=True, kw_only=True):
     waiting_bytes: int
 
 
+class IngestStatus(Body, frozen=True, kw_only=True):
+    """Senders of another tool: where they are heard, connections and traces (`senders`) that are
+    open, what was counted since the start, and the last `problem`."""
+
+    protocol: str
+    listen: str
+    connections: int
+    senders: int
+    messages: int
+    bad: int
+    limited: int
+    dropped: int
+    problem: str
+
+
 class Status(Body, frozen=True, kw_only=True):
     """What the server does now. `problem` is what `/readyz` says."""
 
@@ -139,6 +155,7 @@ class Status(Body, frozen=True, kw_only=True):
     leases: tuple[LeaseStatus, ...]
     nodes: NodesStatus
     live: LiveStatus
+    ingest: tuple[IngestStatus, ...]
 
 
 @get("/healthz", opt={PUBLIC: True})
@@ -206,6 +223,7 @@ async def status(server: NamedDependency[Server]) -> Status:
             clocks=tuple(ClockStatus(node=n, offset_s=round(s, 3)) for n, s in report.clocks),
         ),
         live=LiveStatus(streams=report.streams_open, waiting_bytes=report.streams_bytes),
+        ingest=tuple(IngestStatus(**structs.asdict(view)) for view in report.foreign),
     )
 
 

@@ -27,6 +27,8 @@ from quarterdeck.settings import (
 from quarterdeck.settings.environment import marked, without_mark
 
 TOKEN_LIMIT = 1024
+INGEST_HELP = "Hear senders of other tools: rtail=HOST:PORT,logio=...,logio4=...,syslog=..."
+INGEST_NAMESPACE_HELP = "The namespace of their traces (default: default)."
 DATABASE_HELP = "postgresql://... instead of SQLite (with a password better: QD_DATABASE)."
 
 
@@ -35,6 +37,8 @@ DATABASE_HELP = "postgresql://... instead of SQLite (with a password better: QD_
 @click.option("--database", metavar="URL", help=DATABASE_HELP)
 @click.option("--listen", metavar="HOST:PORT", help="Where the API listens (port 0: a free one).")
 @click.option("--nodes", type=int, help="How many agents to run here (default 1).")
+@click.option("--ingest", metavar="PLACES", help=INGEST_HELP)
+@click.option("--ingest-namespace", metavar="NS", help=INGEST_NAMESPACE_HELP)
 @click.option("--config", type=click.Path(), help="A settings file (TOML).")
 def up(config: str | None, **flags: Any) -> None:
     """Start everything on this machine: fabric, server and agents, under one supervisor."""
@@ -81,6 +85,8 @@ def fabric(config: str | None, **flags: Any) -> None:
 )
 @click.option("--database", metavar="URL", help=DATABASE_HELP)
 @click.option("--listen", metavar="HOST:PORT", help="Where the API listens.")
+@click.option("--ingest", metavar="PLACES", help=INGEST_HELP)
+@click.option("--ingest-namespace", metavar="NS", help=INGEST_NAMESPACE_HELP)
 @click.option("--parent-fd", type=int, hidden=True)
 @click.option("--listen-fd", type=int, hidden=True)
 def server(config: str | None, parent_fd: int | None, listen_fd: int | None, **flags: Any) -> None:

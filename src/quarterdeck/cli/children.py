@@ -20,6 +20,7 @@ from quarterdeck.agent.process import until_gone
 from quarterdeck.agent.shim.tree import boot_id, identity, signal_process
 from quarterdeck.api.first import first_tokens
 from quarterdeck.cli.checks import last_complaint
+from quarterdeck.control.foreign.sockets import FILE as INGEST_FILE
 from quarterdeck.errors import Conflict, Unavailable
 from quarterdeck.service import Services, SystemClock, lock_directory, write_private
 from quarterdeck.settings.environment import child_environment
@@ -38,6 +39,8 @@ DECIDED = (
     "fabric",
     "fabric_ca",
     "fabric_url",
+    "ingest",
+    "ingest_namespace",
     "join",
     "keys",
     "listen",
@@ -150,9 +153,17 @@ class Files:
             "pid": os.getpid(),
             "fabric_url": fabric_url,
             **({"fingerprint": fingerprint} if fingerprint else {}),
+            **({"ingest": ingest} if (ingest := self._ingest()) else {}),
             "pids": {"server": pids.get("server"), "fabric": pids.get("fabric"), "agents": agents},
         }
         write_private(self.data / "ready.json", json.dumps(ready).encode())
+
+    def _ingest(self) -> dict[str, str]:
+        """Where the server hears senders of other tools, by protocol."""
+        with contextlib.suppress(OSError, ValueError):
+            found: dict[str, str] = json.loads((self.server / INGEST_FILE).read_bytes())
+            return found
+        return {}
 
     def remove_ready(self) -> None:
         """Nothing is ready any more; what belongs to another `qd up` is left alone."""

@@ -176,6 +176,8 @@ class Supervisor:
             trace_window_s=settings.trace_window_s,
             trace_window_mib=settings.trace_window_mib,
             trace_kept_mib=settings.trace_kept_mib,
+            ingest=settings.ingest,
+            ingest_namespace=settings.ingest_namespace,
             metrics=settings.metrics,
             tls_cert=settings.tls_cert,
             tls_key=settings.tls_key,

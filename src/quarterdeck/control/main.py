@@ -13,6 +13,7 @@ from quarterdeck.control.admission import Admission
 from quarterdeck.control.changes import Changes
 from quarterdeck.control.crowd import Crowd
 from quarterdeck.control.dispatch import Dispatch
+from quarterdeck.control.foreign.main import Foreign
 from quarterdeck.control.ingest import Ingest
 from quarterdeck.control.lease import Leases
 from quarterdeck.control.lock import Locks
@@ -111,6 +112,7 @@ class Server:
             fleet=self.fleet,
             crowd=self.watching.crowd,
             began=self.progress.began,
+            foreign=self.foreign.views,
         )
 
     def _assemble(self) -> None:
@@ -220,6 +222,9 @@ class Server:
             room=self.room,
         )
         self.traces = self.tracing.traces
+        self.foreign = Foreign(
+            self.settings, traces=self.traces, clock=self.clock, telemetry=self.telemetry
+        )
         self.output = Output(
             database=self.database,
             fabric=self.fabric,
@@ -312,12 +317,15 @@ class Server:
             ("locks", self.locks.watch_beats),
             ("decisions", self.nodes.follow_decisions),
             *self.tracing.loops(),
+            *self.foreign.loops(),
         ):
             self.services.loop(name, loop)
+        await self.foreign.listen()
         await self.progress.reach(Stage.WHOLE)
         self.telemetry.emit(Started(what="server", where=self.settings.listen))
 
     async def stop(self) -> None:
+        await self.foreign.stop()
         await self.services.stop()
         with contextlib.suppress(Unavailable):
             await self.leases.give_back()

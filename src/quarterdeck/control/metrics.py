@@ -13,7 +13,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from quarterdeck.control.status import Report
@@ -222,6 +222,7 @@ class _LastReport(Collector):
             "streams_waiting_bytes", "Output that waits for slow viewers.", report.streams_bytes
         )
         yield _one("tasks_running", "Loops and tasks of the server.", report.tasks_total)
+        yield from _foreign(report)
         if report.backlog is not None:
             yield from self._backlog(report)
 
@@ -238,6 +239,27 @@ class _LastReport(Collector):
             "unsealed_oldest_seconds", "Age of the oldest of them.", since(work.oldest_unsealed)
         )
         yield _one("due_oldest_seconds", "Age of the oldest of them.", since(work.oldest_due))
+
+
+def _foreign(report: Report) -> Iterator[Metric]:
+    """Senders of other tools, by protocol."""
+    gauges = {"senders": "Traces that are open.", "connections": "Connections that are open."}
+    counters = {
+        "messages": "Messages that were understood.",
+        "bad": "Messages that could not be read.",
+        "limited": "Messages that came faster than allowed.",
+        "dropped": "Bytes that found no room.",
+    }
+    for field, text in gauges.items():
+        values = {view.protocol: getattr(view, field) for view in report.foreign}
+        yield _by(f"foreign_{field}", f"Foreign senders: {text}", "protocol", values)
+    for field, text in counters.items():
+        family = CounterMetricFamily(
+            f"qd_foreign_{field}", f"Foreign senders: {text}", labels=["protocol"]
+        )
+        for view in report.foreign:
+            family.add_metric([view.protocol], getattr(view, field))
+        yield family
 
 
 def _age(report: Report, since: Any) -> float:

@@ -15,6 +15,7 @@ from typing import TypeVar
 import msgspec
 
 from quarterdeck.control.crowd import Crowd
+from quarterdeck.control.foreign.counts import View
 from quarterdeck.control.observe import Fleet
 from quarterdeck.core import liveness
 from quarterdeck.core.model import Node
@@ -37,7 +38,7 @@ CLOCK_S = 2.0
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Everything at one moment. `tasks` are (name, where it is), `nodes` counts by state,
     `unwell` the nodes that somebody should look at, `clocks` names and seconds of those that are
-    off."""
+    off, `foreign` the protocols of other tools that are heard."""
 
     at: datetime
     up_s: float
@@ -54,6 +55,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     nodes: dict[str, int]
     unwell: tuple[Node, ...]
     clocks: tuple[tuple[str, float], ...]
+    foreign: tuple[View, ...]
 
 
 class Survey:
@@ -69,6 +71,7 @@ class Survey:
         fleet: Fleet,
         crowd: Crowd,
         began: float,
+        foreign: Callable[[], tuple[View, ...]],
     ) -> None:
         self._services = services
         self._clock = clock
@@ -77,6 +80,7 @@ class Survey:
         self._fleet = fleet
         self._crowd = crowd
         self._began = began
+        self._foreign = foreign
 
     async def report(self) -> Report:
         """Takes at most about `ANSWER_S`, whatever hangs."""
@@ -104,6 +108,7 @@ class Survey:
             nodes=node_states(nodes, now),
             unwell=tuple(unwell[:NODES_SHOWN]),
             clocks=self._wrong_clocks(nodes, now),
+            foreign=self._foreign(),
         )
 
     def _wrong_clocks(self, nodes: list[Node], now: datetime) -> tuple[tuple[str, float], ...]:

@@ -25,9 +25,11 @@ S = TypeVar("S", bound="Settings")
 PREFIX = "QD_"
 POSTGRES = "postgresql://"
 LOCAL = "127.0.0.1,::1"
+INGEST = ("rtail", "logio", "logio4", "syslog")
 DEFAULT_LISTEN = "127.0.0.1:7333"
 DEFAULT_FABRIC_LISTEN = "127.0.0.1:4222"
 _FABRIC = re.compile(r"\s*(nats|tls|wss?)://[^\s,/@]+(/[^\s,]*)?\s*")
+_NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _RANGES = (
     ("heartbeat_s", 0.1, 3600),
     ("nodes", 0, 1000),
@@ -67,7 +69,9 @@ class ServerSettings(Settings, frozen=True, kw_only=True):
     is where others reach the API, `fabric_public_url` where nodes reach the fabric (default: the
     host they reach the API at). `trusted_proxies` are addresses and networks, separated by commas.
     `fabric_ca` is the PEM file the fabric is verified with: default
-    the installation's own, `system` for those of the machine.
+    the installation's own, `system` for those of the machine. `ingest` says where senders of other
+    tools are heard (`rtail=HOST:PORT,logio=...,logio4=...,syslog=...`, port 0: a free one), they
+    become traces of `ingest_namespace`.
     """
 
     data: str = ""
@@ -83,6 +87,8 @@ class ServerSettings(Settings, frozen=True, kw_only=True):
     trace_window_s: float = 3600.0
     trace_window_mib: int = 64
     trace_kept_mib: int = 1024
+    ingest: str = ""
+    ingest_namespace: str = "default"
     metrics: Literal["auto", "open", "token"] = "auto"
     tls_cert: str = ""
     tls_key: str = ""
@@ -122,7 +128,8 @@ class AgentSettings(Settings, frozen=True, kw_only=True):
 
 class UpSettings(Settings, frozen=True, kw_only=True):
     """`qd up`. `nodes` agents, named after the host; `database` as of a server. `fabric_listen` is
-    HOST:PORT (default: the host of `listen`, and a free port that is kept)."""
+    HOST:PORT (default: the host of `listen`, and a free port that is kept).
+    `ingest` as of a server."""
 
     data: str = ""
     database: Secret = Secret("")
@@ -135,6 +142,8 @@ class UpSettings(Settings, frozen=True, kw_only=True):
     trace_window_s: float = 3600.0
     trace_window_mib: int = 64
     trace_kept_mib: int = 1024
+    ingest: str = ""
+    ingest_namespace: str = "default"
     metrics: Literal["auto", "open", "token"] = "auto"
     heartbeat_s: float = 5.0
     fabric_listen: str = ""
@@ -331,6 +340,21 @@ def read_labels(pairs: Iterable[str], where: str) -> dict[str, str]:
     return labels
 
 
+def ingest_places(text: str) -> dict[str, tuple[str, int]]:
+    """Where the senders of each protocol are heard: the setting `ingest`. Raises Invalid."""
+    places: dict[str, tuple[str, int]] = {}
+    for word in filter(None, map(str.strip, text.split(","))):
+        protocol, _, where = (part.strip() for part in word.partition("="))
+        if protocol not in INGEST or protocol in places:
+            said = f"ingest holds {word!r}: write PROTOCOL=HOST:PORT, with commas, each once"
+            raise Invalid("settings", f"{said}; protocols are {', '.join(INGEST)}.")
+        try:
+            places[protocol] = split_listen(where)
+        except Invalid as error:
+            raise Invalid("settings", f"ingest, {protocol}: {error.message}") from error
+    return places
+
+
 def _check(settings: Settings) -> None:
     listen = getattr(settings, "listen", None)
     if listen is not None:
@@ -362,3 +386,7 @@ def _check(settings: Settings) -> None:
             "wss://HOST/fabric.",
         )
     proxies(getattr(settings, "trusted_proxies", ""))
+    ingest_places(getattr(settings, "ingest", ""))
+    namespace = getattr(settings, "ingest_namespace", "default")
+    if _NAMESPACE.fullmatch(namespace) is None:
+        raise Invalid("settings", f"ingest_namespace is {namespace!r}; that can't be a namespace.")

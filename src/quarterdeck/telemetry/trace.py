@@ -41,6 +41,14 @@ class TraceTaken(Detail, frozen=True, kw_only=True):
     dropped: int
 
 
+class ForeignListening(Event, frozen=True, kw_only=True):
+    """Senders of another tool are heard at `where`; `open` when that is beyond this machine."""
+
+    protocol: str
+    where: str
+    open: bool
+
+
 class TraceForgotten(Warned, frozen=True, kw_only=True):
     """The restart of the fabric took what the ephemeral traces of a namespace had said."""
 
