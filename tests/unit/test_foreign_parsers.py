@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from quarterdeck.core.foreign import (
@@ -215,6 +215,8 @@ def test_names_are_changed_as_little_as_can_be() -> None:
     assert len(sender_id("a" * 500, "x")) == 255
 
 
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
 LONG = b"x" * 40_000
 PARTS = rb"+log -node +msg +bind|node| | a info <13> <999> 12 70000 a:".split()
 words = st.sampled_from([*PARTS, LONG, b"\r", b"\n", b"\r\n", b"\0", b" ", b"8 ", b"1 ", b"\xff"])
@@ -225,22 +227,25 @@ streams = st.lists(words | lines | st.binary(max_size=20), max_size=30).map(b"".
 
 
 @pytest.mark.parametrize("protocol", PARSERS)
-@given(said=streams, cuts=st.lists(st.floats(0, 1), max_size=8))
+@patient
+@given(said=streams, cuts=st.lists(st.integers(0, 100), max_size=8))
 def test_any_cutting_of_the_bytes_gives_the_same_messages(
-    protocol: str, said: bytes, cuts: list[float]
+    protocol: str, said: bytes, cuts: list[int]
 ) -> None:
-    places = [0, *sorted(int(cut * len(said)) for cut in cuts), len(said)]
+    places = [0, *sorted(cut * len(said) // 100 for cut in cuts), len(said)]
     pieces = [said[a:b] for a, b in pairwise(places)]
     assert whole(PARSERS[protocol](), *pieces) == whole(PARSERS[protocol](), said)
 
 
 @pytest.mark.parametrize("protocol", PARSERS)
+@patient
 @given(said=streams.map(lambda said: said[:400]))
 def test_single_bytes_give_the_same_messages(protocol: str, said: bytes) -> None:
     pieces = [said[at : at + 1] for at in range(len(said))]
     assert whole(PARSERS[protocol](), *pieces) == whole(PARSERS[protocol](), said)
 
 
+@patient
 @given(data=st.binary(max_size=300) | streams)
 def test_no_datagram_breaks_a_reader(data: bytes) -> None:
     assert isinstance(rtail.read(data), Line | Bad)
@@ -249,6 +254,7 @@ def test_no_datagram_breaks_a_reader(data: bytes) -> None:
     assert isinstance(syslog.read(b"<13>" + data), Line | Bad)
 
 
+@patient
 @given(told=st.text(max_size=300))
 def test_every_name_that_is_told_becomes_one_that_fits(told: str) -> None:
     check_name(trace_name(told, "rtail"))
