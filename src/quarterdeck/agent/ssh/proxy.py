@@ -44,6 +44,7 @@ class AgentlessNodes:
         self._version = ""
         self._nodes: dict[str, AgentlessNode] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._acting = asyncio.Lock()  # lists that come at once are acted on one after another
 
     def start(self, link: Link, changed: Callable[[], None]) -> None:
         """Take up the list that is written down. `changed` is called when `report` has."""
@@ -57,9 +58,10 @@ class AgentlessNodes:
 
     async def keep(self, wanted: KeepAgentless) -> None:
         """Write the list down and act on it. Raises OSError: nothing has changed."""
-        await asyncio.to_thread(write_private, self._file, encode(wanted))
-        await self._let_go(wanted)
-        self._act_on(wanted)
+        async with self._acting:
+            await asyncio.to_thread(write_private, self._file, encode(wanted))
+            await self._let_go(wanted)
+            self._act_on(wanted)
 
     def report(self) -> AgentlessReport:
         """The list that is acted on, and what is not reached."""
@@ -86,10 +88,11 @@ class AgentlessNodes:
         for id, node in list(self._nodes.items()):
             if on_list.get(id) == node.wanted:
                 continue
-            del self._nodes[id]
-            task = self._tasks.pop(id)
-            task.cancel()
-            await asyncio.wait([task])
+            self._nodes.pop(id, None)
+            task = self._tasks.pop(id, None)
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
             if id not in on_list:
                 await asyncio.to_thread(shutil.rmtree, self._folder / id, ignore_errors=True)
 
