@@ -128,5 +128,7 @@ def stop_leaf(root: Path) -> None:
 
 
 def removal_cuts_off(up: Up, name: str, log: Path) -> None:
+    known = len(log.read_text())
     assert up.qd("node", "remove", name).returncode == 0
-    wait_for(f"{name} to be cut off", lambda: "does not admit" in log.read_text(), within_s=15)
+    wait_for(f"{name} to be cut off", lambda: "lost" in log.read_text()[known:], within_s=4)
+    wait_for(f"{name} to be refused", lambda: "does not admit" in log.read_text(), within_s=15)

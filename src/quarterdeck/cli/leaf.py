@@ -1,8 +1,8 @@
 """`qd fabric --leaf-of URL`: the fabric of a site, which leads to the one of a server by one port.
 
 What it may do it asks a server for, with a leaf token: a pass, whom to admit, a certificate. It
-asks again every few seconds, which is how it hears of nodes that were removed; while no server
-answers it goes on with what it has. `leaf.json` (mode 600) keeps the last answer.
+asks again and again, and the server answers once a node was removed, or after some seconds; while
+no server answers it goes on with what it has. `leaf.json` (mode 600) keeps the last answer.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ from quarterdeck.service import (
 )
 from quarterdeck.settings import FabricSettings, host_name, is_loopback, join_listen, split_listen
 from quarterdeck.settings.environment import proxy_variables
-from quarterdeck.wire.leaf import LeafCredentials, LeafEnrolment, leaf_part
+from quarterdeck.wire.leaf import LeafCredentials, LeafEnrolment, leaf_part, seen_of
 
 PATH = "/v1/leaf"
-ASK_EVERY_S = 5.0
+ASK_EVERY_S = 5.0  # of a server that answers at once, or not at all
+LINGER_S = 1.0
 FIRST_WAIT_S = 0.2
 MAX_WAIT_S = 5.0
 
@@ -92,8 +93,9 @@ class LeafMember:
             return False
         return not given.token or split(given.token.reveal())[0] == kept.token
 
-    async def ask(self) -> bool:
-        """Get what a leaf needs, or get it anew; whether there is a new certificate.
+    async def ask(self, *, seen: str = "") -> bool:
+        """Get what a leaf needs, or get it anew; whether there is a new certificate. With `seen`
+        the answer may wait for what is new.
 
         Raises Denied, Invalid, Unavailable.
         """
@@ -118,6 +120,7 @@ class LeafMember:
             signature=self.key.sign(leaf_part(self.key.public_key, token, tls_key)),
             tls_key=tls_key,
             names=self._names if renew else (),
+            seen="" if renew else seen,
         )
         data = await asyncio.to_thread(self._asker.post, server, PATH, request, pinned)
         try:
@@ -182,7 +185,7 @@ async def serve(settings: FabricSettings) -> None:
         leaf.prepare()
         await keeper.start(Child("fabric", spawn=lambda: _spawned(leaf)))
         await leaf.wait_ready()
-        services.loop("leaf", lambda: _keep_asking(member, leaf))
+        services.loop("leaf", lambda: _keep_asking(member, leaf, clock))
         print(
             f"quarterdeck's leaf node is ready: {leaf.url}; it leads to "
             f"{', '.join(member.remote.urls)}",
@@ -237,20 +240,25 @@ async def _admitted(member: LeafMember) -> None:
         await asyncio.sleep(asked_s + backoff.wait_s())
 
 
-async def _keep_asking(member: LeafMember, leaf: LeafFabric) -> None:
-    """Loop: waits for a tick of about `ASK_EVERY_S`; a server that is away is told of once."""
-    told = ""
+async def _keep_asking(member: LeafMember, leaf: LeafFabric, clock: Clock) -> None:
+    """Loop: waits for answers, which wait for news; a server that is away is told of once."""
+    told, calm = "", False
     while True:
-        await asyncio.sleep(ASK_EVERY_S * (0.5 + jitter()))
+        if not calm:
+            await asyncio.sleep(ASK_EVERY_S * (0.5 + jitter()))
+        seen, began = seen_of(member.credentials.account_jwt), clock.monotonic()
         try:
-            certified = await member.ask()
+            certified = await member.ask(seen=seen)
         except QuarterdeckError as error:
+            calm = False
             await asyncio.sleep(asked_to_wait_s(error))
             if error.message != told:
                 told = error.message
                 say_failed("leaf", told, ASK_EVERY_S)
             continue
         told = ""
+        news = seen_of(member.credentials.account_jwt) != seen
+        calm = news or clock.monotonic() - began > LINGER_S  # else it is a server that never waits
         leaf.take(member.accounts, member.remote)
         if certified:
             leaf.reload()

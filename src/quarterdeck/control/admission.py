@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from quarterdeck.control.access import Tokens
@@ -17,7 +18,7 @@ from quarterdeck.control.orders import Orderer
 from quarterdeck.control.parts import Parts
 from quarterdeck.control.remove import Removals
 from quarterdeck.core.brake import Brake
-from quarterdeck.service import Clock, Poke
+from quarterdeck.service import Clock, Poke, Services
 from quarterdeck.store.base import Database
 from quarterdeck.telemetry import Telemetry
 
@@ -33,6 +34,7 @@ class Admission:
         fleet: Fleet,
         orderer: Orderer,
         ingest: Ingest,
+        services: Services,
         leases: Leases,
         changes: Changes,
         clock: Clock,
@@ -40,6 +42,7 @@ class Admission:
         dispatch: Poke,
         new_id: Callable[[], str],
         fingerprint: Callable[[], str],
+        draining: asyncio.Event,
     ) -> None:
         self.nodes = Nodes(
             database=database, fleet=fleet, leases=leases, telemetry=telemetry, dispatch=dispatch
@@ -48,13 +51,14 @@ class Admission:
             database=database,
             fleet=fleet,
             orderer=orderer,
+            services=services,
             leases=leases,
             changes=changes,
             clock=clock,
             telemetry=telemetry,
             new_id=new_id,
         )
-        self._assemble_joining(parts, database, fleet, clock, telemetry)
+        self._assemble_joining(parts, database, fleet, clock, telemetry, draining)
         self.tokens = Tokens(
             database=database,
             clock=clock,
@@ -72,7 +76,13 @@ class Admission:
         )
 
     def _assemble_joining(
-        self, parts: Parts, database: Database, fleet: Fleet, clock: Clock, telemetry: Telemetry
+        self,
+        parts: Parts,
+        database: Database,
+        fleet: Fleet,
+        clock: Clock,
+        telemetry: Telemetry,
+        draining: asyncio.Event,
     ) -> None:
         brake = Brake()
         self.enrolments = Enrolments(
@@ -94,4 +104,5 @@ class Admission:
             leaves=parts.leaves,
             urls=parts.websocket_urls,
             brake=brake,
+            draining=draining,
         )

@@ -1,9 +1,10 @@
 """Agentless nodes: what was ordered, brought to the nodes that reach them, and what those say.
 
-Waits for: orders to add or remove one, beats of nodes that have another list than the one that is
-wanted, and a tick of `TICK_S` in which what other servers committed is seen. The database says what
-is wanted; a node gets its whole list, writes it down and names its version in each beat, so a lost
-message is made good by the next beat.
+Waits for: orders to add or remove one here and on other servers, beats of nodes that have another
+list than the one that is wanted, and a tick of `TICK_S` for what was lost of these. The database
+says what is wanted; a node gets its whole list from its home server, writes it down and names its
+version in each beat. A list that it does not name is sent again, after waits that grow; what one
+node does never holds up another.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 
 import msgspec
@@ -28,7 +28,7 @@ from quarterdeck.core.model import Node
 from quarterdeck.core.states import NodeState
 from quarterdeck.errors import Denied, Invalid, NotFound, Unavailable
 from quarterdeck.fabric.identity import verify
-from quarterdeck.service import Clock, Poke
+from quarterdeck.service import Backoff, Clock, Poke, Services
 from quarterdeck.store import agentless as agentless_store
 from quarterdeck.store import node as node_store
 from quarterdeck.store.base import Database, Tx
@@ -36,6 +36,7 @@ from quarterdeck.telemetry import NodeEnrolled, Telemetry
 from quarterdeck.wire.agentless import (
     PROBLEM_LENGTH,
     PROOF,
+    AgentlessKept,
     AgentlessReport,
     KeepAgentless,
     agentless_message,
@@ -45,6 +46,9 @@ from quarterdeck.wire.codec import encode
 from quarterdeck.wire.enrol import Enrolment
 
 TICK_S = 5.0
+FIRST_WAIT_S = 1.0
+MAX_WAIT_S = 20.0
+KEPT_WAIT_S = 10.0  # in which the beats name a list that the node says it keeps
 TOPIC = "agentless"
 EVERY = "*"
 
@@ -58,6 +62,7 @@ class AgentlessNodes:
         database: Database,
         fleet: Fleet,
         orderer: Orderer,
+        services: Services,
         leases: Leases,
         changes: Changes,
         clock: Clock,
@@ -67,6 +72,7 @@ class AgentlessNodes:
         self._database = database
         self._fleet = fleet
         self._orderer = orderer
+        self._services = services
         self._leases = leases
         self._changes = changes
         self._clock = clock
@@ -75,8 +81,10 @@ class AgentlessNodes:
         self._known: dict[str, Agentless] = {}
         self._of_node: dict[str, str] = {}
         self._reports: dict[str, AgentlessReport] = {}
+        self._bringing: dict[str, Poke] = {}  # for each list on its way: it has changed
         self._poke = Poke()
         fleet.agentless_heard.append(self._reported)
+        changes.on_foreign(self._changed_elsewhere)
 
     async def add(self, wanted: Agentless) -> Agentless:
         """Order one, or change the one at the same place. `via` may be a name. Raises NotFound, and
@@ -146,17 +154,44 @@ class AgentlessNodes:
     async def deliver(self) -> None:
         """Loop: see the module."""
         while True:
-            asked = await self._poke.wait(TICK_S)
+            await self._poke.wait(TICK_S)
             known = await self._database.read(agentless_store.every)
             self._known = {one.id: one for one in known}
             self._of_node = {one.node: one.id for one in known if one.node}
             for via in sorted({one.via for one in known} | self._reports.keys()):
-                wanted = self._wanted(via)
-                report = self._reports.get(via)
-                if report is None or report.version == wanted.version:
+                wanted = self._missing(via)
+                if wanted is None:
                     continue
-                if via in asked or EVERY in asked or self._leases.mine(via):
-                    await self._send(via, wanted)
+                if via in self._bringing:
+                    self._bringing[via](wanted.version)
+                elif self._leases.mine(via):
+                    changed = self._bringing[via] = Poke()
+                    self._services.spawn(self._bring(via, changed), f"agentless list of {via}")
+
+    async def _bring(self, via: str, changed: Poke) -> None:
+        """Send a node its list until its beats name it, or another server is its home."""
+        backoff, sent = Backoff(FIRST_WAIT_S, MAX_WAIT_S), ""
+        try:
+            while self._leases.mine(via) and (wanted := self._missing(via)) is not None:
+                if wanted.version != sent:
+                    backoff.reset()
+                sent = wanted.version
+                kept = await self._send(via, wanted)
+                await self._rest(via, changed, KEPT_WAIT_S if kept else backoff.wait_s(), sent)
+        finally:
+            del self._bringing[via]
+
+    async def _rest(self, via: str, changed: Poke, wait_s: float, sent: str) -> None:
+        """Until the time is over, or another list is wanted, or none is missing."""
+        until = self._clock.monotonic() + wait_s
+        while (left_s := until - self._clock.monotonic()) > 0:
+            if await changed.wait(left_s) - {sent} or self._missing(via) is None:
+                return
+
+    def _missing(self, via: str) -> KeepAgentless | None:
+        """The list that a node should have; None when it has it, or never said what it has."""
+        wanted, report = self._wanted(via), self._reports.get(via)
+        return None if report is None or report.version == wanted.version else wanted
 
     def _wanted(self, via: str) -> KeepAgentless:
         nodes = tuple(agentless_message(one) for one in self._known.values() if one.via == via)
@@ -165,14 +200,24 @@ class AgentlessNodes:
         version = hashlib.sha256(encode(KeepAgentless(version="", nodes=nodes))).hexdigest()[:16]
         return KeepAgentless(version=version, nodes=nodes)
 
-    async def _send(self, via: str, wanted: KeepAgentless) -> None:
-        with suppress(Unavailable, Invalid):  # the next beat shows that it is still missing
-            await self._orderer.ask(via, (wanted,))
+    async def _send(self, via: str, wanted: KeepAgentless) -> bool:
+        """Whether the node says that it keeps it."""
+        try:
+            (answer,) = await self._orderer.ask(via, (wanted,))
+        except (Unavailable, Invalid):
+            return False
+        return isinstance(answer, AgentlessKept)
 
     def _reported(self, node: str, report: AgentlessReport) -> None:
         """The handler of beats."""
         self._reports[node] = report
         if report.version != self._wanted(node).version:
+            self._poke(EVERY)
+        elif node in self._bringing:
+            self._bringing[node](report.version)
+
+    def _changed_elsewhere(self, topics: tuple[str, ...]) -> None:
+        if TOPIC in topics:
             self._poke(EVERY)
 
     def _admit(self, tx: Tx, request: Enrolment, id: str, via: str, proof: str) -> Node:

@@ -1,11 +1,13 @@
 """Leaf nodes of the fabric: a token of kind `leaf` makes a key the fabric of a site.
 
 Nothing of a leaf is recorded: who has the token gets a pass for two days and asks again, every few
-seconds, which is also how it hears of removals. A revoked token ends it within two days.
+seconds, which is also how it hears of removals: an answer waits until there is one, or for
+`WAIT_S`. A revoked token ends it within two days.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import datetime
 
@@ -17,9 +19,11 @@ from quarterdeck.fabric.identity import verify
 from quarterdeck.service import Clock
 from quarterdeck.store import access as access_store
 from quarterdeck.store.base import Database
-from quarterdeck.wire.leaf import LeafCredentials, LeafEnrolment, leaf_part
+from quarterdeck.wire.leaf import LeafCredentials, LeafEnrolment, leaf_part, seen_of
 
 LEAF_TTL_S = 2 * 86_400
+WAIT_S = 5.0
+LOOK_AGAIN_S = 0.2
 
 
 class LeafEnrolments:
@@ -33,12 +37,14 @@ class LeafEnrolments:
         leaves: Leaves | None,
         urls: tuple[str, ...],
         brake: Brake,
+        draining: asyncio.Event,
     ) -> None:
         self._database = database
         self._clock = clock
         self._leaves = leaves
         self._urls = urls
         self._brake = brake
+        self._draining = draining
 
     async def enrol(self, request: LeafEnrolment, address: str = "") -> LeafCredentials:
         """A pass, and what a leaf must know. Raises Invalid, Denied, NotFound, and TooOften for an
@@ -74,7 +80,16 @@ class LeafEnrolments:
                 "This server knows no WebSocket of its fabric, which leaf nodes come by: give it "
                 "`websocket_url`.",
             )
+        await self._until_news(self._leaves, request.seen)
         return self._given(self._leaves, request, now)
+
+    async def _until_news(self, leaves: Leaves, seen: str) -> None:
+        """Until a leaf is to admit others than those it has seen; not for ever."""
+        until = self._clock.monotonic() + WAIT_S
+        while seen == seen_of(leaves.accounts()["account_jwt"]):
+            if self._clock.monotonic() >= until or self._draining.is_set():
+                return
+            await asyncio.sleep(LOOK_AGAIN_S)
 
     def _given(self, leaves: Leaves, request: LeafEnrolment, now: datetime) -> LeafCredentials:
         name = "l" + request.public_key[1:16].lower()

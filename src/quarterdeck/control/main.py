@@ -267,6 +267,7 @@ class Server:
             fleet=self.fleet,
             orderer=orderer,
             ingest=self._ingest,
+            services=self.services,
             leases=self.leases,
             changes=self.changes,
             clock=self.clock,
@@ -274,6 +275,7 @@ class Server:
             dispatch=dispatch,
             new_id=self.new_id,
             fingerprint=lambda: self.fingerprint,
+            draining=self.draining,
         )
         self.nodes = admitted.nodes
         self.agentless = admitted.agentless

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated
 
 import msgspec
@@ -9,7 +10,8 @@ import msgspec
 
 class LeafEnrolment(msgspec.Struct, frozen=True, kw_only=True):
     """`signature` (base64 in JSON) is made with the leaf's own key over `leaf_part`. `tls_key`: PEM
-    of a public key, to be certified for `names`; empty when no certificate is wanted."""
+    of a public key, to be certified for `names`; empty when no certificate is wanted. `seen`
+    (`seen_of`) says whom the leaf admits now: the answer may wait some seconds for others."""
 
     public_key: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
     token: Annotated[str, msgspec.Meta(max_length=512)]
@@ -18,6 +20,7 @@ class LeafEnrolment(msgspec.Struct, frozen=True, kw_only=True):
     names: Annotated[
         tuple[Annotated[str, msgspec.Meta(max_length=253)], ...], msgspec.Meta(max_length=64)
     ] = ()
+    seen: Annotated[str, msgspec.Meta(max_length=64)] = ""
 
 
 class LeafCredentials(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +37,11 @@ class LeafCredentials(msgspec.Struct, frozen=True, kw_only=True):
     system_account_jwt: str
     websocket_urls: tuple[str, ...]
     certificate: str = ""
+
+
+def seen_of(account_jwt: str) -> str:
+    """Names a version of whom to admit."""
+    return hashlib.sha256(account_jwt.encode()).hexdigest()
 
 
 def leaf_part(public_key: str, token: str, tls_key: str) -> bytes:
