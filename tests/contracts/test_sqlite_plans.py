@@ -20,6 +20,7 @@ ASKED: dict[str, tuple[Callable[[Tx], Any], str]] = {
     "fresh attempts of a run": (lambda tx: step_store.fresh(tx, "r", 10), "ix_attempts_fresh"),
     "logs to seal": (lambda tx: run_store.to_seal(tx, 10, ()), "ix_attempts_to_seal"),
     "open attempts": (lambda tx: run_store.open_attempts(tx, ["n"]), "ix_attempts_open"),
+    "open attempts of removed nodes": (run_store.open_of_removed, "ix_attempts_open"),
     "nodes in use": (run_store.nodes_with_open_attempts, "ix_attempts_open"),
     "load of nodes": (run_store.open_counts, "ix_attempts_open"),
     "old offers": (lambda tx: run_store.expired_offers(tx, NOW), "ix_attempts_unoffered"),

@@ -66,7 +66,7 @@ class Removals:
             for id in removed:
                 self._fleet.forget(id)
             if removed:
-                await self._end_attempts(set(removed))
+                await self._end_attempts()
             keys = dict(removed.values())
             if keys != self._revoked:
                 await self._revoke(keys)
@@ -74,16 +74,14 @@ class Removals:
                 still_wanted()  # a dial may have swallowed the end of the loop
             await self._asked.wait(TICK_S)
 
-    async def _end_attempts(self, nodes: set[str]) -> None:
+    async def _end_attempts(self) -> None:
         """What never left fails, what may run is lost, what was archived is released."""
 
         def unit(tx: Tx) -> list[tuple[Attempt, Attempt]]:
             now = self._clock.now()
-            found = run_store.open_attempts(tx, nodes)
             return [
                 (attempt, after)
-                for attempts in found.values()
-                for attempt in attempts
+                for attempt in run_store.open_of_removed(tx)
                 if (after := machine.step(attempt, machine.NodeRemoved(), now)) is not attempt
             ]
 

@@ -187,6 +187,11 @@ def open_attempts(tx: Tx, node_ids: Iterable[str]) -> dict[str, list[Attempt]]:
     return found
 
 
+def open_of_removed(tx: Tx) -> list[Attempt]:
+    """Unreleased attempts of removed nodes, oldest first; what has nothing open costs nothing."""
+    return [attempt_record(row) for row in tx.execute(sql.OPEN_OF_REMOVED)]
+
+
 def nodes_with_open_attempts(tx: Tx) -> set[str]:
     """Nodes that hold, or may hold, an unreleased attempt."""
     rows = tx.execute(select(attempts.c.node).where(~attempts.c.released).distinct())

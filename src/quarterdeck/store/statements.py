@@ -19,6 +19,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     delete,
+    exists,
     func,
     insert,
     or_,
@@ -73,6 +74,15 @@ ATTEMPTS_BY_ID = select(attempts).where(among(attempts.c.id))
 TASKS_BY_ID = select(tasks).where(among(tasks.c.id))
 OPEN_ATTEMPTS = (
     select(attempts).where(among(attempts.c.node), ~attempts.c.released).order_by(attempts.c.id)
+)
+OPEN_OF_REMOVED = (
+    select(attempts)
+    .where(
+        ~attempts.c.released,
+        exists().where(nodes.c.id == attempts.c.node, nodes.c.removed_at.is_not(None)),
+    )
+    .order_by(attempts.c.id)
+    .with_hint(attempts, "INDEXED BY ix_attempts_open", "sqlite")
 )
 ORDERS_OF = select(runs.c.id, orders.c.data).join(orders).where(among(runs.c.id))
 FRESH = (
