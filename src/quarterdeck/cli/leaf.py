@@ -242,7 +242,7 @@ async def _admitted(member: LeafMember) -> None:
 
 async def _keep_asking(member: LeafMember, leaf: LeafFabric, clock: Clock) -> None:
     """Loop: waits for answers, which wait for news; a server that is away is told of once."""
-    told, calm = "", False
+    told, calm = "", True
     while True:
         if not calm:
             await asyncio.sleep(ASK_EVERY_S * (0.5 + jitter()))
