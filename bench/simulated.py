@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import os
 import signal
 import sys
@@ -120,6 +121,7 @@ def _say(told: Told) -> None:
 
 
 async def main() -> None:
+    gc.set_threshold(50_000, 20, 50)  # of thousands of agents in one process, as no node has them
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: our input ends with the script
     lines = await _lines()
     process = Process(msgspec.json.decode(await lines.readline(), type=Task))

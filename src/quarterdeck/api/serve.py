@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import socket
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from quarterdeck.telemetry import Telemetry, log_to
 
 _M_ARENA_MAX = -8
 _ARENAS = 2
+_YOUNG, _MIDDLE, _OLD = 50_000, 20, 50
 
 
 async def serve(
@@ -31,6 +33,7 @@ async def serve(
     """Run until a signal or the end of the supervisor. `names` are names and addresses of this
     machine. Raises Conflict when the port is taken."""
     _share_arenas()
+    _collect_seldom()
     telemetry = Telemetry()
     telemetry.subscribe(log_to(level=settings.log_level))
     listener = listener or bind(settings.listen)
@@ -72,6 +75,14 @@ async def _start(server: Server, http: HttpServer) -> None:
     """HTTP first: while the fabric or the database is away, callers are told so."""
     await http.start()
     await server.start()
+
+
+def _collect_seldom() -> None:
+    """A server makes millions of short-lived records and hardly a cycle: by default every 700 new
+    ones are searched for cycles, and with them again and again all that the fleet's state holds."""
+    gc.collect()
+    gc.freeze()  # modules stay for ever
+    gc.set_threshold(_YOUNG, _MIDDLE, _OLD)
 
 
 def _share_arenas() -> None:

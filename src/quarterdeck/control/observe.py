@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
 
@@ -25,6 +25,7 @@ from quarterdeck.control.lease import Leases
 from quarterdeck.core import liveness
 from quarterdeck.core.model import Attempt, Node
 from quarterdeck.core.reconcile import Beat, Watch, compare
+from quarterdeck.core.states import NodeState
 from quarterdeck.errors import Invalid, NotFound, Unavailable
 from quarterdeck.fabric.base import Fabric, Message
 from quarterdeck.service import Clock, Poke
@@ -255,9 +256,10 @@ class Fleet:
             self._strangers(*strangers)
         ours = self._leases.ours({beat.node for beat in known})
         now = self._clock.now()
+        stayed = _stayed(known, self._nodes, now) if self.behind() else set()
         written_at_once = [self._record(beat, now, ours=beat.node in ours) for beat in known]
         urgent = any(written_at_once)
-        mine = [beat for beat in known if beat.node in ours]
+        mine = [beat for beat in known if beat.node in ours and beat.node not in stayed]
         if not mine:
             return urgent
         ids = {beat.node for beat in mine}
@@ -328,8 +330,19 @@ class Fleet:
         if node.unknown != verdict.unknown:
             self._nodes[node.id] = msgspec.structs.replace(node, unknown=verdict.unknown)
             self._heard_of.note(node, self._nodes[node.id], self._clock.monotonic())
-        if (verdict.ask or verdict.unknown) and not self.behind():
+        if verdict.ask or verdict.unknown:
             self._ask(*verdict.ask, *verdict.unknown)
+
+
+def _stayed(beats: list[Heartbeat], nodes: Mapping[str, Node], now: datetime) -> set[str]:
+    """The nodes that were here all the time: while facts wait to be taken in, what their beats
+    show beyond the record is among those, and what they wait for is on its way."""
+    return {
+        beat.node
+        for beat in beats
+        if liveness.state(nodes[beat.node], now) is NodeState.READY
+        and nodes[beat.node].session == beat.session
+    }
 
 
 def _brings_news(beat: Heartbeat, known: Node | None) -> bool:
