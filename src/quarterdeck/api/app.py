@@ -31,6 +31,7 @@ from quarterdeck.api import (
     run,
     status,
     trace,
+    upload,
 )
 from quarterdeck.api.auth import require_stage, require_token
 from quarterdeck.api.body import StrictRequest
@@ -70,6 +71,8 @@ def application(server: Server | None) -> Litestar:
             access.router,
             agentless.router,
             trace.router,
+            upload.router,
+            upload.short,
             observe.pages,
             status.router,
         ],

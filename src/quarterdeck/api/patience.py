@@ -6,12 +6,18 @@ neither memory nor descriptors for long.
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import Any
 
 import h11
 import msgspec
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+ENDLESS = "endless"
+"""Key of a request's state: its body may take for ever, since it is what a command says."""
+PROBES = ((socket.TCP_KEEPIDLE, 4), (socket.TCP_KEEPINTVL, 2), (socket.TCP_KEEPCNT, 2))
+"""How the kernel asks whether the other machine of an endless body is still there, in seconds."""
 
 
 class Patience(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +73,7 @@ class PatientProtocol(H11Protocol):
         """Set the clock for what is awaited from the client now."""
         state, now = self.conn.their_state, self.loop.time()
         waiting = state in (h11.IDLE, h11.SEND_BODY) and not self.transport.is_closing()
-        if not waiting or self._handed_over:
+        if not waiting or self._handed_over or self._endless():
             self._disarm()
             return
         if state is not self._state or self._timer is None:
@@ -88,12 +94,24 @@ class PatientProtocol(H11Protocol):
 
     def _too_slow(self) -> None:
         self._timer = None
+        if self._endless():
+            return
         if self.flow.read_paused:  # we do not read: not the client's fault
             self._watch()
             return
         if not self._answering():
             self.transport.write(_SLOW)
         self.transport.close()
+
+    def _endless(self) -> bool:
+        """Whether the body that comes may take for ever; then the kernel looks after its sender."""
+        if self.conn.their_state is not h11.SEND_BODY or ENDLESS not in self.scope["state"]:
+            return False
+        connection = self.transport.get_extra_info("socket")
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in PROBES:
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
+        return True
 
     def _answering(self) -> bool:
         """Whether an answer was begun that is not complete."""

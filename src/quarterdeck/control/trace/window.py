@@ -170,6 +170,8 @@ class Windows:
         return self._known.setdefault(trace.id, Reached(Positions(**ends)))
 
     async def _store(self, trace: Trace, found: News) -> None:
+        if not self._fabric.connected:
+            raise Unavailable("disconnected", "The link to the fabric is down: send it again soon.")
         subject = subjects.trace(trace.namespace, trace.name, trace.sender, trace.id)
         messages = [encode_drop(one, 0) for one in found.dropped]
         messages += [
