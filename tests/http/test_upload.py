@@ -66,7 +66,9 @@ async def test_what_curl_uploads_is_a_trace_live_until_its_end(host: HttpHost, p
         found = await the_trace(host, "job")
         assert (found["id"], found["title"], found["state"]) == ("web-7", "nightly", "open")
         assert found["bytes"]["stdout"] <= 6
-        await asyncio.sleep(1)  # the patience with a body is over twice
+        over = host.server.clock.monotonic() + 1  # the patience with a body is over by then
+        while host.server.clock.monotonic() < over:
+            assert (await the_trace(host, "job"))["state"] == "open"
         process.stdin.write(b"last\n")
         process.stdin.close()
         assert b'"state":"ended"' in await process.stdout.read()
@@ -92,8 +94,9 @@ async def test_an_upload_that_breaks_off_is_lost_at_once(host: HttpHost) -> None
 async def test_a_token_that_is_revoked_ends_its_uploads(host: HttpHost) -> None:
     made = await host.ask("/v1/tokens", method="POST", body={"kind": "send"})
     async with curl(host, "/v1/trace/job", token=made.json["token"]) as process:
-        assert process.stdout is not None
+        assert process.stdin is not None and process.stdout is not None
         await host.ears.until(TraceBegan)
         await host.ask(f"/v1/tokens/{made.json['id']}", method="DELETE")
+        await host.ears.until(TraceLost)
+        process.stdin.write(b"more\n")  # curl looks for an answer when it has something to send
         assert b"token_revoked" in await process.stdout.read()
-    await host.ears.until(TraceLost)
