@@ -6,6 +6,8 @@ MEANINGS = {
     "up.data": "Where everything is kept. Default: `/var/lib/quarterdeck` for root, else "
     "`$XDG_DATA_HOME/quarterdeck`.",
     "client.data": "Data directory of a `qd up` on this machine.",
+    "downloads": "Directory of the files offered at `/download/`. Default: `dist`, where `./dev "
+    "build` puts them, of a server that runs from its sources.",
     "database": "Address of a PostgreSQL; without it SQLite in `data`.",
     "agent.fabric": "How the fabric is reached: `auto`, `tcp`, `wss`, or addresses of one.",
     "fabric.keys": "Directory of the installation's keys. Default: `keys` in `data`.",

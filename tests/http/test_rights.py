@@ -46,6 +46,9 @@ class Rule(msgspec.Struct, frozen=True):
 RULES = {
     "GET /": Rule(PUBLIC, "shared"),
     "GET /openapi.json": Rule(PUBLIC, "shared"),
+    "GET /download": Rule(PUBLIC, "shared"),
+    "GET /download/{name}": Rule(PUBLIC, "shared"),
+    "HEAD /download/{name}": Rule(PUBLIC, "shared"),
     "GET /healthz": Rule(PUBLIC, "shared"),
     "GET /readyz": Rule(PUBLIC, "shared"),
     "GET /metrics": Rule(API, "shared"),

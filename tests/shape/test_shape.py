@@ -17,7 +17,7 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[2]
-PLACES = ("src/quarterdeck", "tests", "bench", "examples", "requirements")
+PLACES = ("src/quarterdeck", "tests", "bench", "examples", "release", "requirements")
 
 FILE_LINES = 400
 FUNCTION_LINES = 60

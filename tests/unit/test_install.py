@@ -66,6 +66,19 @@ def test_the_line_is_one_pipe_and_the_token_is_no_argument() -> None:
     assert words[2].endswith("service install --join https://qd.example:7333 --token-file -")
 
 
+def test_a_machine_without_python_fetches_the_agent_of_its_architecture_and_no_other() -> None:
+    line = install_line("https://qd.example:7333", TOKEN, agents={"x86_64": "ab" * 32})
+    script = shlex.split(line.partition(" | ")[2].replace("$(command -v sudo) ", ""))[2]
+    assert TOKEN not in script
+    assert "pip install -q quarterdeck" in script
+    assert f"x86_64) s={'ab' * 32} ;;" in script
+    assert "https://qd.example:7333/download/quarterdeck-agent-linux-$a.tar.gz" in script
+    checked = script.index("sha256sum -c")
+    assert checked < script.index("tar -xzf") < script.index("qd service install")
+    parsed = subprocess.run(["sh", "-n", "-c", script], capture_output=True, check=False)
+    assert (parsed.returncode, parsed.stderr) == (0, b"")
+
+
 def test_what_comes_from_outside_stays_one_word_of_the_shell() -> None:
     evil = "https://x/;touch /tmp/y'"
     line = install_line(evil, TOKEN).partition(" | ")[2].replace("$(command -v sudo) ", "")

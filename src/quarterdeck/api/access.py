@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from msgspec import Meta
 
 from quarterdeck.api.auth import Namespace
 from quarterdeck.api.body import Body
+from quarterdeck.api.shelf import Shelf
 from quarterdeck.control.main import Server
 from quarterdeck.core.access import NAMESPACE, SCOPE
 from quarterdeck.core.install import install_line, join_line
@@ -70,7 +72,10 @@ class TokenList(Body, frozen=True, kw_only=True):
 
 @post("/tokens")
 async def create_token(
-    data: JSONBody[TokenRequest], request: Api, server: NamedDependency[Server]
+    data: JSONBody[TokenRequest],
+    request: Api,
+    server: NamedDependency[Server],
+    shelf: NamedDependency[Shelf],
 ) -> NewTokenBody:
     """Make a token: `send` sends traces, `watch` reads, `api` lets programs call, `join` lets
     agents enrol, `leaf` leaf nodes of the fabric."""
@@ -88,7 +93,7 @@ async def create_token(
         token=text,
         url=server.url,
         join=join_line(server.url, text) if joins else "",
-        install=install_line(server.url, text, server.settings.package) if joins else "",
+        install=await asyncio.to_thread(_install, server, shelf, text) if joins else "",
         **_fields(kept),
     )
 
@@ -112,6 +117,10 @@ async def revoke_token(
 ) -> TokenBody:
     """Void a token; nodes that joined with it stay."""
     return TokenBody(**_fields(await server.tokens.revoke(token, by=request.auth)))
+
+
+def _install(server: Server, shelf: Shelf, token: str) -> str:
+    return install_line(server.url, token, server.settings.package, shelf.agents())
 
 
 def _fields(token: KeptToken) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from quarterdeck.api import (
     access,
     again,
     agentless,
+    download,
     fold,
     lock,
     node,
@@ -42,6 +43,7 @@ from quarterdeck.api.measure import measured
 from quarterdeck.api.patience import Patience, PatientProtocol
 from quarterdeck.api.relay import Far, Relays, relaying
 from quarterdeck.api.schema import Problem
+from quarterdeck.api.shelf import shelf_at
 from quarterdeck.control.main import Server
 from quarterdeck.core.model import MAX_ORDER_BYTES
 from quarterdeck.errors import Broken, Denied, QuarterdeckError
@@ -59,6 +61,7 @@ HttpRequest = Request[object, object, State]
 
 def application(server: Server | None) -> Litestar:
     """The ASGI application over a server's services; without a server only to be described."""
+    shelf = shelf_at("" if server is None else server.settings.downloads)
     app = Litestar(
         route_handlers=[
             run.router,
@@ -73,11 +76,15 @@ def application(server: Server | None) -> Litestar:
             trace.router,
             upload.router,
             upload.short,
+            download.router,
             observe.pages,
             status.router,
         ],
         guards=[require_stage, require_token],
-        dependencies={"server": Provide(lambda: server, sync_to_thread=False)},
+        dependencies={
+            "server": Provide(lambda: server, sync_to_thread=False),
+            "shelf": Provide(lambda: shelf, sync_to_thread=False),
+        },
         request_class=StrictRequest,
         exception_handlers={
             QuarterdeckError: _problem,

@@ -9,7 +9,7 @@ import sys
 
 import click
 
-from quarterdeck.errors import QuarterdeckError
+from quarterdeck.errors import Broken, QuarterdeckError
 
 COMMANDS = {
     "up": ("quarterdeck.cli.admin", "up", "Start everything on this machine."),
@@ -75,6 +75,8 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+    except ModuleNotFoundError as error:
+        sys.exit(_part_missing(error))
     except OSError as error:
         sys.exit(_output_gone(error))
 
@@ -108,6 +110,16 @@ def _output_gone(error: OSError) -> int:
         return 0
     print(f"qd: output could not be written: {error.strerror or error}.", file=sys.stderr)
     return 1
+
+
+def _part_missing(error: ModuleNotFoundError) -> int:
+    """The agent for nodes without Python has all but what only a server needs."""
+    print(
+        f"qd: this installation has no {error.name}, which this command needs: it was made without "
+        "the server, or is damaged. Use a qd of `pip install quarterdeck`.",
+        file=sys.stderr,
+    )
+    return Broken.exit_code
 
 
 def _open_standard_streams() -> None:

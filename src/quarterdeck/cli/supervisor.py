@@ -184,6 +184,7 @@ class Supervisor:
             plain_http=settings.plain_http,
             public_url=settings.public_url,
             package=settings.package,
+            downloads=settings.downloads,
             fabric_public_url=settings.fabric_public_url,
             websocket_public_url=settings.websocket_public_url,
             max_links=settings.max_links,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Mapping
+from posixpath import dirname
 
 HOME = "/opt/quarterdeck"
 CONFIG = "/etc/quarterdeck/agent.toml"
@@ -15,6 +17,10 @@ STATE = "/var/lib/quarterdeck/agent"
 UNIT = "quarterdeck-agent.service"
 UNIT_PATH = f"/etc/systemd/system/{UNIT}"
 DEFAULT_PACKAGE = "quarterdeck"
+_HAS_PYTHON = (
+    'python3 -c "import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))" '
+    "2>/dev/null </dev/null"
+)
 
 
 def join_line(url: str, token: str) -> str:
@@ -22,17 +28,37 @@ def join_line(url: str, token: str) -> str:
     return f"qd agent --join {shlex.quote(url)} --token {token}"
 
 
-def install_line(url: str, token: str, package: str = DEFAULT_PACKAGE) -> str:
+def install_line(
+    url: str,
+    token: str,
+    package: str = DEFAULT_PACKAGE,
+    agents: Mapping[str, str] | None = None,
+) -> str:
     """What installs the package, enrols the machine and starts the agent as a service: for any
-    POSIX shell, as root or with sudo. The token is no argument of any process."""
-    steps = " && ".join(
-        (
-            f"python3 -m venv {HOME}",
-            f"{HOME}/bin/pip install -q {shlex.quote(package)} </dev/null",
-            f"{HOME}/bin/qd service install --join {shlex.quote(url)} --token-file -",
-        )
-    )
+    POSIX shell, as root or with sudo. The token is no argument of any process.
+
+    `agents` are the architectures for which the server at `url` gives the agent away, and the
+    SHA-256 of each: a machine without a Python for the package takes that. The line came to its
+    reader through the API, so a certificate that the machine doesn't know yet is no danger.
+    """
+    steps = f"python3 -m venv {HOME} && {HOME}/bin/pip install -q {shlex.quote(package)} </dev/null"
+    if agents:
+        steps = f"if {_HAS_PYTHON}; then {steps}; else {_fetch(url, agents)}; fi"
+    steps += f" && {HOME}/bin/qd service install --join {shlex.quote(url)} --token-file -"
     return f"echo {token} | $(command -v sudo) sh -c {shlex.quote(steps)}"
+
+
+def _fetch(url: str, agents: Mapping[str, str]) -> str:
+    """Steps that unpack the agent of this architecture, if it is the one that was meant."""
+    sums = " ".join(f"{arch}) s={digest} ;;" for arch, digest in sorted(agents.items()))
+    here = shlex.quote(f"{url}/download/quarterdeck-agent-linux-")
+    return (
+        f"a=$(uname -m); case $a in {sums} *) s= ;; esac; f=$(mktemp) && "
+        f"{{ curl -fskLo $f {here}$a.tar.gz || "
+        f"wget -qO $f --no-check-certificate {here}$a.tar.gz; }} && "
+        f'echo "$s  $f" | sha256sum -c - >/dev/null && mkdir -p {dirname(HOME)} && '
+        f"tar -xzf $f -C {dirname(HOME)} && rm $f"
+    )
 
 
 def settings_text(*, state: str, url: str, name: str, labels: dict[str, str]) -> str:

@@ -95,6 +95,7 @@ class ServerSettings(Settings, frozen=True, kw_only=True):
     plain_http: bool = False
     public_url: str = ""
     package: str = "quarterdeck"
+    downloads: str = ""
     fabric_public_url: str = ""
     fabric_ca: str = ""
     websocket_url: str = ""
@@ -152,6 +153,7 @@ class UpSettings(Settings, frozen=True, kw_only=True):
     plain_http: bool = False
     public_url: str = ""
     package: str = "quarterdeck"
+    downloads: str = ""
     fabric_public_url: str = ""
     websocket_public_url: str = ""
     max_links: int = 10_000
