@@ -11,6 +11,7 @@ from typing import TypeVar
 from quarterdeck.control.foreign.counts import View
 from quarterdeck.control.main import Server
 from quarterdeck.core.trace import Trace
+from quarterdeck.errors import Unavailable
 from quarterdeck.store.trace import TraceFilter
 from quarterdeck.telemetry import Event
 from quarterdeck.telemetry.trace import TraceBegan, TraceEnded, TraceTaken
@@ -76,7 +77,9 @@ class Listener:
         trace = await self.trace(name, sender)
 
         async def look() -> bool | None:
-            return (await self.said(trace))[stream] == wanted or None
+            with contextlib.suppress(Unavailable):  # the fabric is being started again
+                return (await self.said(trace))[stream] == wanted or None
+            return None
 
         await self.once(TraceTaken, look)
 

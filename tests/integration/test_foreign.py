@@ -143,6 +143,20 @@ async def test_connections_that_say_nothing_make_room(
     assert await silent[0][0].read() == b""
 
 
+async def test_lines_wait_while_the_fabric_is_away(place: Harbour) -> None:
+    async with hearing(place) as heard:
+        _, writer = await heard.connect("logio")
+        writer.write(b"+log|app|web1|info|1\r\n")
+        await heard.says("app", b"1\n")
+        place.kill()
+        for number in range(2, 5):
+            writer.write(b"+log|app|web1|info|%d\r\n" % number)
+        await writer.drain()
+        await place.up()
+        await heard.says("app", b"2\n3\n4\n")  # a restart takes what an ephemeral one had said
+        assert len(await heard.traces("app")) == 1
+
+
 async def test_when_the_server_stops_what_was_said_is_delivered_and_the_traces_end(
     place: Harbour,
 ) -> None:

@@ -10,7 +10,8 @@ import pytest
 from quarterdeck.control.foreign import book as module
 from quarterdeck.control.foreign.book import LINGER_S, SILENT_S, Book, OpenTrace, Source
 from quarterdeck.control.foreign.counts import Counts
-from quarterdeck.control.foreign.gate import BURST, LEAST_COST, RATE, Gate
+from quarterdeck.control.foreign.deliver import by_turns
+from quarterdeck.control.foreign.gate import BURST, LEAST_COST, RATE, Allowance, Gate
 from quarterdeck.control.foreign.hub import Hub
 from quarterdeck.core.foreign import Bad, Bound, Closed, Line, Message, Told
 from quarterdeck.core.foreign.bucket import Bucket
@@ -38,7 +39,7 @@ def say(book: Book, source: Source, *lines: Line, at: float = 0.0) -> OpenTrace:
 
 
 def test_lines_that_come_together_are_one_frame_and_errors_another(book: Book) -> None:
-    web = Source("logio", "10.0.0.1", connection=True)
+    web = Source("logio", "10.0.0.1", Allowance(0.0), connection=True)
     lines = [Line("app", "web1", b"1"), Line("app", "web1", b"2"), Line("app", "web1", b"!", True)]
     found = say(book, web, *lines, Line("app", "web1", b"3"))
     assert found.frames() == [
@@ -51,7 +52,7 @@ def test_lines_that_come_together_are_one_frame_and_errors_another(book: Book) -
 def test_what_was_not_taken_is_the_same_frames_again_and_later_lines_come_behind(
     book: Book,
 ) -> None:
-    web = Source("logio", "10.0.0.1", connection=True)
+    web = Source("logio", "10.0.0.1", Allowance(0.0), connection=True)
     found = say(book, web, Line("app", "web1", b"1"))
     first = found.frames()
     say(book, web, Line("app", "web1", b"2"))
@@ -66,7 +67,7 @@ def test_what_finds_no_room_is_counted_where_it_is_missing(
     book: Book, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MOST_WAITING", 4)
-    web, counts = Source("logio", "10.0.0.1", connection=True), Counts()
+    web, counts = Source("logio", "10.0.0.1", Allowance(0.0), connection=True), Counts()
     found = say(book, web, Line("app", "web1", b"1"))
     for text in (b"22", b"33"):
         book.write(found, web, Line("app", "web1", text), 0.0, counts)
@@ -79,7 +80,7 @@ def test_what_finds_no_room_is_counted_where_it_is_missing(
 
 
 def test_a_trace_that_is_over_on_the_other_side_begins_anew_with_what_waits(book: Book) -> None:
-    web = Source("logio", "10.0.0.1", connection=True)
+    web = Source("logio", "10.0.0.1", Allowance(0.0), connection=True)
     found = say(book, web, Line("app", "web1", b"1"))
     key = found.new.key
     found.at["stdout"] = 100
@@ -89,8 +90,8 @@ def test_a_trace_that_is_over_on_the_other_side_begins_anew_with_what_waits(book
 
 
 def test_a_trace_lives_as_long_as_one_connection_of_it_and_a_little_longer(book: Book) -> None:
-    first = Source("logio", "10.0.0.1", connection=True)
-    second = Source("logio", "10.0.0.1", connection=True)
+    first = Source("logio", "10.0.0.1", Allowance(0.0), connection=True)
+    second = Source("logio", "10.0.0.1", Allowance(0.0), connection=True)
     found = say(book, first, Line("app", "web1", b"1"))
     say(book, second, Line("app", "web1", b"2"))
     book.gone(first, 10.0)
@@ -105,7 +106,12 @@ def test_a_trace_lives_as_long_as_one_connection_of_it_and_a_little_longer(book:
 
 
 def test_a_trace_that_was_silent_for_five_minutes_is_over(book: Book) -> None:
-    found = say(book, Source("rtail", "10.0.0.1", connection=False), Line("app", "", b"1"), at=5.0)
+    found = say(
+        book,
+        Source("rtail", "10.0.0.1", Allowance(0.0), connection=False),
+        Line("app", "", b"1"),
+        at=5.0,
+    )
     book.look(5.0 + SILENT_S - 1)
     assert not found.closing
     book.look(5.0 + SILENT_S)
@@ -113,8 +119,8 @@ def test_a_trace_that_was_silent_for_five_minutes_is_over(book: Book) -> None:
 
 
 def test_a_sender_closes_only_what_came_from_its_address(book: Book) -> None:
-    near = Source("logio", "10.0.0.1", connection=True)
-    far = Source("logio", "10.0.0.2", connection=True)
+    near = Source("logio", "10.0.0.1", Allowance(0.0), connection=True)
+    far = Source("logio", "10.0.0.2", Allowance(0.0), connection=True)
     found = say(book, near, Line("app", "web1", b"1"))
     other = say(book, near, Line("app", "web2", b"1"))
     book.close(far, Closed(None, "web1"))
@@ -130,7 +136,7 @@ def test_the_hub_counts_what_it_takes_and_what_it_refuses(
 ) -> None:
     monkeypatch.setattr(module, "MOST_OPEN", 2)
     hub = Hub(book, Gate(), lambda: 0.0)
-    web = Source("logio", "10.0.0.1", connection=True)
+    web = Source("logio", "10.0.0.1", Allowance(0.0), connection=True)
     said: list[Message] = [Told(), Bad("why"), Line("a", "b", b""), Line("c", "d", b""), Bound("b")]
     assert hub.take(web, said) == "b"
     assert (
@@ -141,28 +147,52 @@ def test_the_hub_counts_what_it_takes_and_what_it_refuses(
     assert (counts.messages, counts.bad, counts.limited) == (5, 2, 1)
 
 
-def test_one_address_may_begin_so_many_traces_and_no_more() -> None:
+def test_a_sender_may_begin_so_many_traces_and_its_address_a_few_times_more() -> None:
     gate = Gate()
-    begun = sum(gate.begins("10.0.0.1", 0.0) for _ in range(2000))
-    assert begun == 1000
-    assert gate.begins("10.0.0.2", 0.0)
-    assert gate.begins("10.0.0.1", 1.0)
+
+    def begun(port: int, now: float = 0.0, *, owing: bool = False) -> int:
+        sender = gate.sender("10.0.0.1", port, now)
+        return sum(gate.begins("10.0.0.1", sender, now, owing=owing) for _ in range(500))
+
+    assert [begun(port) for port in range(5)] == [300, 300, 300, 300, 0]
+    assert begun(0, 1.0) == 10
+    assert gate.begins("10.0.0.2", gate.sender("10.0.0.2", 1, 0.0), 0.0, owing=False)
+
+
+def test_new_names_begin_by_turns_of_their_senders(book: Book) -> None:
+    crowd = Source("logio", "10.0.0.1", Allowance(0.0), connection=True)
+    other = Source("logio", "10.0.0.1", Allowance(0.0), connection=True)
+    new = [say(book, crowd, Line(name, "n", b"x")) for name in "abc"]
+    new += [say(book, other, Line(name, "n", b"x")) for name in "de"]
+    assert [found.key[1] for found in by_turns(new)] == ["a", "d", "b", "e", "c"]
+
+
+def test_a_connection_with_too_many_names_waits_instead() -> None:
+    gate, may = Gate(), Allowance(0.0)
+    assert all(gate.begins("10.0.0.1", may, 0.0, owing=True) for _ in range(400))
+    assert may.wait_s() == 10.0
 
 
 def test_a_sender_of_datagrams_is_limited_and_its_neighbours_are_not() -> None:
     gate = Gate()
-    taken = sum(gate.admits("10.0.0.1", 1, 10, 0.0) for _ in range(100_000))
-    assert taken == BURST // LEAST_COST
-    assert gate.admits("10.0.0.1", 2, 10, 0.0)
-    more = sum(gate.admits("10.0.0.1", 1, 10, 1.0) for _ in range(100_000))
-    assert more == RATE // LEAST_COST
+
+    def taken(port: int, now: float, times: int) -> int:
+        sender = gate.sender("10.0.0.1", port, now)
+        return sum(gate.admits("10.0.0.1", sender, 10, now) for _ in range(times))
+
+    assert taken(1, 0.0, 100_000) == BURST // LEAST_COST
+    assert taken(2, 0.0, 1) == 1
+    assert taken(1, 1.0, 100_000) == RATE // LEAST_COST
 
 
 def test_a_flood_from_ever_new_ports_is_limited_by_its_address() -> None:
     gate = Gate()
-    taken = sum(gate.admits("10.0.0.1", number, 60_000, 0.0) for number in range(5000))
+    taken = sum(
+        gate.admits("10.0.0.1", gate.sender("10.0.0.1", number, 0.0), 60_000, 0.0)
+        for number in range(5000)
+    )
     assert taken < 1200
-    assert gate.admits("10.0.0.2", 1, 60_000, 0.0)
+    assert gate.admits("10.0.0.2", gate.sender("10.0.0.2", 1, 0.0), 60_000, 0.0)
 
 
 def test_a_bucket_in_debt_says_when_it_is_paid() -> None:

@@ -9,6 +9,7 @@ from datetime import datetime
 import msgspec
 
 from quarterdeck.control.foreign.counts import Counts
+from quarterdeck.control.foreign.gate import Allowance
 from quarterdeck.control.trace.service import NewTrace
 from quarterdeck.core.foreign import Closed, Line, sender_id, trace_name
 from quarterdeck.core.trace import Frame, Positions, Start, Trace
@@ -25,13 +26,14 @@ TITLE = 200
 
 
 class Source:
-    """A connection, or the address that datagrams come from (which has no end)."""
+    """A connection, or where a datagram came from (which has no end), and what it may say."""
 
-    __slots__ = ("connection", "peer", "protocol", "traces")
+    __slots__ = ("connection", "may", "peer", "protocol", "traces")
 
-    def __init__(self, protocol: str, peer: str, *, connection: bool) -> None:
+    def __init__(self, protocol: str, peer: str, may: Allowance, *, connection: bool) -> None:
         self.protocol = protocol
         self.peer = peer
+        self.may = may
         self.connection = connection
         self.traces: set[OpenTrace] = set()
 
@@ -58,10 +60,11 @@ class Piece:
 class OpenTrace:
     """One (protocol, name, sender), and what is on its way. `at` is how far it has come."""
 
-    def __init__(self, key: tuple[str, str, str], new: NewTrace, peer: str) -> None:
+    def __init__(self, key: tuple[str, str, str], new: NewTrace, source: Source) -> None:
         self.key = key
         self.new = new
-        self.peer = peer
+        self.peer = source.peer
+        self.may = source.may
         self.trace: Trace | None = None
         self.at = {"stdout": 0, "stderr": 0}
         self.waiting: deque[Piece] = deque()
@@ -172,7 +175,7 @@ class Book:
                 started_at=self._now(),
             ),
         )
-        found = self._open[key] = OpenTrace(key, new, source.peer)
+        found = self._open[key] = OpenTrace(key, new, source)
         return found
 
     def write(

@@ -12,7 +12,6 @@ import contextlib
 import socket
 from collections.abc import Callable
 
-from quarterdeck.control.foreign.book import Source
 from quarterdeck.control.foreign.datagrams import peer_of
 from quarterdeck.control.foreign.hub import Hub
 from quarterdeck.core.foreign import Bad, Parser
@@ -92,9 +91,8 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, every: Connections, parser: Parser) -> None:
         self._every = every
         self._parser = parser
-        self._source = Source(every.protocol, "unknown", connection=True)
+        self._source = every.hub.connection(every.protocol, "unknown")
         self._transport: asyncio.Transport | None = None
-        self._bucket = every.hub.new_bucket()
         self._wants_ping = False
         self._later: asyncio.TimerHandle | None = None
         self.stranger = True
@@ -122,7 +120,7 @@ class Connection(asyncio.BufferedProtocol):
         if hub.take(self._source, messages) is not None:
             self._wants_ping = True
             self.ping()
-        wait_s = hub.charge(self._source, self._bucket, nbytes, len(messages))
+        wait_s = hub.charge(self._source, nbytes, len(messages))
         if hub.book.full:
             wait_s = max(wait_s, FULL_WAIT_S)
         if wait_s:

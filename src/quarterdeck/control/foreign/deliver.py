@@ -9,9 +9,11 @@ the earliest. What the service can't take now stays in the book and is tried aga
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 
 from quarterdeck.control.foreign.book import Book, OpenTrace
+from quarterdeck.control.foreign.gate import Allowance
 from quarterdeck.control.trace.service import Traces
 from quarterdeck.core.trace import End, TraceState
 from quarterdeck.errors import NotFound, QuarterdeckError, Unavailable
@@ -21,7 +23,8 @@ from quarterdeck.store.access import Principal
 GATHER_S = 0.03
 RETRY_S = 1.0
 AT_ONCE = 32
-LOOK_S = 1.0
+LOOK_S = 0.5
+ALIVE_S = 2.0
 
 
 class Delivery:
@@ -55,10 +58,14 @@ class Delivery:
 
     async def look(self) -> None:
         """Loop: see the module's theory."""
+        alive_at = 0.0
         while True:
             await asyncio.sleep(LOOK_S)
-            self._book.look(self._clock.monotonic())
-            self._traces.alive(*self._book.ids())
+            now = self._clock.monotonic()
+            self._book.look(now)
+            if now - alive_at >= ALIVE_S:
+                alive_at = now
+                self._traces.alive(*self._book.ids())
 
     async def calm(self) -> None:
         """Wait until everything was delivered."""
@@ -67,20 +74,28 @@ class Delivery:
             await self._went.wait()
 
     async def round(self) -> bool:
-        """Deliver all that waits; whether all of it went."""
+        """Deliver what waits; whether all that was tried went.
+
+        Traces that have begun come first, and few begin in one round, by turns of their senders: a
+        crowd of new names does not hold up anybody else.
+        """
         due = self._book.due()
+        there = [found for found in due if found.trace is not None]
+        new = by_turns([found for found in due if found.trace is None])
         went = True
         self._busy = True
         try:
-            while due:
-                went &= all(await asyncio.gather(*map(self._send, due[:AT_ONCE])))
-                del due[:AT_ONCE]
+            for start in range(0, len(there), AT_ONCE):
+                went &= await self._send_all(there[start : start + AT_ONCE])
+            return went & await self._send_all(new[:AT_ONCE])
         finally:
+            for found in new[AT_ONCE:]:
+                self._book.again(found)
             self._busy = False
             self._went.set()
-            for found in due:
-                self._book.again(found)
-        return went
+
+    async def _send_all(self, group: list[OpenTrace]) -> bool:
+        return all(await asyncio.gather(*map(self._send, group)))
 
     async def _send(self, found: OpenTrace) -> bool:
         try:
@@ -120,3 +135,13 @@ class Delivery:
             await self._traces.end(found.trace, End(message=found.closing))
         except NotFound:
             return
+
+
+def by_turns(new: list[OpenTrace]) -> list[OpenTrace]:
+    """The first of each sender, then the second of each, and so on."""
+    seen: Counter[Allowance] = Counter()
+    turns: list[tuple[int, OpenTrace]] = []
+    for found in new:
+        turns.append((seen[found.may], found))
+        seen[found.may] += 1
+    return [found for _, found in sorted(turns, key=lambda turn: turn[0])]

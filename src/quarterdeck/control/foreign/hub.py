@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 
 from quarterdeck.control.foreign.book import Book, OpenTrace, Source, told_too_much
 from quarterdeck.control.foreign.counts import Counts
-from quarterdeck.control.foreign.gate import Gate, bucket, cost
+from quarterdeck.control.foreign.gate import Allowance, Gate, cost
 from quarterdeck.core.foreign import Bad, Bound, Closed, Line, Message, Told
-from quarterdeck.core.foreign.bucket import Bucket
 
 
 class Hub:
@@ -26,26 +25,26 @@ class Hub:
     def told(self, protocol: str, problem: str) -> None:
         self.counts_of(protocol).problem = problem
 
-    def admits(self, source: Source, port: int, size: int) -> bool:
-        """Whether a datagram is read; counted when it is not."""
-        if self._gate.admits(source.peer, port, size, self._monotonic()):
-            return True
-        counts = self.counts_of(source.protocol)
-        counts.limited += 1
-        counts.problem = f"messages come faster than allowed (from {source.peer})"
-        return False
+    def datagram(self, protocol: str, peer: str, port: int, size: int) -> Source | None:
+        """Whom a datagram is from; None, and counted, when it is not read."""
+        now = self._monotonic()
+        sender = self._gate.sender(peer, port, now)
+        if self._gate.admits(peer, sender, size, now):
+            return Source(protocol, peer, sender, connection=False)
+        self._limit(self.counts_of(protocol), f"messages come faster than allowed (from {peer})")
+        return None
 
-    def charge(self, source: Source, bucket: Bucket, size: int, messages: int) -> float:
+    def connection(self, protocol: str, peer: str) -> Source:
+        """Whom a new connection is from."""
+        return Source(protocol, peer, Allowance(self._monotonic()), connection=True)
+
+    def charge(self, source: Source, size: int, messages: int) -> float:
         """Pay for what was read from a connection; seconds until it may be read again."""
-        bucket.spend(cost(size, messages), self._monotonic())
-        wait_s = bucket.wait_s()
+        source.may.bytes.spend(cost(size, messages), self._monotonic())
+        wait_s = source.may.wait_s()
         if wait_s:
             self.counts_of(source.protocol).limited += messages
         return wait_s
-
-    def new_bucket(self) -> Bucket:
-        """For a new connection."""
-        return bucket(self._monotonic())
 
     def take(self, source: Source, messages: Sequence[Message]) -> str | None:
         """Act on messages; the node that wants to hear that it is heard, if one does."""
@@ -83,9 +82,12 @@ class Hub:
         if told_too_much(line):
             counts.refuse("a name is too long", source.peer)
             return None
-        now = self._monotonic()
-        if self.book.many or not self._gate.begins(source.peer, now):
-            counts.limited += 1
-            counts.problem = f"too many new names (from {source.peer})"
+        now, peer = self._monotonic(), source.peer
+        if self.book.many or not self._gate.begins(peer, source.may, now, owing=source.connection):
+            self._limit(counts, f"too many new names (from {peer})")
             return None
         return self.book.begin(source, line)
+
+    def _limit(self, counts: Counts, problem: str) -> None:
+        counts.limited += 1
+        counts.problem = problem

@@ -15,6 +15,7 @@ from quarterdeck.settings import join_listen
 FILE = "ingest.json"
 BACKLOG = 128
 RECEIVE_BYTES = 4 << 20
+SO_RCVBUFFORCE = 33
 TRIES = 20
 
 DATAGRAMS = frozenset(("rtail", "syslog"))
@@ -74,7 +75,7 @@ def _bound(protocol: str, host: str, port: int) -> list[socket.socket]:
             if kind is socket.SOCK_STREAM:
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             else:
-                one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
+                _make_room(one)
             one.bind((host, port))
             port = int(one.getsockname()[1])
             if kind is socket.SOCK_STREAM:
@@ -84,6 +85,14 @@ def _bound(protocol: str, host: str, port: int) -> list[socket.socket]:
             one.close()
         raise
     return found
+
+
+def _make_room(opened: socket.socket) -> None:
+    """For bursts of datagrams; only root gets as much as that from the kernel."""
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BYTES)
+    except OSError:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BYTES)
 
 
 def _kinds(protocol: str) -> list[socket.SocketKind]:
