@@ -89,8 +89,8 @@ async def test_a_stream_whose_token_counts_no_more_ends_with_the_reason() -> Non
     owner = services()
     stream = told(endless(asyncio.Event()), owner)
     await anext(stream)
-    for cut in STREAMING._open["t"]:
-        cut.set()
+    for end in STREAMING._open["t"].values():
+        end()
     async with asyncio.timeout(5):
         seen = [frame async for frame in stream]
     assert b"event: error" in seen[-1] and b"ask for a new one" in seen[-1]
@@ -108,8 +108,8 @@ async def test_a_silent_stream_is_cut_too() -> None:
     await anext(stream)
     last = asyncio.ensure_future(anext(stream))
     await asyncio.sleep(0)
-    for cut in STREAMING._open["t"]:
-        cut.set()
+    for end in STREAMING._open["t"].values():
+        end()
     async with asyncio.timeout(5):
         assert b"event: error" in await last
     await stream.aclose()

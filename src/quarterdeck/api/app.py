@@ -36,6 +36,7 @@ from quarterdeck.api import (
 )
 from quarterdeck.api.auth import require_stage, require_token
 from quarterdeck.api.body import StrictRequest
+from quarterdeck.api.cut import cutting
 from quarterdeck.api.describe import describe
 from quarterdeck.api.front import Front
 from quarterdeck.api.hide import hiding
@@ -194,11 +195,12 @@ class HttpServer:
     ) -> None:
         """`far` is where the fabric's WebSocket is; without it `/fabric` is unknown here."""
         relays = Relays(far, server.settings.max_links, server.services, server.telemetry)
+        routes: Any = measured(application(server), server)
         self._server = server
         self._socket = listener
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
-                hiding(Front(measured(application(server), server), ())),  # type: ignore[arg-type]
+                hiding(Front(cutting(routes, server.streaming), ())),
                 # only called, as uvicorn calls a class
                 http=partial(  # type: ignore[arg-type]
                     PatientProtocol,

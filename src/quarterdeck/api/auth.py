@@ -17,12 +17,13 @@ that the token sees, so that no route of runs can forget it; lists and names go 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
 from litestar.params import QueryParameter
 
+from quarterdeck.api.cut import held_by
 from quarterdeck.api.front import hidden_token
 from quarterdeck.control.main import Server
 from quarterdeck.control.ready import Stage
@@ -75,6 +76,7 @@ async def require_token(
     principal = await server.principal(_token(connection, handler))
     check_rights(principal, handler.opt)
     connection.scope["auth"] = principal
+    held_by(cast("dict[str, Any]", connection.scope), principal.id)
     if "run_id" in connection.path_params:
         named = await server.runs.named(connection.path_params["run_id"], principal)
         connection.path_params["run_id"] = named

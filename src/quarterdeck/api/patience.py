@@ -18,6 +18,8 @@ ENDLESS = "endless"
 """Key of a request's state: its body may take for ever, since it is what a command says."""
 PROBES = ((socket.TCP_KEEPIDLE, 4), (socket.TCP_KEEPINTVL, 2), (socket.TCP_KEEPCNT, 2))
 """How the kernel asks whether the other machine of an endless body is still there, in seconds."""
+ABORT = "abort"
+"""Key of a scope: breaks the connection of its request off."""
 
 
 class Patience(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,12 +39,17 @@ class PatientProtocol(H11Protocol):
         self, *args: Any, patience: Patience, upgrade: Callable[[bytes], Any], **more: Any
     ) -> None:
         super().__init__(*args, **more)
+        self._routes, self.app = self.app, self._with_abort
         self._patience = patience
         self._upgrade = upgrade
         self._timer: asyncio.TimerHandle | None = None
         self._until = 0.0
         self._state: object = None
         self._handed_over = False
+
+    async def _with_abort(self, scope: Any, receive: Any, send: Any) -> None:
+        scope[ABORT] = self.transport.abort
+        await self._routes(scope, receive, send)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)

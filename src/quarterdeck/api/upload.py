@@ -27,7 +27,7 @@ from quarterdeck.control.ready import Stage
 from quarterdeck.control.trace.plain import Plain
 from quarterdeck.control.trace.service import NewTrace
 from quarterdeck.core.trace import Start, Trace
-from quarterdeck.errors import Unavailable
+from quarterdeck.errors import Denied, Unavailable
 from quarterdeck.service import entropy
 from quarterdeck.store.access import Principal
 
@@ -147,7 +147,7 @@ async def _feed(request: Api, plain: Plain) -> bool:
         async for piece in request.stream():
             if piece:
                 await plain.take(piece)
-    except HTTPException:  # the caller has gone
+    except (HTTPException, Denied):  # the caller has gone, or its token counts no more
         return False
     return True
 

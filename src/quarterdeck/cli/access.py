@@ -1,4 +1,4 @@
-"""Who may come in: `qd token create|list|revoke`."""
+"""Who may come in: `qd token create|list|revoke`, `qd share`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from typing import Any
 
 import click
 
-from quarterdeck.cli.options import Duration, with_server
+from quarterdeck.cli.options import Duration, with_namespace, with_server
 from quarterdeck.cli.render import ago, print_json, say, table, until
 from quarterdeck.client.http import Connection, quote
+from quarterdeck.core.access import HOME, KINDS, check_namespace, split
 from quarterdeck.core.install import install_line, join_line
+from quarterdeck.core.trace import check_name
+
+HEADS = ("TOKEN", "KIND", "NAMESPACE", "SCOPE", "MADE", "EXPIRES", "LAST USED", "NODES", "")
 
 
 @click.group()
@@ -20,8 +24,17 @@ def token() -> None:
 
 @token.command("create")
 @click.option(
-    "--kind", type=click.Choice(["join", "api", "leaf"]), required=True, help="What it is for."
+    "--kind",
+    type=click.Choice(KINDS),
+    required=True,
+    help="What it is for: call the API, send traces, only watch, enrol agents or leaf nodes.",
 )
+@click.option(
+    "--namespace",
+    metavar="NAME",
+    help="Where it acts (default: as yours; `*`: everywhere).",
+)
+@click.option("--scope", metavar="GLOB", default="", help="Only traces of these names.")
 @click.option(
     "--expires", type=Duration(most_s=math.inf), metavar="TIME", help="Valid that long (for ever)."
 )
@@ -37,13 +50,22 @@ def token() -> None:
 def create(
     server: Connection,
     kind: str,
+    namespace: str | None,
+    scope: str,
     expires: float | None,
     uses: int | None,
     approve: str,
     as_json: bool,
 ) -> None:
     """Make a token; it is shown this once."""
-    body = {"kind": kind, "expires_s": expires, "uses": uses, "approve": approve}
+    body = {
+        "kind": kind,
+        "namespace": namespace,
+        "scope": scope,
+        "expires_s": expires,
+        "uses": uses,
+        "approve": approve,
+    }
     made = server.post("/v1/tokens", body)
     if as_json:
         print_json(made)
@@ -55,16 +77,19 @@ def create(
         say(f"install with: {made['install'] or install_line(url, made['token'])}")
     elif kind == "leaf":
         say(f"use with:  qd fabric --leaf-of {url} --token {made['token']} --data DIR")
+    elif kind == "send":
+        say(f"use with:  TT_URL={url} TT_TOKEN={made['token']} tt COMMAND")
     else:
         say(f"use with:  QD_URL={url} QD_TOKEN={made['token']}")
 
 
 @token.command("list")
+@click.option("--all", "minted", is_flag=True, help="Also those in the URLs that tt was told.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@with_server
-def list_(server: Connection, as_json: bool) -> None:
+@with_namespace
+def list_(server: Connection, minted: bool, as_json: bool) -> None:
     """List tokens, oldest first; their texts are nowhere."""
-    found = server.get("/v1/tokens")
+    found = server.get("/v1/tokens", minted="true" if minted else None)
     if as_json:
         print_json(found)
         return
@@ -73,14 +98,47 @@ def list_(server: Connection, as_json: bool) -> None:
             kept["id"],
             kept["kind"],
             kept["namespace"],
+            kept["scope"],
             ago(kept["created_at"]),
             until(kept["expires_at"]),
+            ago(kept["last_used"]) if kept["last_used"] else "",
             _used(kept),
             f"revoked {ago(kept['revoked_at'])}" if kept["revoked_at"] else "",
         )
         for kept in found["items"]
     ]
-    table(("TOKEN", "KIND", "NAMESPACE", "MADE", "EXPIRES", "USED", ""), rows)
+    table(HEADS, rows)
+
+
+@click.command()
+@click.option("--expires", type=Duration(), default=86_400.0, help="For so long (1d).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.argument("name")
+@with_namespace
+def share(server: Connection, name: str, expires: float, as_json: bool) -> None:
+    """Print a link to the traces of NAME: who has it may watch them, and nothing else.
+
+    `qd token revoke` takes it back at once.
+    """
+    check_name(name)
+    if server.namespace is not None:
+        check_namespace(server.namespace)
+    body = {
+        "kind": "watch",
+        "namespace": server.namespace,
+        "scope": name,
+        "expires_s": expires,
+    }
+    made = server.post("/v1/tokens", body)
+    where = made["namespace"]
+    query = "" if where == HOME else f"?namespace={where}"
+    bare, _ = split(made["token"])
+    url = f"{made['url'] or server.url}/trace/{name}{query}#access_token={bare}"
+    if as_json:
+        print_json({**made, "url": url})
+        return
+    print(url)
+    say(f"it ends {until(made['expires_at'])}, or with: qd token revoke {made['id']}")
 
 
 @token.command("revoke")

@@ -20,7 +20,7 @@ import click
 
 from quarterdeck.cli import keeper
 from quarterdeck.cli.keeper import DONE, GRACE_S, MARK, Lease, claim_path, now, stop_marked
-from quarterdeck.cli.options import Duration, with_server
+from quarterdeck.cli.options import NAMESPACE_HELP, Duration, with_namespace
 from quarterdeck.cli.render import ago, print_json, safe_text, say, table
 from quarterdeck.client.find import connect
 from quarterdeck.client.http import Connection, quote
@@ -61,6 +61,7 @@ FROM_TERMINAL = 0x80  # SI_KERNEL: the terminal has told the command itself
 @click.option("--url", metavar="URL", help="Address of a server.")
 @click.option("--token", metavar="TOKEN", help="API token (better: QD_TOKEN).")
 @click.option("--data", metavar="DIR", help="Data directory of a `qd up` on this machine.")
+@click.option("--namespace", metavar="NAME", help=NAMESPACE_HELP)
 @click.argument("name")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def lock(name: str, command: tuple[str, ...], **given: Any) -> None:
@@ -70,9 +71,8 @@ def lock(name: str, command: tuple[str, ...], **given: Any) -> None:
     in time. After `--` one word is text for /bin/sh, several are a program and its arguments.
     """
     check_name(name)
-    place = {key: given[key] for key in ("url", "token", "data")}
     if given["list_it"]:
-        _list_one(connect(**place), name, as_json=given["as_json"])
+        _list_one(_server(given), name, as_json=given["as_json"])
         return
     if given["as_json"]:
         raise Invalid("usage", "--json is for --list: a command prints what it prints.")
@@ -80,8 +80,8 @@ def lock(name: str, command: tuple[str, ...], **given: Any) -> None:
         raise Invalid("usage", "Give the command after --, or --list.")
     argv = (*SHELL, command[0]) if len(command) == 1 else command
     try:
-        server = connect(**place)
-        claim = _Claim(server, name, given["slots"], given["label"] or " ".join(command)[:80])
+        label = given["label"] or " ".join(command)[:80]
+        claim = _Claim(_server(given), name, given["slots"], label)
         lease = claim.acquire(given["wait"], keep_going=given["keep_going"])
     except Unavailable as error:
         if given["if_down"] == "fail":
@@ -94,6 +94,12 @@ def lock(name: str, command: tuple[str, ...], **given: Any) -> None:
         say(f"qd: {error.message}")
         sys.exit(NOT_YET)
     sys.exit(_run(argv, lease, claim.mask))
+
+
+def _server(given: dict[str, Any]) -> Connection:
+    server = connect(url=given["url"], token=given["token"], data=given["data"])
+    server.namespace = given["namespace"]
+    return server
 
 
 class _Claim:
@@ -304,7 +310,7 @@ def _names(holders: list[dict[str, Any]], number: int) -> str:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-@with_server
+@with_namespace
 def locks(server: Connection, as_json: bool) -> None:
     """List the locks that somebody holds or awaits."""
     found = server.get("/v1/locks")
@@ -322,7 +328,7 @@ def locks(server: Connection, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.argument("name")
 @click.argument("holder")
-@with_server
+@with_namespace
 def unlock(server: Connection, name: str, holder: str, at_once: bool, as_json: bool) -> None:
     """Take lock NAME away from HOLDER (an id, HOST or HOST:PID).
 

@@ -33,6 +33,7 @@ COMMANDS = {
     "nodes": ("quarterdeck.cli.node", "nodes", "List the nodes of the fleet."),
     "doctor": ("quarterdeck.cli.doctor", "doctor", "Check everything and say what to do."),
     "node": ("quarterdeck.cli.node", "node", "Add, show, label, rename, drain, approve, remove."),
+    "share": ("quarterdeck.cli.access", "share", "Print a link that shows the traces of a name."),
     "token": ("quarterdeck.cli.access", "token", "Make, list and revoke tokens."),
 }
 

@@ -18,6 +18,7 @@ from quarterdeck.errors import Invalid, QuarterdeckError
 SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 BYTES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
+NAMESPACE_HELP = "Act in this namespace (default: that of the token)."
 MOST_BYTES = 1 << 50
 MOST_SECONDS = 366 * SECONDS["d"]
 
@@ -107,6 +108,17 @@ def with_server(command: Callable[..., None]) -> Callable[..., None]:
         command(server=server, **rest)
 
     return wrapped
+
+
+def with_namespace(command: Callable[..., None]) -> Callable[..., None]:
+    """`with_server`, and `--namespace`: its `Connection` names the namespace with every call."""
+
+    @functools.wraps(command)
+    def inside(server: Connection, namespace: str | None, **rest: Any) -> None:
+        server.namespace = namespace
+        command(server=server, **rest)
+
+    return with_server(click.option("--namespace", metavar="NAME", help=NAMESPACE_HELP)(inside))
 
 
 def with_fold(command: Callable[..., None]) -> Callable[..., None]:

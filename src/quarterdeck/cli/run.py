@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import click
 
-from quarterdeck.cli.options import Duration, Size, aiming, fold_by, with_fold, with_server
+from quarterdeck.cli.options import Duration, Size, aiming, fold_by, with_fold, with_namespace
 from quarterdeck.cli.order import order_body
 from quarterdeck.cli.plan import plan_body, with_plan
 from quarterdeck.cli.preview import show_preview
@@ -73,7 +73,7 @@ CANCELLED = 130
 @with_fold
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
-@with_server
+@with_namespace
 def run(server: Connection, **given: Any) -> None:
     """Run COMMAND on the target nodes and show its output live.
 
@@ -99,7 +99,7 @@ def run(server: Connection, **given: Any) -> None:
 @with_fold
 @click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
 @click.argument("run_id", metavar="RUN")
-@with_server
+@with_namespace
 def watch(server: Connection, run_id: str, as_json: bool, **given: Any) -> None:
     """Show a run from its beginning, live until its end, and leave with its exit code."""
     sys.exit(follow(server, run_id, as_json=as_json, may_cancel=False, fold=fold_by(given)))

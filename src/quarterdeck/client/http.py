@@ -39,8 +39,10 @@ class Connection:
 
     `fingerprint` (or that of the token) is of the certificate that the server must show; without
     one it is verified as everywhere. `patience_s`: how long a server that is starting is asked
-    again; `timeout_s`: how long a call may say nothing.
+    again; `timeout_s`: how long a call may say nothing. `namespace` goes along with every call.
     """
+
+    namespace: str | None = None
 
     def __init__(
         self,
@@ -120,13 +122,15 @@ class Connection:
 
     def hasty(self, timeout_s: float) -> Connection:
         """Another one to the same server, for calls that must be over in time."""
-        return Connection(
+        other = Connection(
             self.url,
             self._token,
             fingerprint=self._fingerprint,
             patience_s=0.0,
             timeout_s=timeout_s,
         )
+        other.namespace = self.namespace
+        return other
 
     def stream(self, path: str, **query: str | int | None) -> Iterator[bytes]:
         """The bytes of an answer, piece by piece. Raises Unavailable when it is cut short."""
@@ -196,7 +200,8 @@ class Connection:
         headers: Mapping[str, str],
         timeout_s: float,
     ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-        given = {key: value for key, value in query.items() if value is not None}
+        asked = {"namespace": self.namespace, **query}
+        given = {key: value for key, value in asked.items() if value is not None}
         target = self._parts.path.rstrip("/") + path
         if given:
             target += "?" + urllib.parse.urlencode(given)

@@ -17,6 +17,7 @@ from quarterdeck.control.observe import Fleet
 from quarterdeck.control.orders import Orderer
 from quarterdeck.control.parts import Parts
 from quarterdeck.control.remove import Removals
+from quarterdeck.control.uses import TokenUses
 from quarterdeck.core.brake import Brake
 from quarterdeck.service import Clock, Poke, Services
 from quarterdeck.store.base import Database
@@ -66,6 +67,7 @@ class Admission:
             new_id=new_id,
             fingerprint=fingerprint,
         )
+        self.uses = TokenUses(database=database, clock=clock)
         self.removals = Removals(
             database=database,
             fleet=fleet,

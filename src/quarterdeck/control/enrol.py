@@ -137,7 +137,7 @@ class Enrolments:
             )
             enrolled = node_store.enrol(tx, node)
             if enrolled is node:  # no repeat: this one counts
-                access_store.use(tx, principal.id)
+                access_store.use(tx, principal.id, now)
             return enrolled
 
         enrolled = await write_guarded(self._database, unit)

@@ -283,6 +283,7 @@ class Server:
         self.leaves = admitted.leaves
         self.tokens = admitted.tokens
         self.removals = admitted.removals
+        self._uses = admitted.uses
 
     async def start(self) -> None:
         """Waits for what is away, and says so. Raises Conflict, Denied or Invalid."""
@@ -313,6 +314,8 @@ class Server:
             ("seal", self._seal.seal_logs),
             ("purge", self._seal.purge_cache),
             ("voided tokens", self.streaming.cut_voided),
+            ("token uses", self._uses.write_uses),
+            ("old tokens", self._uses.forget_minted),
             ("strays", self._strays.purge_strays),
             ("removals", self.removals.cut_off),
             ("agentless", self.agentless.deliver),
@@ -368,7 +371,9 @@ class Server:
     async def principal(self, token: str) -> access_store.Principal:
         """Who a token stands for. Raises Denied."""
         now = self.clock.now()
-        return await self.database.read(lambda tx: access_store.principal(tx, token, now))
+        found = await self.database.read(lambda tx: access_store.principal(tx, token, now))
+        self._uses.note(found.id)
+        return found
 
     async def _until_there(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
         def told(error: str) -> None:

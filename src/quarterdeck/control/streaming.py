@@ -1,13 +1,13 @@
-"""Who streams with which token: the loop that cuts the streams of a token that was voided.
+"""What is open with which token: the loop that ends it when the token was voided.
 
-Waits for: a tick of `TICK_S` while streams are open here. The database says which tokens count, so
-a revocation on any server, or an expiry, ends the open streams of every server within a second.
+Waits for: a tick of `TICK_S` while anything is open here. The database says which tokens count, so
+a revocation on any server, or an expiry, ends what is open on every server within a second.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -19,24 +19,31 @@ TICK_S = 0.4
 
 
 class Streaming:
-    """Open streams by token; each has an event that says that it must end."""
+    """Open streams and requests by token; each is told when it must end."""
 
     def __init__(self, *, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._open: dict[str, set[asyncio.Event]] = {}
+        self._open: dict[str, dict[object, Callable[[], None]]] = {}
 
     @contextmanager
     def by(self, token: str) -> Iterator[asyncio.Event]:
         """One stream of a token; the event is set when the token counts no more."""
         cut = asyncio.Event()
-        self._open.setdefault(token, set()).add(cut)
-        try:
+        with self.told(token, cut.set):
             yield cut
+
+    @contextmanager
+    def told(self, token: str, end: Callable[[], None]) -> Iterator[None]:
+        """`end` is called when the token counts no more, with each tick while this is open."""
+        key = object()
+        self._open.setdefault(token, {})[key] = end
+        try:
+            yield
         finally:
-            streams = self._open[token]
-            streams.discard(cut)
-            if not streams:
+            known = self._open[token]
+            del known[key]
+            if not known:
                 del self._open[token]
 
     async def cut_voided(self) -> None:
@@ -52,5 +59,5 @@ class Streaming:
             partial(access_store.counting, ids=asked, now=self._clock.now())
         )
         for token in asked - counting:
-            for cut in self._open.get(token, ()):
-                cut.set()
+            for end in tuple(self._open.get(token, {}).values()):
+                end()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, or_, select, update
+from sqlalchemy import Row, delete, or_, select, update
 
 from quarterdeck.core.access import EVERY, HOME, check_namespace, covers, parse
 from quarterdeck.errors import Denied, NotFound
@@ -153,13 +153,24 @@ def revoke(tx: Tx, token_id: str, now: datetime, namespace: str = EVERY) -> Kept
     return get(tx, token_id)
 
 
-def use(tx: Tx, token_id: str) -> None:
+def mark_used(tx: Tx, uses: Mapping[str, datetime]) -> None:
+    """Keep when tokens were used last; what another server wrote of a later use stays."""
+    rows = [{"b_id": id, "b_at": to_us(at)} for id, at in sorted(uses.items())]
+    tx.execute(sql.TOKEN_USED, rows)
+
+
+def forget_minted(tx: Tx, before: datetime) -> None:
+    """Delete tokens in URLs of traces that ended before a time."""
+    tx.execute(delete(tokens).where(tokens.c.minted, tokens.c.expires_at < to_us(before)))
+
+
+def use(tx: Tx, token_id: str, now: datetime) -> None:
     """Count one more node that joins with a token. Raises Denied when that was the last one
     before; the unit of work leaves nothing behind then."""
     statement = (
         update(tokens)
         .where(tokens.c.id == token_id, or_(tokens.c.uses.is_(None), tokens.c.used < tokens.c.uses))
-        .values(used=tokens.c.used + 1)
+        .values(used=tokens.c.used + 1, last_used=to_us(now))
     )
     if tx.execute(statement).rowcount != 1:
         raise Denied(

@@ -42,6 +42,14 @@ def among(column: Column[Any]) -> ColumnElement[bool]:
 
 
 TOKEN = select(tokens).where(tokens.c.id == bindparam("id"))
+TOKEN_USED = (
+    update(tokens)
+    .where(
+        tokens.c.id == bindparam("b_id"),
+        or_(tokens.c.last_used.is_(None), tokens.c.last_used < bindparam("b_at")),
+    )
+    .values(last_used=bindparam("b_at"))
+)
 
 REMOVED_AMONG = select(nodes.c.id).where(nodes.c.removed_at.is_not(None), among(nodes.c.id))
 
