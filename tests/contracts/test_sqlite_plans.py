@@ -12,6 +12,7 @@ from sqlalchemy import event
 
 from quarterdeck.store import run as run_store
 from quarterdeck.store import step as step_store
+from quarterdeck.store import trace as trace_store
 from quarterdeck.store.base import Tx
 from quarterdeck.store.sqlite import SqliteDatabase
 
@@ -27,6 +28,9 @@ ASKED: dict[str, tuple[Callable[[Tx], Any], str]] = {
     "later attempts": (lambda tx: run_store.due_nodes(tx, NOW, NOW), "ix_attempts_later"),
     "caches to purge": (lambda tx: run_store.to_purge(tx, NOW, 10), "ix_attempts_to_purge"),
     "runs that are due": (lambda tx: step_store.due_runs(tx, 10), "ix_runs_due"),
+    "beats of traces": (trace_store.beats, "ix_traces_open"),
+    "traces to archive": (lambda tx: trace_store.to_seal(tx, NOW, 10), "ix_traces_over"),
+    "traces to forget": (lambda tx: trace_store.expired(tx, NOW, 10), "ix_traces_over"),
     "late runs": (lambda tx: step_store.overdue_runs(tx, NOW, 10), "ix_runs_deadline"),
 }
 
