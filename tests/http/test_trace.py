@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -120,3 +121,61 @@ async def test_who_is_not_heard_of_is_lost_and_comes_back(host: HttpHost) -> Non
     run = await ended(host, sender.trace)
     assert run["tasks"][0]["exit_code"] == 137
     assert (await host.ask(f"/v1/runs/{sender.trace}/output")).body == b"before after"
+
+
+def frame(kind: int = 1, stream: int = 0, offset: int = 0, length: int = 0) -> bytes:
+    return struct.pack("!BBQQI", kind, stream, offset, NOW_US, length)
+
+
+BROKEN = (
+    b"x",
+    frame(kind=3),
+    frame(stream=2),
+    frame(length=5) + b"four",
+    frame(length=(1 << 20) + 1) + bytes((1 << 20) + 1),
+    frame(offset=(1 << 64) - 1, length=1) + b"x",
+    frame(kind=2, length=3) + b"abc",
+    frame(kind=2, length=8) + bytes(8),
+    frame(length=2) + b"ok" + b"then garbage that is longer than a header",
+)
+
+
+async def test_a_body_that_is_none_of_frames_changes_nothing(host: HttpHost) -> None:
+    sender = Sender(host.port, keep=True)
+    await sender.begin()
+    for body in BROKEN:
+        refused = await sender.segments(body)
+        assert (refused.status, refused.json["code"]) == (400, "bad_frames"), body[:40]
+    assert (await sender.say(b"fine")).json["acked"] == {"stdout": 4, "stderr": 0}
+
+
+async def test_what_a_sender_may_not_do_is_refused_in_sentences(host: HttpHost) -> None:
+    sender = Sender(host.port, keep=True)
+    await sender.begin()
+    await sender.say(b"abc")
+    late = await sender.frames([Frame("stdout", 9, NOW_US, b"x")])
+    assert (late.status, late.json["code"]) == (409, "gap")
+    assert late.json["acked"] == {"stdout": 3, "stderr": 0}
+    large = await sender.segments(bytes((4 << 20) + 1))
+    assert large.status == 413
+    other = Sender(host.port)
+    other.trace = sender.trace
+    assert (await other.segments(b"")).status == 403
+    sender.trace = "0" * 16
+    assert (await sender.segments(b"")).json["code"] == "trace_not_found"
+    for wrong in ({"name": "a/b"}, {"id": "a\nb"}, {"key": "short"}, {"nosuch": 1}):
+        refused = await Sender(host.port, **{"name": "x", **wrong}).begin()  # type: ignore[arg-type]
+        assert refused.status == 400, wrong
+        assert refused.json["detail"].endswith("."), refused.json
+
+
+async def test_drops_are_counted_once_and_told(host: HttpHost) -> None:
+    sender = Sender(host.port, keep=True)
+    await sender.begin()
+    await sender.say(b"abc")
+    drop = Frame("stdout", 3, NOW_US, b"", 1000)
+    for _ in range(2):
+        assert (await sender.frames([drop])).json["acked"]["stdout"] == 3
+    await sender.say(b"def")
+    found = (await host.ask(f"/v1/traces/{sender.trace}")).json
+    assert (found["dropped"], found["bytes"]["stdout"]) == (1000, 6)
