@@ -90,6 +90,17 @@ def test_a_pipe_is_copied_and_traced(server: Up, env: dict[str, str]) -> None:
     assert output(server, ended(server, "copied")["trace"], "stdout") == b"a\nno end"
 
 
+def test_traces_are_runs_by_their_origin(server: Up, env: dict[str, str]) -> None:
+    trace(env, "-q", "-n", "listed", "true")
+    found = ended(server, "listed")["trace"]
+    listed = server.json("runs", "--origin", "trace")["items"]
+    assert found in [run["id"] for run in listed]
+    assert {run["origin"] for run in listed} == {"trace"}
+    assert b"trace listed" in server.qd("runs", "--origin", "trace").stdout
+    assert b"trace listed" in server.qd("show", found).stdout
+    assert not server.json("runs", "--origin", "nobody")["items"]
+
+
 def test_who_reads_no_more_ends_the_command_as_without_us(env: dict[str, str]) -> None:
     text = f"yes | {TT} -q -n head - | head -1; echo ${{PIPESTATUS[*]}}"
     text += f"; {TT} -q -n head yes y | head -1; echo ${{PIPESTATUS[*]}}"

@@ -19,6 +19,9 @@ STATES = ("pending", "running", "stopping", "ended")
 @click.command()
 @click.option("-n", "--limit", type=click.IntRange(1, 500), default=20, help="How many (20).")
 @click.option("--state", type=click.Choice(STATES), help="Only runs in this state.")
+@click.option(
+    "--origin", metavar="ORIGIN", help="Only runs that began so: `trace` for those of tt."
+)
 @click.option("--label", metavar="KEY=VALUE", help="Only runs with this label.")
 @click.option("--before", metavar="RUN", help="Only runs older than this one.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -26,18 +29,16 @@ STATES = ("pending", "running", "stopping", "ended")
 def runs(
     server: Connection,
     limit: int,
-    state: str | None,
-    label: str | None,
-    before: str | None,
     as_json: bool,
+    **which: str | None,
 ) -> None:
     """List runs, newest first."""
-    page = server.get("/v1/runs", limit=limit, state=state, label=label, before=before)
+    page = server.get("/v1/runs", limit=limit, **which)
     if as_json:
         print_json(page)
         return
     if not page["items"]:
-        if state or label or before:
+        if any(which.values()):
             say("No run matches. `qd runs` without options lists all.")
         else:
             say("No runs yet. Start one: qd run -t all -- uptime")
@@ -49,12 +50,18 @@ def runs(
             _counts(run["counts"]),
             ago(run["created_at"]),
             took(run["started_at"], run["ended_at"]),
-            run["target"],
+            _target(run),
             run["title"][:60],
         )
         for run in page["items"]
     ]
     table(("RUN", "STATE", "TASKS", "STARTED", "TOOK", "TARGET", "WHAT"), rows)
+
+
+def _target(run: dict[str, Any]) -> str:
+    """Of a trace its name: whoever ran the command chose the machine."""
+    name = run["labels"].get("trace", "")
+    return f"trace {name}" if run["origin"] == "trace" and name else str(run["target"])
 
 
 @click.command()
@@ -70,7 +77,7 @@ def show(server: Connection, run_id: str, as_json: bool) -> None:
     nodes = _nodes(server)
     print(f"run      {one_line(run['id'])}  {run['outcome'] or run['state']}")
     print(f"what     {one_line(run['title'])}")
-    print(f"target   {one_line(run['target'])}")
+    print(f"target   {one_line(_target(run))}")
     if run["parent"]:
         print(f"origin   {one_line(run['origin'])} of {one_line(run['parent'])}")
     print(f"started  {run['started_at'] or '-'}  {took(run['started_at'], run['ended_at'])}")

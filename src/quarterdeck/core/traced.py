@@ -41,7 +41,9 @@ def exit_code(trace: Trace) -> int | None:
 
 
 def title(trace: Trace) -> str:
-    """What a list shows of it."""
+    """What a list shows of it. The command `-` is whatever writes into the pipe."""
+    if trace.start.command == ("-",):
+        return trace.start.title or "a pipe"
     return trace.start.title or " ".join(" ".join(trace.start.command).split())[:200] or trace.name
 
 
