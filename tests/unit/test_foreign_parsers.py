@@ -186,7 +186,7 @@ def test_what_has_no_priority_is_no_syslog(bad: bytes) -> None:
 
 
 def test_syslog_over_tcp_counts_octets_or_ends_with_lf_as_each_message_likes() -> None:
-    said = b"8 <13>a: 1<13>a: 2\n\n9 <13>a: \n3<13>a: 4\r\n<13>a: 5"
+    said = b"\r\n8 <13>a: 1<13>a: 2\n\r\n\n9 <13>a: \n3<13>a: 4\r\n<13>a: 5"
     found = whole(syslog.Syslog(), said)
     assert [one.text for one in found if isinstance(one, Line)] == [b"1", b"2", b"\n3", b"4", b"5"]
     assert len(found) == 5

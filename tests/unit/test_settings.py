@@ -19,6 +19,7 @@ from quarterdeck.settings import (
     client_file,
     default_data,
     host_name,
+    ingest_places,
     is_wildcard,
     join_listen,
     load,
@@ -283,3 +284,26 @@ def test_a_database_is_sqlite_or_the_address_of_a_postgresql(kind: type[Settings
         with pytest.raises(Invalid, match="postgresql://USER:PASSWORD@HOST:PORT/NAME") as caught:
             load(kind, environ={}, flags={"database": wrong})
         assert "hunter2" not in caught.value.message
+
+
+def test_where_foreign_senders_are_heard_is_read() -> None:
+    settings = load(UpSettings, environ={"QD_INGEST": "rtail=:9999, syslog=[::1]:514,"})
+    assert ingest_places(settings.ingest) == {"rtail": ("0.0.0.0", 9999), "syslog": ("::1", 514)}
+    assert ingest_places(ServerSettings().ingest) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("rtial=:9999", "protocols are rtail, logio, logio4, syslog"),
+        ("9999", "PROTOCOL=HOST:PORT"),
+        ("rtail=:1,rtail=:2", "each once"),
+        ("syslog=host", "ingest, syslog: 'host' is not an address"),
+        ("syslog=:70000", "HOST:PORT"),
+    ],
+)
+def test_a_wrong_place_for_foreign_senders_is_a_sentence(text: str, words: str) -> None:
+    with pytest.raises(Invalid, match=words):
+        load(ServerSettings, environ={"QD_INGEST": text})
+    with pytest.raises(Invalid, match="ingest_namespace"):
+        load(ServerSettings, environ={"QD_INGEST_NAMESPACE": "a b"})

@@ -24,6 +24,8 @@ MOST_WAITING_IN_ALL = 32 << 20
 MOST_TOLD = 1000
 TITLE = 200
 
+Mark = tuple[str, str, str | None, str | None]
+
 
 class Source:
     """A connection, or where a datagram came from (which has no end), and what it may say."""
@@ -65,6 +67,9 @@ class OpenTrace:
         self.new = new
         self.peer = source.peer
         self.may = source.may
+        _, name, sender = key
+        wanted = ((name, None), (None, sender), (name, sender))
+        self.marks = tuple(_mark(source, *one) for one in wanted)
         self.trace: Trace | None = None
         self.at = {"stdout": 0, "stderr": 0}
         self.waiting: deque[Piece] = deque()
@@ -144,6 +149,7 @@ class Book:
         self._now = now
         self._changed = changed
         self._open: dict[tuple[str, str, str], OpenTrace] = {}
+        self._marked: dict[Mark, dict[OpenTrace, None]] = {}
         self._due: dict[OpenTrace, None] = {}
         self.waiting_bytes = 0
 
@@ -176,6 +182,8 @@ class Book:
             ),
         )
         found = self._open[key] = OpenTrace(key, new, source)
+        for mark in found.marks:
+            self._marked.setdefault(mark, {})[found] = None
         return found
 
     def write(
@@ -204,15 +212,8 @@ class Book:
 
     def close(self, source: Source, closed: Closed) -> None:
         """A sender says that traces are over: those that came from its address."""
-        for found in list(self._open.values()):
-            protocol, name, sender = found.key
-            if (
-                protocol == source.protocol
-                and found.peer == source.peer
-                and closed.name in (None, name)
-                and closed.sender in (None, sender)
-            ):
-                self._close(found, "the sender said that it is over")
+        for found in list(self._marked.get(_mark(source, closed.name, closed.sender), ())):
+            self._close(found, "the sender said that it is over")
 
     def gone(self, source: Source, at: float) -> None:
         """A connection was closed."""
@@ -279,9 +280,18 @@ class Book:
 
     def _leave(self, found: OpenTrace) -> None:
         del self._open[found.key]
+        for mark in found.marks:
+            del self._marked[mark][found]
+            if not self._marked[mark]:
+                del self._marked[mark]
         for source in found.holders:
             source.traces.discard(found)
         found.holders.clear()
+
+
+def _mark(source: Source, name: str | None, sender: str | None) -> Mark:
+    """What a sender can say to end a trace."""
+    return source.protocol, source.peer, name, sender
 
 
 def told_too_much(line: Line) -> bool:

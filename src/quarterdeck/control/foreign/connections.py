@@ -16,7 +16,8 @@ from quarterdeck.control.foreign.datagrams import peer_of
 from quarterdeck.control.foreign.hub import Hub
 from quarterdeck.core.foreign import Bad, Parser
 
-READ_BYTES = 16 << 10
+READ_BYTES = 4 << 10
+"""Others have their turn after so much: of the worst that can be sent it is 10 ms of work."""
 MOST_CONNECTIONS = 500
 STRANGER_S = 60.0
 PING_S = 2.0

@@ -11,6 +11,7 @@ import re
 from quarterdeck.core.foreign.message import MESSAGE_BYTES
 
 _COUNT = re.compile(rb"([1-9][0-9]{0,6}) <")
+_BLANK = re.compile(rb"[\r\n]+")
 _MAYBE_COUNT = re.compile(rb"[1-9][0-9]{0,6} ?")
 
 
@@ -77,6 +78,8 @@ class Octets:
             self._skip -= step
             return at + step
         if not self._skipping:
+            if (blank := _BLANK.match(rest, at)) is not None:
+                return blank.end()
             if (count := _COUNT.match(rest, at)) is not None:
                 return self._counted(rest, count, found)
             if _MAYBE_COUNT.fullmatch(rest, at):
@@ -85,7 +88,7 @@ class Octets:
         if end >= 0:
             if self._skipping:
                 self._skipping = False
-            elif end > at:
+            else:
                 found.append(rest[at:end] if end - at <= MESSAGE_BYTES else None)
             return end + 1
         if self._skipping:
