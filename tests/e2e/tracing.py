@@ -76,6 +76,16 @@ def spools(env: dict[str, str]) -> list[Path]:
     return sorted(Path(env["XDG_STATE_HOME"], "tt").glob("*.spool"))
 
 
+def deliver_rest(env: dict[str, str]) -> None:
+    """Traces of no interest, until earlier ones are delivered: their senders may just be leaving."""
+
+    def delivered() -> bool:
+        assert trace(env, "-q", "-n", "next", "true").returncode == 0
+        return not spools(env)
+
+    wait_for("all spools to be delivered", delivered)
+
+
 def sender_of(front: int) -> int:
     """The process that sends for a front; it leads a session of its own."""
 
