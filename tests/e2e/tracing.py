@@ -77,7 +77,7 @@ def spools(env: dict[str, str]) -> list[Path]:
 
 
 def deliver_rest(env: dict[str, str]) -> None:
-    """Traces of no interest, until earlier ones are delivered: their senders may just be leaving."""
+    """Traces of no interest, until all earlier ones are delivered: their senders may be leaving."""
 
     def delivered() -> bool:
         assert trace(env, "-q", "-n", "next", "true").returncode == 0

@@ -83,7 +83,7 @@ def test_a_file_that_was_drained_is_used_again_from_its_beginning() -> None:
 
 
 def test_beyond_the_file_bytes_are_counted_where_they_are_missing() -> None:
-    buffer, spool = made(memory=100, disk=1000)
+    buffer, _ = made(memory=100, disk=1000)
     for _ in range(5):
         buffer.put(0, 1, b"x" * 300)
     data = buffer.peek(PIECE, 0.0)
@@ -98,7 +98,14 @@ def test_beyond_the_file_bytes_are_counted_where_they_are_missing() -> None:
         ("stdout", 900, 0, b"after"),
         ("stderr", 0, 2000, b""),
     ]
-    spool.remove()
+
+
+def test_what_was_dropped_leaves_one_hole_and_no_crumbs() -> None:
+    buffer, _ = made(memory=100, disk=1000)
+    for size in (300, 300, 300, 300, 10, 300, 10):
+        buffer.put(0, 1, b"x" * size)
+    buffer.finish(b"0 0 3", 3)
+    assert told(buffer) == ({"stdout": b"x" * 900, "stderr": b""}, [("stdout", 900, 620)])
 
 
 def test_a_full_disk_counts_and_does_not_fail(state: Path) -> None:

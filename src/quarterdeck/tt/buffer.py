@@ -41,6 +41,7 @@ class Buffer:
         self.end: bytes = b""
         self.kept = [0, 0]
         self._owed = [0, 0]
+        self._full = False
 
     def put(self, stream: int, time_us: int, data: bytes) -> None:
         """Keep bytes of a stream, or count them."""
@@ -141,11 +142,16 @@ class Buffer:
         return data[:stop]
 
     def _room(self, size: int) -> bool:
-        if not self._in_file:
-            if self._held + size <= self._memory:
-                return True
+        """After a drop there is room only once much was delivered: one hole, not many."""
+        if self._full and not self._in_file and self._held <= self._memory // 2:
+            self._full = False
+        if not self._in_file and not self._full and self._held + size > self._memory:
             self._move()
-        return self._in_file and self._spool.size + size <= self._disk
+        if self._in_file:
+            self._full = self._full or self._spool.size + size > self._disk
+        else:
+            self._full = self._full or self._held + size > self._memory
+        return not self._full
 
     def _move(self) -> bool:
         if self._spool.append(b"".join(self._queue)):
