@@ -37,11 +37,15 @@ class TraceLog:
         self._windows = windows
 
     async def of(self, attempt: Attempt) -> Trace | None:
-        """The trace of an attempt when its output is not in the archive; None of any other."""
+        """The trace of an attempt when its output is not in the archive; None of any other.
+
+        One that was archived after the attempt was read, which knows nothing of it, is found too.
+        """
         if attempt.node != NODE:
             return None
         trace = await self._database.read(lambda tx: trace_store.get(tx, attempt.run))
-        return None if trace.sealed else trace
+        unknown = trace.kept and not attempt.sealed
+        return trace if unknown or not trace.sealed else None
 
     async def extent(self, trace: Trace, stream: str) -> tuple[int, int]:
         """The first byte of a stream that can be read with all that follow it, and their end."""
