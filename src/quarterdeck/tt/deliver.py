@@ -95,12 +95,11 @@ class Delivery:
             self._begin_on(link)
             while not self.given_up.is_set():
                 data = self._buffer.peek(_MOST_BODY, _BEAT_S)
+                if not data and self._buffer.drained():
+                    return self._end_on(link)
                 if data or self._alive:
                     self._call(link, f"/v1/traces/{self._trace}/segments", data)
-                if data:
-                    self._buffer.pop(len(data))
-                elif self._buffer.drained():
-                    return self._end_on(link)
+                self._buffer.pop(len(data))
             return False
         finally:
             link.close()

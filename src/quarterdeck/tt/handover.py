@@ -28,6 +28,7 @@ END = 16  # only between front, sender and spool: the server is told in another 
 CONNECTING = b"S"
 CONNECTED = b"C"
 AWAY = b"A"
+BEGUN = b"B"
 DONE = b"D"
 SENTENCE = b"L"
 
@@ -36,7 +37,8 @@ _FULL = 1 << 20
 _BEGIN_S = 0.25  # the sender's own start; the machine may be busy
 _CONNECT_S = 0.025
 _ANSWER_S = 0.25
-_LAST_PROCESS_S = 10.0  # of a container: nobody would deliver after us
+_END_S = 0.01  # the rest is delivered without us
+_ALONE_S = 10.0  # in a container nobody may be left to deliver after us
 
 
 def frame(kind: int, stream: int, offset: int, time_us: int, data: bytes) -> bytes:
@@ -70,7 +72,9 @@ class Handover:
         self._phase_at = 0.0
         self._end_at: float | None = None
         self._wide = False
-        self._answer_s = _LAST_PROCESS_S if os.getpid() == 1 else _ANSWER_S
+        alone = 1 in (os.getpid(), os.getppid())
+        self._answer_s = _ALONE_S if alone else _ANSWER_S
+        self._end_s = _ALONE_S if alone else _END_S
 
     @staticmethod
     def start(
@@ -171,6 +175,8 @@ class Handover:
             until = self._phase_at + _CONNECT_S
         elif self._phase == CONNECTED:
             until = max(ended, self._phase_at) + self._answer_s
+        elif self._phase == BEGUN:
+            until = max(ended, self._phase_at) + self._end_s
         return max(0.0, until - time.monotonic())
 
     def heard(self) -> list[str]:
@@ -193,7 +199,7 @@ class Handover:
     def _understood(self, line: bytes) -> bool:
         """True for a sentence; else how long we wait at the end changes."""
         what = line[:1]
-        if what in (CONNECTING, CONNECTED, AWAY):
+        if what in (CONNECTING, CONNECTED, BEGUN, AWAY):
             self._phase, self._phase_at = what, time.monotonic()
         elif what == DONE:
             self._over = True

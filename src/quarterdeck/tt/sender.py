@@ -161,6 +161,7 @@ class Voice(Told):
 
     def begun(self, url: str) -> None:
         self.say(f"View URL for task output: {url}")
+        self._tell(handover.BEGUN)
         self._late = threading.Thread(target=late.deliver_left, args=(self.place,), daemon=True)
         self._late.start()
 
