@@ -6,12 +6,12 @@ every failure has one answer, a new connection and the same key.
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
 
 from quarterdeck.tt.talk import Away, Forgotten, Link, Refused, open_link
+from quarterdeck.tt.text import encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Delivery:
         path = "/v1/traces"
         if self._place.namespace:
             path += f"?namespace={self._place.namespace}"
-        found = self._call(link, path, json.dumps(self._begin).encode())
+        found = self._call(link, path, encode(self._begin).encode())
         acked = found.get("acked") or {}
         self._trace = str(found.get("trace", ""))
         self._buffer.skip({0: int(acked.get("stdout", 0)), 1: int(acked.get("stderr", 0))})
@@ -128,7 +128,7 @@ class Delivery:
                 "stdout": kept[0],
                 "stderr": kept[1],
             }
-            self._call(link, f"/v1/traces/{self._trace}/end", json.dumps(said).encode())
+            self._call(link, f"/v1/traces/{self._trace}/end", encode(said).encode())
         return True
 
     def _call(self, link: Link, path: str, body: bytes) -> dict[str, Any]:

@@ -6,9 +6,9 @@ URL of another place.
 
 from __future__ import annotations
 
-import json
 import os
 
+from quarterdeck.tt.text import decode
 from quarterdeck.tt.words import is_id
 
 TYPE_CHECKING = False
@@ -206,7 +206,6 @@ def _default_data() -> str:
 def _json_file(path: str) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
-            found = json.load(file)
-    except (OSError, ValueError):
+            return decode(file.read())
+    except OSError:
         return {}
-    return found if isinstance(found, dict) else {}

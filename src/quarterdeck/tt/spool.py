@@ -9,9 +9,10 @@ delivers it. A frame that was cut by a kill is ignored: the frames before it are
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import time
+
+from quarterdeck.tt.text import decode, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class Spool:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
         self._fd = os.open(self.path, flags, 0o600)
         fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        first = _MAGIC + json.dumps(self.header).encode() + b"\n"
+        first = _MAGIC + encode(self.header).encode() + b"\n"
         os.pwrite(self._fd, first, 0)
         self._first = len(first)
 
@@ -110,8 +111,8 @@ class Spool:
             found = os.fstat(fd)
             data = os.pread(fd, _MOST_HEADER, 0)
             first = data.index(b"\n", len(_MAGIC)) + 1
-            header = json.loads(data[len(_MAGIC) : first])
-            if not found.st_nlink or not data.startswith(_MAGIC) or not isinstance(header, dict):
+            header = decode(data[len(_MAGIC) : first])
+            if not found.st_nlink or not data.startswith(_MAGIC) or not header:
                 raise ValueError(path)
         except (OSError, ValueError):
             os.close(fd)

@@ -6,16 +6,19 @@ second to import, and a sender has to be quick.
 
 from __future__ import annotations
 
-import json
 import os
-import socket
+
+from quarterdeck.tt.text import decode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import socket
     import ssl
     from typing import Any
 
     from quarterdeck.tt.place import Place
+else:
+    import _socket as socket  # without the enums and selectors of `socket`
 
 _CONNECT_S = 5.0
 _ANSWER_S = 15.0
@@ -43,7 +46,7 @@ class Link:
         self._place = place
         self._scheme, self._host, self._port, self._path = _parts(place.url)
         self._proxy = _proxy(self._scheme, self._host, self._port)
-        self._file: Any = None
+        self._file: Incoming | None = None
         try:
             place.token.encode("ascii")
         except ValueError as error:
@@ -56,12 +59,10 @@ class Link:
         """Once connected: TLS, where the address wants it."""
         if self._scheme == "https":
             self._socket = self._wrap(_context(self._place))
-        self._file = self._socket.makefile("rb")
+        self._file = Incoming(self._socket)
 
     def close(self) -> None:
         """It is not used again."""
-        if self._file is not None:
-            self._file.close()
         self._socket.close()
 
     def ask(
@@ -85,6 +86,7 @@ class Link:
             raise Away(_why(error)) from error
 
     def _answer(self) -> tuple[int, dict[str, Any]]:
+        assert self._file is not None
         status, headers = _head(self._file)
         if headers.get("transfer-encoding", "").lower() == "chunked":
             data = _chunks(self._file)
@@ -95,11 +97,7 @@ class Link:
                 raise ValueError("the answer was cut short")
         if headers.get("connection", "").lower() == "close":
             self._socket.close()  # the next call finds it broken and makes another
-        try:
-            found = json.loads(data) if data else {}
-        except ValueError:
-            found = {}
-        return status, found if isinstance(found, dict) else {}
+        return status, decode(data)
 
     def _authority(self) -> str:
         host = f"[{self._host}]" if ":" in self._host else self._host
@@ -109,7 +107,7 @@ class Link:
     def _connect(self) -> socket.socket:
         host, port = (self._host, self._port) if self._proxy is None else self._proxy[:2]
         try:
-            found = socket.create_connection((host, port), timeout=_CONNECT_S)
+            found = _connected(host, port)
             found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._proxy is not None and self._scheme == "https":
                 _tunnel(found, self._host, self._port, self._proxy)
@@ -118,10 +116,13 @@ class Link:
         return found
 
     def _wrap(self, context: ssl.SSLContext) -> socket.socket:
+        import socket as whole
         import ssl
 
         try:
-            return context.wrap_socket(self._socket, server_hostname=self._host)
+            plain = whole.socket(fileno=self._socket.detach())
+            plain.settimeout(_CONNECT_S)
+            return context.wrap_socket(plain, server_hostname=self._host)
         except ssl.SSLCertVerificationError as error:
             raise Refused(
                 f"the certificate of {self._place.url} is not the one to trust "
@@ -162,7 +163,49 @@ def _parts(url: str) -> tuple[str, str, int, str]:
     return scheme, host, int(port or (443 if scheme == "https" else 80)), (slash + path).rstrip("/")
 
 
-def _head(file: Any) -> tuple[int, dict[str, str]]:
+class Incoming:
+    """What comes in over a connection, by lines and by lengths."""
+
+    def __init__(self, link: socket.socket) -> None:
+        self._link = link
+        self._held = b""
+
+    def readline(self, limit: int) -> bytes:
+        """With its end; without one when there is none within the limit, or no more."""
+        while b"\n" not in self._held and len(self._held) < limit and self._more():
+            pass
+        found, end, self._held = self._held.partition(b"\n")
+        return found + end
+
+    def read(self, count: int) -> bytes:
+        """Fewer at the end."""
+        while len(self._held) < count and self._more():
+            pass
+        found, self._held = self._held[:count], self._held[count:]
+        return found
+
+    def _more(self) -> bool:
+        piece = self._link.recv(65536)
+        self._held += piece
+        return bool(piece)
+
+
+def _connected(host: str, port: int) -> socket.socket:
+    """To the first of a host's addresses that answers. Raises OSError."""
+    fault = OSError(f"{host} has no address")
+    for family, kind, number, _, address in socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM):
+        link = socket.socket(family, kind, number)
+        try:
+            link.settimeout(_CONNECT_S)
+            link.connect(address)
+            return link
+        except OSError as error:
+            link.close()
+            fault = error
+    raise fault
+
+
+def _head(file: Incoming) -> tuple[int, dict[str, str]]:
     line = file.readline(65536)
     if not line.endswith(b"\n"):
         raise ConnectionResetError("the connection was closed")
@@ -179,7 +222,7 @@ def _head(file: Any) -> tuple[int, dict[str, str]]:
     return status, headers
 
 
-def _chunks(file: Any) -> bytes:
+def _chunks(file: Incoming) -> bytes:
     data = b""
     while True:
         size = int(file.readline(65536).split(b";")[0], 16)
@@ -213,7 +256,7 @@ def _context(place: Place) -> ssl.SSLContext:
     probe = Link(_without_secrets(place))
     try:
         probe._socket = probe._wrap(nobody)
-        probe._file = probe._socket.makefile("rb")
+        probe._file = Incoming(probe._socket)
         status, found = probe.ask("GET", "/v1/certificate", b"", {})
     finally:
         probe.close()
