@@ -9,7 +9,7 @@ import pytest
 from quarterdeck.tt import text
 from quarterdeck.tt.text import decode, encode
 
-FOUND = {
+FOUND: dict[str, object] = {
     "a": 'ü"\\\n\x00\ud83d\ude00',
     "b": [1, -2, 1.5, None, True, False, {}, []],
     "c": {"d": "e"},
