@@ -6,6 +6,7 @@ QD_BENCH_NPM names has it: `npm install --ignore-scripts rtail@0.2.1`, with node
 
 from __future__ import annotations
 
+import compileall
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import quarterdeck.tt
 from bench import rigs
 from quarterdeck.client.http import Connection, Event
 
@@ -48,6 +50,8 @@ Latencies = Callable[[Path], list[float]]
 
 def added(report: rigs.Report, env: dict[str, str], rounds: int) -> None:
     """What a traced `true` takes beyond `true`, with the server and without."""
+    # as an installed one is; a checkout may be told to keep no compiled files
+    compileall.compile_dir(Path(quarterdeck.tt.__file__).parent, quiet=2)
     alone = {key: value for key, value in env.items() if key != "QD_DATA"}
     alone |= {"TT_LINGER_S": "0"}
     contestants: dict[str, Callable[[], object]] = {
