@@ -81,6 +81,16 @@ async def test_a_token_of_the_file_is_for_every_namespace_also_when_it_was_not(
         assert (who.namespace, who.home, who.sees("team")) == ("*", "default", True)
 
 
+async def test_only_what_was_neither_revoked_nor_has_expired_counts(database: Database) -> None:
+    await fill(database)
+    ids = [f"{number:016d}" for number in range(1, 1500)]
+    assert await database.read(partial(store.counting, ids=ids, now=NOW)) == set(ids[:3])
+    await database.write(partial(store.revoke, token_id=ids[0], now=NOW))
+    last = NOW + DAY - timedelta(microseconds=1)
+    assert await database.read(partial(store.counting, ids=ids, now=last)) == set(ids[1:3])
+    assert await database.read(partial(store.counting, ids=ids, now=NOW + DAY)) == set()
+
+
 async def test_a_minted_token_is_forgotten_a_day_after_its_end(database: Database) -> None:
     await fill(database)
     for after, known in ((DAY + KEPT_FOR, True), (DAY + KEPT_FOR + timedelta(seconds=1), False)):

@@ -294,3 +294,15 @@ async def test_a_run_made_from_a_run_stays_in_its_namespace(rights: Rights) -> N
     path = f"/v1/runs/{rights.names['run_id']}/clone"
     made = await rights.ask("POST", path, ("api", "*"), {"allow_empty": True})
     assert (made.status, made.json["namespace"]) == (201, "here")
+
+
+async def test_an_idempotency_key_is_of_one_namespace(rights: Rights) -> None:
+    async def start(namespace: str) -> Answer:
+        path = f"/v1/runs?namespace={namespace}"
+        token = rights.tokens["api", "*"]
+        more = {"Idempotency-Key": "k"}
+        return await rights.host.ask(path, method="POST", body=RUN, token=token, more=more)
+
+    first, again, other = [await start(name) for name in ("here", "here", "there")]
+    assert first.json["id"] == again.json["id"] and first.json["namespace"] == "here"
+    assert (other.status, other.json["code"]) == (409, "idempotency_key")
