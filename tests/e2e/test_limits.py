@@ -155,7 +155,7 @@ def test_a_deadline_stops_what_runs_and_skips_the_rest(up: Up) -> None:
     assert done.returncode == 124
     run = last(up)
     counts = {name: n for name, n in run["counts"].items() if n}
-    assert counts == {"total": NODES, "cancelled": 2, "skipped": NODES - 2}
+    assert counts == {"total": NODES, "timed_out": 2, "skipped": NODES - 2}
     assert (run["outcome"], run["halt"]) == ("timed_out", "deadline")
     assert seconds(run["created_at"], run["ended_at"]) < 10
     assert "stopped at its deadline (1 s)" in done.stderr.decode()

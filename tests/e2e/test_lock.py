@@ -86,6 +86,13 @@ def test_a_different_number_of_slots_is_said(up: Up) -> None:
     done = up.qd("lock", "many", "-n", "5", "--", "true")
     assert done.returncode == 0
     assert b"held with -n 2, you say -n 5" in done.stderr
+    done = up.qd("lock", "many", "-n", "2", "--", "true")
+    assert done.returncode == 0 and b"you say" not in done.stderr
+    first.terminate()
+    ended(first)
+    first = holder(up, "many", "-n", "5", "--", "exec sleep 60")
+    done = up.qd("lock", "many", "-n", "2", "--", "true")
+    assert done.returncode == 0 and b"held with -n 5, you say -n 2" in done.stderr
     first.terminate()
     ended(first)
 

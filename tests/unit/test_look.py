@@ -94,8 +94,8 @@ def test_names_and_ids_are_never_broken_over_lines(monkeypatch: pytest.MonkeyPat
 def test_a_task_that_waits_says_for_what() -> None:
     node = {"node": "vm-7", "state": "ready", "draining": False, "problem": "", "last_seen": None}
     task = {"state": "queued", "node_id": "n7"}
-    assert "no node fits yet" in look._waits(task | {"node_id": ""}, None)
-    assert "last seen" in look._waits(task, node | {"state": "silent"})
-    assert "vm-7 drains" in look._waits(task, node | {"draining": True})
-    assert "slots" in look._waits(task, node)
-    assert look._waits(task | {"state": "running"}, node | {"draining": True}) == ""
+    assert "no node fits yet" in look.waits(task | {"node_id": ""}, None)
+    assert "last seen" in look.waits(task, node | {"state": "silent"})
+    assert "vm-7 drains" in look.waits(task, node | {"draining": True})
+    assert "slots" in look.waits(task, node)
+    assert look.waits(task | {"state": "running"}, node | {"draining": True}) == ""

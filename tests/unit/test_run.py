@@ -183,6 +183,21 @@ def test_a_task_takes_the_outcome_and_exit_code_of_its_attempt() -> None:
     assert (ended.state, ended.outcome, ended.exit_code) == (TaskState.ENDED, Outcome.FAILED, 7)
 
 
+def test_what_was_stopped_for_the_deadline_of_its_run_has_timed_out() -> None:
+    task = new_task(0)
+    begun = try_of(task, AttemptState.ENDED, Outcome.CANCELLED)
+    assert begun.snapshot is not None
+    stopped = msgspec.structs.replace(
+        begun, snapshot=msgspec.structs.replace(begun.snapshot, accepted_at=None)
+    )
+    late = task_after(task, begun, halted="at its deadline", late=True)
+    assert (late.outcome, late.reason) == (Outcome.TIMED_OUT, "at its deadline")
+    assert task_after(task, begun, halted="by a person").outcome is Outcome.CANCELLED
+    assert task_after(task, stopped, halted="x", late=True).outcome is Outcome.SKIPPED
+    itself = try_of(task, AttemptState.ENDED, Outcome.FAILED)
+    assert task_after(task, itself, halted="x", late=True).outcome is Outcome.FAILED
+
+
 def test_an_ended_task_gives_back_itself() -> None:
     task = new_task(0)
     ended = task_after(task, try_of(task, AttemptState.ENDED, Outcome.FAILED))

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from quarterdeck.cli.options import SignalName, fold_by, signal_name, with_server
+from quarterdeck.cli.options import SignalName, aiming, fold_by, signal_name, with_server
 from quarterdeck.cli.order import order_body
 from quarterdeck.cli.plan import RETRY_OPTIONS, plan_body
 from quarterdeck.cli.render import print_json, say
@@ -62,7 +62,8 @@ def signal(
 ) -> None:
     """Send SIGNAL (HUP, USR1, 10) once to what RUN runs; `qd show` says when it was sent."""
     body = {"signal": number, "tree": tree, "node": node, "target": target}
-    answer = post_once(server, f"/v1/runs/{quote(run_id)}/signal", body)
+    with aiming(target):
+        answer = post_once(server, f"/v1/runs/{quote(run_id)}/signal", body)
     if as_json:
         print_json(answer)
         return
@@ -97,14 +98,15 @@ def _clone(server: Connection, run_id: str, preview: bool, **given: Any) -> None
     path = f"/v1/runs/{quote(run_id)}/clone"
     named = _named(click.get_current_context(), given)
     before: dict[str, Any] = {}
-    if named & OF_PARTS:  # a part of what the run had is replaced, the rest of it stays
-        aim = {"target": given["target"]} if given["target"] else {}
-        before = server.post(f"{path}/preview", aim)["request"]
-    changes = _changes(named, given, before)
-    if preview:
-        print_json(server.post(f"{path}/preview", changes))
-        return
-    started = post_once(server, path, changes)
+    with aiming(given["target"]):
+        if named & OF_PARTS:  # a part of what the run had is replaced, the rest of it stays
+            aim = {"target": given["target"]} if given["target"] else {}
+            before = server.post(f"{path}/preview", aim)["request"]
+        changes = _changes(named, given, before)
+        if preview:
+            print_json(server.post(f"{path}/preview", changes))
+            return
+        started = post_once(server, path, changes)
     if given["detach"]:
         _go_on(server, started, detach=True, as_json=given["as_json"])
         return

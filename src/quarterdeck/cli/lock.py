@@ -111,6 +111,7 @@ class _Claim:
         self._name = name
         self._id = os.urandom(16).hex()
         self._shown = ""
+        self._warned = False
         self.mask: set[int] = set()  # of signals, as it was before we began to wait for them
         self._terminal = sys.stderr.isatty()
         self._body: dict[str, Any] = {
@@ -150,6 +151,7 @@ class _Claim:
         while answer["standing"] != "holding":
             if answer["standing"] == "leaving" or (until is not None and now() >= until):
                 raise Conflict("lock_held", self._held_by(answer["lock"]))
+            self._warn(answer["lock"])
             self._show(answer)
             left_s = BEAT_S if until is None else min(BEAT_S, max(0.1, until - now()))
             began = now()
@@ -216,11 +218,16 @@ class _Claim:
         self._shown = ""
 
     def _warn(self, found: dict[str, Any]) -> None:
-        if found["slots"] < self._body["slots"]:
-            say(
-                f"qd: lock {self._name} is held with -n {found['slots']}, you say "
-                f"-n {self._body['slots']}: while both hold it the smaller number counts."
-            )
+        """Say it once when others that hold the lock name another number of slots."""
+        theirs = min((h["slots"] for h in found["holders"] if h["id"] != self._id), default=None)
+        if theirs is None or theirs == self._body["slots"] or self._warned:
+            return
+        self._warned = True
+        self._clear()
+        say(
+            f"qd: lock {self._name} is held with -n {theirs}, you say -n {self._body['slots']}: "
+            "while both hold it the smaller number counts."
+        )
 
     def _held_by(self, found: dict[str, Any]) -> str:
         return f"Lock {self._name} is held by {_names(found['holders'], found['holding'])}."

@@ -11,6 +11,7 @@ from quarterdeck.cli.options import fold_by, with_fold, with_server
 from quarterdeck.cli.render import Printer, print_json
 from quarterdeck.cli.run import follow, output_bytes, raise_error_event
 from quarterdeck.client.http import Connection, quote
+from quarterdeck.core.fold import natural
 from quarterdeck.errors import Conflict, Invalid, NotFound, Unavailable
 
 STREAMS = ("stdout", "stderr")
@@ -45,7 +46,7 @@ def logs(server: Connection, run_id: str, **given: Any) -> None:
     placed = [t for t in run["tasks"] if t["node_id"]]  # of a pick: the others wrote nothing
     tasks = [t for t in placed if given["node"] in (None, t["node"], t["node_id"])]
     if not tasks and (placed or given["raw"] or given["node"] is not None):
-        names = ", ".join(sorted({t["node"] for t in placed})[:8]) or "none on a node"
+        names = ", ".join(sorted({t["node"] for t in placed}, key=natural)[:8]) or "none on a node"
         raise NotFound("task_not_found", f"Run {run['id']} has no task there; it has: {names}.")
     streams = [given["stream"]] if given["stream"] else list(STREAMS)
     if given["raw"]:

@@ -10,7 +10,7 @@ import click
 from quarterdeck.cli.options import signal_name, with_namespace, with_server
 from quarterdeck.cli.render import ago, ending, one_line, print_json, say, size, table, took, until
 from quarterdeck.client.http import Connection, quote
-from quarterdeck.core.fold import NOT_PLACED
+from quarterdeck.core.fold import NOT_PLACED, natural
 from quarterdeck.errors import Denied
 
 STATES = ("pending", "running", "stopping", "ended")
@@ -88,7 +88,7 @@ def show(server: Connection, run_id: str, as_json: bool) -> None:
         ("NODE", "STATE", "EXIT", "TOOK", "STDOUT", "STDERR", "ATTEMPT", ""),
         [
             row
-            for task in run["tasks"]
+            for task in sorted(run["tasks"], key=lambda task: natural(task["node"]))
             for row in (*_tries(task, nodes), _task_row(task, nodes.get(task["node_id"])))
         ],
     )
@@ -187,7 +187,7 @@ def _task_row(task: dict[str, Any], node: dict[str, Any] | None) -> tuple[str, .
     if task["state"] == "retrying":
         note = f"tries again {until(attempt['not_before'])}"
     if task["state"] not in ("ended", "pending"):
-        note = _waits(task, node) or note
+        note = waits(task, node) or note
     if attempt.get("gone_at"):
         note = f"It ended after all, {ago(attempt['gone_at'])}. {note}"
     if attempt.get("survivors"):
@@ -206,7 +206,7 @@ def _task_row(task: dict[str, Any], node: dict[str, Any] | None) -> tuple[str, .
     )
 
 
-def _waits(task: dict[str, Any], node: dict[str, Any] | None) -> str:
+def waits(task: dict[str, Any], node: dict[str, Any] | None) -> str:
     """What stands in the way of a task that is not over; empty when nothing is known to."""
     queued = task["state"] == "queued"
     if queued and not task["node_id"]:

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import click
 
 from quarterdeck.cli.agentless import add
 from quarterdeck.cli.options import aiming, with_server
-from quarterdeck.cli.render import ago, figure, one_line, pointed, print_json, say, size, table
+from quarterdeck.cli.render import (
+    ago,
+    figure,
+    narrow,
+    one_line,
+    pointed,
+    print_json,
+    say,
+    size,
+    table,
+)
 from quarterdeck.client.http import Connection, quote
+from quarterdeck.core.fold import natural
 from quarterdeck.errors import Invalid
 
 OFFSET_SHOWN_S = 0.5
 PAGE = 1000
+FIGURES = ("CPU", "LOAD", "MEMORY", "DISK FREE", "ATTEMPTS")
+HEADERS = ("NODE", "STATE", "SEEN", *FIGURES, "LABELS", "VERSION", "CLOCK", "")
+SHORT = ("NODE", "STATE", "SEEN", "CPU", "MEM", "TASKS", "LABELS", "")
 
 
 @click.command()
@@ -34,8 +49,8 @@ def nodes(server: Connection, target: str | None, as_json: bool) -> None:
         else:
             say("The target hits no node.")
         return
-    headers = ("NODE", "STATE", "SEEN", "CPU", "LOAD", "MEMORY", "DISK FREE", "ATTEMPTS")
-    table(*_with_proxies(found["items"], (*headers, "LABELS", "VERSION", "CLOCK", "")))
+    items = sorted(found["items"], key=lambda node: (natural(node["node"]), node["id"]))
+    table(*(_short(items) if narrow() else _with_proxies(items, HEADERS)))
 
 
 def all_nodes(server: Connection, target: str | None) -> dict[str, Any]:
@@ -54,6 +69,11 @@ def say_notes(notes: list[dict[str, Any]], target: str | None) -> None:
         say(f"qd: {note['text']}")
         if target is not None:
             say(pointed(target, note["position"]))
+
+
+def quoted(word: str) -> str:
+    """A word as a target takes it for nothing but itself."""
+    return '"' + re.sub(r'(["\\])', r"\\\1", word) + '"'
 
 
 def labels_text(labels: dict[str, str]) -> str:
@@ -109,6 +129,10 @@ def rename(server: Connection, word: str, name: str | None, own: bool, as_json: 
         raise Invalid("node_name", "Give the new NAME, or --own for the name its agent says.")
     found = server.post(f"/v1/nodes/{quote(word)}/rename", {"name": name or ""})
     _done(found, as_json, f"({found['id']}) was {word}")
+    same = server.get("/v1/nodes", target=f"name:{quoted(found['node'])}")["items"]
+    if len(same) > 1:
+        ids = ", ".join(node["id"] for node in same)
+        say(f"qd: {len(same)} nodes are named {found['node']} now: use their ids ({ids}).")
 
 
 @node.command("drain")
@@ -211,6 +235,19 @@ def _row(node: dict[str, Any]) -> tuple[str, ...]:
         "" if away else _clock(node["clock_offset_s"]),
         _problem(node),
     )
+
+
+def _short(items: list[dict[str, Any]]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The table for a narrow terminal; a clock that is wrong is named with the problems."""
+    rows: list[tuple[str, ...]] = []
+    for node in items:
+        name, state, seen, cpu, *_, attempts, labels, _version, clock, problem = _row(node)
+        wrong = f"clock {clock}" if clock not in ("", "ok", "?") else ""
+        total = node["memory_total"]
+        used = f"{100 * node['memory_used'] // total} %" if cpu and total else ""
+        told = "; ".join(filter(None, (wrong, problem)))
+        rows.append((name, state, seen.removesuffix(" ago"), cpu, used, attempts, labels, told))
+    return SHORT, rows
 
 
 def _with_proxies(

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import os
 import re
+import stat
+import struct
 import sys
+import termios
 from typing import Any
 
 from quarterdeck.cli.options import Duration
+from quarterdeck.cli.render import say
 from quarterdeck.core.model import MAX_ORDER_BYTES
 from quarterdeck.errors import Invalid
 
@@ -54,8 +59,21 @@ def order_body(given: dict[str, Any]) -> dict[str, Any]:
         raise Invalid("no_command", "Nothing to run: write `-- COMMAND` or `--script FILE`.")
     if given["stdin_file"] is not None:
         body["stdin_b64"] = _file(given["stdin_file"], "stdin")
+    elif given["script"] != "-" and _waiting_bytes():  # an empty pipe is that of a service
+        say("qd: standard input is not sent; --stdin - sends it.")
     _check_utf8(body)
     return body
+
+
+def _waiting_bytes() -> int:
+    """How much waits in the pipe that standard input is; 0 when it is none."""
+    try:
+        if not stat.S_ISFIFO(os.fstat(0).st_mode):
+            return 0
+        (number,) = struct.unpack("i", fcntl.ioctl(0, termios.FIONREAD, bytes(4)))
+    except OSError:
+        return 0
+    return int(number)
 
 
 def _environment(pairs: tuple[str, ...]) -> dict[str, str]:

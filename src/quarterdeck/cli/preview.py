@@ -6,6 +6,7 @@ from typing import Any
 
 from quarterdeck.cli.node import labels_text, say_notes, state_text
 from quarterdeck.cli.render import print_json, say, table
+from quarterdeck.core.fold import natural
 
 
 def show_preview(found: dict[str, Any], *, as_json: bool) -> None:
@@ -17,7 +18,7 @@ def show_preview(found: dict[str, Any], *, as_json: bool) -> None:
     if found["nodes"]:
         rows = [
             (node["node"], state_text(node), labels_text(node["labels"]), _note(node))
-            for node in found["nodes"]
+            for node in sorted(found["nodes"], key=lambda node: natural(node["node"]))
         ]
         table(("NODE", "STATE", "LABELS", ""), rows)
     say(f"{_summary(found)}; nothing was started.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
@@ -16,6 +17,7 @@ LONGEST_LINE = 64 << 10
 FOLDED_ROWS = 200
 SGR = {"bold": 1, "green": 32, "red": 31, "magenta": 35, "yellow": 33, "cyan": 36}
 CARET_WIDTH = 90
+WIDE = 130
 WHOLE = ("RUN", "NODE", "ATTEMPT")
 """Columns of ids and names, which people copy: where room is short the others are folded."""
 # A terminal may be coloured by a task, not steered. What passes: SGR sequences, UTF-8 beyond the C1
@@ -153,6 +155,11 @@ def print_json(value: object) -> None:
     """One JSON document or line on stdout, flushed."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n")
     sys.stdout.flush()
+
+
+def narrow() -> bool:
+    """Whether stdout is a terminal that has no room for wide tables."""
+    return sys.stdout.isatty() and os.get_terminal_size(sys.stdout.fileno()).columns < WIDE
 
 
 def table(

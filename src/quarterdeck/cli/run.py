@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any, Protocol
 
 import click
@@ -16,8 +17,9 @@ from quarterdeck.cli.order import order_body
 from quarterdeck.cli.plan import plan_body, with_plan
 from quarterdeck.cli.preview import show_preview
 from quarterdeck.cli.render import Printer, because, ending, print_json, say, size, table, until
+from quarterdeck.cli.why import Why
 from quarterdeck.client.http import Connection, Event, quote
-from quarterdeck.core.fold import NOT_PLACED
+from quarterdeck.core.fold import NOT_PLACED, natural
 from quarterdeck.errors import Conflict, QuarterdeckError, Unavailable, error_for_status
 
 RETRY_S = 0.25
@@ -114,17 +116,18 @@ def follow(
     """
     view = _view(server, as_json=as_json, fold=fold)
     events = _Stream(server, run_id, raw=bool(fold) or not as_json)
-    try:
-        return _followed(server, events, view, may_cancel=may_cancel)
-    finally:
-        view.close()
+    with closing(view), closing(Why(server, run_id, on=not (as_json or fold))) as why:
+        return _followed(server, events, view, why, may_cancel=may_cancel)
 
 
-def _followed(server: Connection, events: _Stream, view: View, *, may_cancel: bool) -> int:
+def _followed(
+    server: Connection, events: _Stream, view: View, why: Why, *, may_cancel: bool
+) -> int:
     asked = not may_cancel
     while True:
         try:
             for event in events:
+                why.heard(event)
                 view.show(event)
             return view.exit_code()
         except KeyboardInterrupt:
@@ -296,7 +299,7 @@ class _TextView:
         few = self._nodes <= TASKS_SHOWN
         rows = [
             (task["node"] or NOT_PLACED, ending(task), task["reason"] or task["error"] or "")
-            for task in sorted(self._ended.values(), key=lambda task: str(task["node"]))
+            for task in sorted(self._ended.values(), key=lambda task: natural(task["node"]))
             if few or task["outcome"] != "succeeded"
         ]
         if rows:

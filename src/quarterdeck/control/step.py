@@ -20,7 +20,7 @@ from quarterdeck.core import attempt as attempt_machine
 from quarterdeck.core import liveness, retry
 from quarterdeck.core import run as machine
 from quarterdeck.core.ids import attempt_id
-from quarterdeck.core.model import Attempt, Node, Plan, Run, Task
+from quarterdeck.core.model import Attempt, Halt, Node, Plan, Run, Task
 from quarterdeck.core.place import Spread, open_slots
 from quarterdeck.core.states import NodeState, TaskState
 from quarterdeck.core.target import resolve
@@ -231,7 +231,8 @@ class _Step:
                     wait_s=wait_s,
                 )
                 return after, [following]
-        return machine.task_after(task, attempt, halted=run.reason), []
+        late = run.halt is Halt.DEADLINE
+        return machine.task_after(task, attempt, halted=run.reason, late=late), []
 
     def _node_for(self, task: Task) -> Node | None:
         """Where a task is tried again; None when its node was removed and it may not move, or when

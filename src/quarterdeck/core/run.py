@@ -126,10 +126,13 @@ def run_outcome(run: Run) -> Outcome:
     return Outcome.FAILED
 
 
-def task_after(task: Task, attempt: Attempt, *, halted: str = "", again: bool = False) -> Task:
+def task_after(
+    task: Task, attempt: Attempt, *, halted: str = "", late: bool = False, again: bool = False
+) -> Task:
     """The task as its newest attempt shows it; the same object when nothing changes.
 
-    `again`: another attempt follows this one. `halted` is why its run starts nothing any more.
+    `again`: another attempt follows this one. `halted` is why its run starts nothing any more;
+    `late`: that is its deadline, so what was stopped for it has run out of time.
     """
     if attempt.number < task.tries:
         return task
@@ -141,12 +144,12 @@ def task_after(task: Task, attempt: Attempt, *, halted: str = "", again: bool = 
                 return task
             return msgspec.structs.replace(task, state=TaskState.RUNNING, exit_code=None)
         case AttemptState.ENDED:
-            return _task_ended(task, attempt, halted, again)
+            return _task_ended(task, attempt, halted, late=late, again=again)
         case _ as never:
             assert_never(never)
 
 
-def _task_ended(task: Task, attempt: Attempt, halted: str, again: bool) -> Task:
+def _task_ended(task: Task, attempt: Attempt, halted: str, *, late: bool, again: bool) -> Task:
     if TaskState.ENDED not in TASK_MOVES[task.state]:
         return task
     seen = attempt.snapshot
@@ -157,10 +160,15 @@ def _task_ended(task: Task, attempt: Attempt, halted: str, again: bool) -> Task:
         )
     cancelled = attempt.outcome is Outcome.CANCELLED
     began = attempt.number > 1 or seen.accepted_at is not None or seen.started_at is not None
+    outcome = attempt.outcome
+    if halted and cancelled and not began:
+        outcome = Outcome.SKIPPED
+    elif late and cancelled:
+        outcome = Outcome.TIMED_OUT
     return msgspec.structs.replace(
         task,
         state=TaskState.ENDED,
-        outcome=Outcome.SKIPPED if halted and cancelled and not began else attempt.outcome,
+        outcome=outcome,
         exit_code=seen.exit_code,
         reason=halted if cancelled else task.reason,
     )
