@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import sys
 from typing import Any
@@ -30,7 +31,7 @@ class Answers:
 
 
 def said(capsys: pytest.CaptureFixture[str], command: Any, answer: Any, **given: Any) -> str:
-    command.callback.__wrapped__(server=Answers(answer), as_json=False, **given)
+    inspect.unwrap(command.callback)(server=Answers(answer), as_json=False, **given)
     out = capsys.readouterr()
     return out.out + out.err
 
