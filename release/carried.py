@@ -25,6 +25,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterable
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
@@ -62,9 +63,32 @@ _LOADER = re.compile(r"\s*(/\S*/ld-linux\S*) ")
 SCRIPT = """#!/bin/sh
 case $0 in */*) f=$0 ;; *) f=$(command -v -- "$0") ;; esac
 [ -L "$f" ] && f=$(readlink -f -- "$f")
-d=${f%%/*}/..
+d=${f%%/*/*}
+case $d in /*) [ -x "$d/start/%(name)s" ] ;; *) false ;; esac || d=$(cd -- "${f%%/*}/.." && pwd)
 exec "$d/start/%(name)s" --library-path "$d/lib" --argv0 "$d/bin/python3" "$d/lib/python" \\
   %(words)s"$@"
+"""
+
+# OpenSSL knows where its own system keeps certificates; the system it is carried to may be another
+CERTIFICATES = """
+
+_BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
+
+
+def _load_default_certs(self, purpose=Purpose.SERVER_AUTH, _own=SSLContext.load_default_certs):
+    _own(self, purpose)
+    known = get_default_verify_paths()
+    bundle = next(filter(os.path.isfile, _BUNDLES), None)
+    if known.cafile is None and known.capath is None and bundle is not None:
+        self.load_verify_locations(bundle)
+
+
+SSLContext.load_default_certs = _load_default_certs
 """
 
 
@@ -96,6 +120,10 @@ def carry(
     for path in sorted(standard.iterdir()):
         if path.name not in LEFT_OUT.union(without) and not path.name.startswith("config-"):
             copy_modules(path, lib / VERSION / path.name)
+    with tempfile.NamedTemporaryFile("w", suffix=".py") as file:
+        file.write((standard / "ssl.py").read_text(encoding="utf-8") + CERTIFICATES)
+        file.flush()
+        compiled(Path(file.name), lib / VERSION / "ssl.pyc", "ssl.py")
     script(target, name, "python3")
 
 

@@ -1,10 +1,11 @@
 #!/bin/sh
 # tt with a Python of its own. Below these lines is a tar.gz, which the first start unpacks into a
-# cache. It may be removed while no tt runs: $TT_CACHE, else ~/.cache/tt, else below a directory
-# for temporary files.
+# cache: $TT_CACHE, else ~/.cache/tt, else below a directory for temporary files. It may be removed
+# while no tt runs. Directories of other users are never used.
 content=@CONTENT@
 start=@START@
 cache=${TT_CACHE:-${XDG_CACHE_HOME:-${HOME:-/dev/null}/.cache}/tt}
+case $cache in /*) ;; *) cache=$PWD/$cache ;; esac
 
 run() {
   [ -O "$d" ] && [ ! -L "$d" ] && [ -x "$d/start/tt" ] || return 0
@@ -18,7 +19,8 @@ run "$@"
 # not unpacked yet, or elsewhere
 case $0 in */*) self=$0 ;; *) self=$(command -v -- "$0") ;; esac
 user=$(id -u)
-for base in "$cache" "/var/tmp/tt-$user" "${TMPDIR:-/tmp}/tt-$user" "/dev/shm/tt-$user"; do
+command -v tar >/dev/null && command -v gzip >/dev/null &&
+for base in "$cache" "${TMPDIR:-/var/tmp}/tt-$user" "/tmp/tt-$user" "/dev/shm/tt-$user"; do
   d=$base/$content
   run "$@"
   new=$(
@@ -39,7 +41,8 @@ for base in "$cache" "/var/tmp/tt-$user" "${TMPDIR:-/tmp}/tt-$user" "/dev/shm/tt
   run "$@"
 done
 
-echo "tt: no directory can be unpacked to (set TT_CACHE to one); the command runs untraced" >&2
+echo "tt: can't unpack itself: it needs tar, gzip and a directory to run programs from, which" \
+  "TT_CACHE may name; the command runs untraced" >&2
 while [ $# -gt 0 ]; do
   case $1 in
     --) shift; break ;;

@@ -50,8 +50,12 @@ def build(target: Path) -> bytes:
     compiled(source / "__init__.py", inner / "__init__.pyc", "quarterdeck/__init__.py")
     copy_modules(source / "tt", inner / "tt")
     entry(target, "tt", "tt", "quarterdeck.tt.main", "-S")
-    packed = tar_gz(target, "unpacked")
+    return with_head(tar_gz(target, "unpacked"))
+
+
+def with_head(packed: bytes) -> bytes:
+    """The head, told where the archive begins and the name of its content, and the archive."""
     content = hashlib.sha256(packed).hexdigest()[:16]
     head = HEAD.read_text(encoding="ascii").replace("@CONTENT@", content)
-    start = len(head.replace("@START@", "0000000")) + 1
-    return head.replace("@START@", f"{start:07d}").encode() + packed
+    start = f"{len(head) - len('@START@') + 7 + 1:07d}"
+    return head.replace("@START@", start).encode() + packed

@@ -15,6 +15,7 @@ from locked_venv import Argv, Stop, capture, say, step
 
 # verb: ((program to look for, package that has it), ...); a pattern where it is not on PATH
 DEBIAN = {
+    "bare": (("busybox", "busybox-static"), ("unshare", "util-linux")),
     "check": (("git", "git"),),
     "test": (("git", "git"),),
     "bench": (("ssh", "openssh-client"), ("/usr/sbin/sshd", "openssh-server")),
