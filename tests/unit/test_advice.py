@@ -40,6 +40,7 @@ def wrong_in(words: list[str]) -> str:
         context = click.Context(command)
         if word.startswith("-"):
             known = {option for parameter in command.params for option in parameter.opts}
+            known.add("--help")
             if word not in known:
                 return f"{command.name} has no option {word}"
         elif isinstance(command, click.Group):
