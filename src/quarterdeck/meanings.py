@@ -5,6 +5,10 @@ MEANINGS = {
     "data": "The directory of this process.",
     "up.data": "Where everything is kept. Default: `/var/lib/quarterdeck` for root, else "
     "`$XDG_DATA_HOME/quarterdeck`.",
+    "cors_origins": "Origins whose pages may watch traces and call the API from a browser, "
+    "separated by commas; `*` for all.",
+    "frame_ancestors": "Origins whose pages may show our page of a trace in a frame, separated "
+    "by commas.",
     "client.data": "Data directory of a `qd up` on this machine.",
     "downloads": "Directory of the files offered at `/download/`. Default: `dist`, where `./dev "
     "build` puts them, of a server that runs from its sources.",

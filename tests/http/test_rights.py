@@ -49,6 +49,9 @@ RULES = {
     "GET /download": Rule(PUBLIC, "shared"),
     "GET /download/{name}": Rule(PUBLIC, "shared"),
     "HEAD /download/{name}": Rule(PUBLIC, "shared"),
+    "GET /trace": Rule(PUBLIC, "shared"),
+    "GET /trace/{name}": Rule(PUBLIC, "shared"),
+    "GET /pages/{file}": Rule(PUBLIC, "shared"),
     "GET /healthz": Rule(PUBLIC, "shared"),
     "GET /readyz": Rule(PUBLIC, "shared"),
     "GET /metrics": Rule(API, "shared"),
@@ -88,6 +91,7 @@ RULES = {
     "PUT /trace/{name}": Rule(SEND, "here"),
     "PUT /v1/trace/{name}": Rule(SEND, "here"),
     "POST /v1/trace/{name}": Rule(SEND, "here"),
+    "GET /v1/trace/{name}/stream": Rule(READ, "here", path="?follow=false"),
     "GET /v1/traces": Rule(READ, "here"),
     "POST /v1/traces": Rule(SEND, "here", TRACE),
     "GET /v1/traces/{trace}": Rule(READ, "rows"),
@@ -127,6 +131,7 @@ class Rights:
         self.tokens: dict[tuple[str, str], str] = {}
         self.names = dict.fromkeys(("agentless", "node", "holder", "claim"), "nosuch")
         self.names["name"] = "deploy"
+        self.names["file"] = "trace.css"
 
     async def fill(self) -> None:
         tokens = self.host.server.tokens

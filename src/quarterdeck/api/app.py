@@ -11,7 +11,8 @@ from functools import partial
 from typing import Any
 
 import uvicorn
-from litestar import Litestar, Request, Response
+from litestar import Litestar, Request, Response, Router
+from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.exceptions import HTTPException, ValidationException
@@ -28,10 +29,12 @@ from quarterdeck.api import (
     lock,
     node,
     observe,
+    pages,
     preview,
     run,
     status,
     trace,
+    trace_watch,
     upload,
 )
 from quarterdeck.api.auth import require_stage, require_token
@@ -41,10 +44,12 @@ from quarterdeck.api.describe import describe
 from quarterdeck.api.front import Front
 from quarterdeck.api.hide import hiding
 from quarterdeck.api.measure import measured
+from quarterdeck.api.origins import Origins, frame_ancestors, listed
 from quarterdeck.api.patience import Patience, PatientProtocol
 from quarterdeck.api.relay import Far, Relays, relaying
 from quarterdeck.api.schema import Problem
 from quarterdeck.api.shelf import shelf_at
+from quarterdeck.api.trace_watch import TraceSockets
 from quarterdeck.control.main import Server
 from quarterdeck.core.model import MAX_ORDER_BYTES
 from quarterdeck.errors import Broken, Denied, QuarterdeckError
@@ -76,8 +81,12 @@ def application(server: Server | None) -> Litestar:
             agentless.router,
             trace.router,
             upload.router,
-            upload.short,
             download.router,
+            trace_watch.router,
+            # one router for one path: of two each would answer OPTIONS
+            Router(
+                path="/", route_handlers=[pages.trace_page, pages.page_file, upload.upload_short]
+            ),
             observe.pages,
             status.router,
         ],
@@ -94,6 +103,7 @@ def application(server: Server | None) -> Litestar:
             UnicodeDecodeError: _unreadable,
             Exception: _unexpected,
         },
+        cors_config=_cors(server),
         openapi_config=OpenAPIConfig(
             title="quarterdeck", version="1", render_plugins=[JsonRenderPlugin()]
         ),
@@ -103,6 +113,19 @@ def application(server: Server | None) -> Litestar:
     )
     app.state.server = server
     return app
+
+
+def _cors(server: Server | None) -> CORSConfig | None:
+    """What a browser is told that runs a page of another site."""
+    origins = listed(server.settings.cors_origins, "cors_origins") if server is not None else ()
+    if not origins:
+        return None
+    return CORSConfig(
+        allow_origins=list(origins),
+        allow_methods=["GET", "POST", "PUT", "DELETE"],
+        allow_headers=["Authorization", "Content-Type", "Last-Event-ID", "Trace-Key"],
+        max_age=600,
+    )
 
 
 def openapi() -> dict[str, Any]:
@@ -194,13 +217,16 @@ class HttpServer:
         far: Far | None = None,
     ) -> None:
         """`far` is where the fabric's WebSocket is; without it `/fabric` is unknown here."""
+        origins = Origins(listed(server.settings.cors_origins, "cors_origins"))
+        frame_ancestors(server.settings.frame_ancestors)
+        claims = (TraceSockets(server, origins).claim,)
         relays = Relays(far, server.settings.max_links, server.services, server.telemetry)
         routes: Any = measured(application(server), server)
         self._server = server
         self._socket = listener
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
-                hiding(Front(cutting(routes, server.streaming), ())),
+                hiding(Front(cutting(routes, server.streaming), claims)),
                 # only called, as uvicorn calls a class
                 http=partial(  # type: ignore[arg-type]
                     PatientProtocol,

@@ -152,7 +152,7 @@ async def _feed(request: Api, plain: Plain) -> bool:
     return True
 
 
-@put("/{name:str}", status_code=201, request_max_body_size=None, opt=UPLOAD)
+@put("/trace/{name:str}", status_code=201, request_max_body_size=None, opt=UPLOAD)
 async def upload_short(
     name: FromPath[str],
     request: Api,
@@ -170,4 +170,3 @@ async def upload_short(
 
 
 router = Router(path="/v1", route_handlers=[upload_trace])
-short = Router(path="/trace", route_handlers=[upload_short])

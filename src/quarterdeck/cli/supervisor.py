@@ -189,6 +189,8 @@ class Supervisor:
             websocket_public_url=settings.websocket_public_url,
             max_links=settings.max_links,
             trusted_proxies=settings.trusted_proxies,
+            cors_origins=settings.cors_origins,
+            frame_ancestors=settings.frame_ancestors,
         )
         pin = f"_{self._fingerprint}" if self._fingerprint else ""
         for name in self._names():

@@ -251,13 +251,15 @@ class Server:
             leases=self.leases,
             telemetry=self.telemetry,
         )
+        crowd = Crowd(self.settings.max_streams)
         self.watching = Watching(
             database=self.database,
             fabric=self.fabric,
             output=self.output,
             changes=self.changes,
-            crowd=Crowd(self.settings.max_streams),
+            crowd=crowd,
         )
+        self.trace_watching = self.tracing.watching(self.output, crowd)
 
     def _assemble_enrolment(self, dispatch: Poke, orderer: Orderer) -> None:
         self.streaming = Streaming(database=self.database, clock=self.clock)

@@ -89,6 +89,8 @@ class ServerSettings(Settings, frozen=True, kw_only=True):
     trace_kept_mib: int = 1024
     ingest: str = ""
     ingest_namespace: str = "default"
+    cors_origins: str = ""
+    frame_ancestors: str = ""
     metrics: Literal["auto", "open", "token"] = "auto"
     tls_cert: str = ""
     tls_key: str = ""
@@ -145,6 +147,8 @@ class UpSettings(Settings, frozen=True, kw_only=True):
     trace_kept_mib: int = 1024
     ingest: str = ""
     ingest_namespace: str = "default"
+    cors_origins: str = ""
+    frame_ancestors: str = ""
     metrics: Literal["auto", "open", "token"] = "auto"
     heartbeat_s: float = 5.0
     fabric_listen: str = ""

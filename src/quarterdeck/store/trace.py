@@ -46,6 +46,8 @@ from quarterdeck.store.tables import (
     traces,
 )
 
+MOST_WATCHED = 1000
+
 
 class Piece(msgspec.Struct, frozen=True, kw_only=True):
     """A range of one stream of a kept trace, in the row or under `object` of the archive. `times`
@@ -125,6 +127,22 @@ def page(tx: Tx, which: TraceFilter) -> list[Trace]:
     if which.before is not None:
         query = query.where(traces.c.id < which.before)
     return [_record(row) for row in tx.execute(query.limit(which.limit))]
+
+
+def watched(tx: Tx, *, namespace: str, name: str, since: datetime) -> list[Trace]:
+    """The traces under a name that go on or were over at `since` at the earliest, oldest first; of
+    very many the newest."""
+    newest = (
+        select(traces)
+        .where(traces.c.namespace == namespace, traces.c.name == name)
+        .order_by(traces.c.id.desc())
+        .limit(MOST_WATCHED)
+        .subquery()
+    )
+    query = select(newest).where(
+        or_(newest.c.ended_at.is_(None), newest.c.ended_at >= to_us(since))
+    )
+    return [_record(row) for row in tx.execute(query.order_by(newest.c.id))]
 
 
 def save(tx: Tx, before: Trace, after: Trace, *, hashes: Mapping[str, str] | None = None) -> Trace:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from quarterdeck.control.changes import Changes
+from quarterdeck.control.crowd import Crowd
 from quarterdeck.control.lease import Leases
+from quarterdeck.control.output import Output
 from quarterdeck.control.trace.archiver import Archiver
 from quarterdeck.control.trace.beats import Beats
 from quarterdeck.control.trace.kept import Keeping
 from quarterdeck.control.trace.log import TraceLog
 from quarterdeck.control.trace.service import Traces
+from quarterdeck.control.trace.watch import TraceWatching
 from quarterdeck.control.trace.window import Windows
 from quarterdeck.core.room import MIB
 from quarterdeck.fabric.base import Fabric
@@ -82,6 +86,11 @@ class Tracing:
             window_s=settings.trace_window_s,
         )
         self._beats = Beats(database=database, clock=clock, leases=leases, traces=self.traces)
+        self._watching = _watching(settings, database, fabric, changes, clock)
+
+    def watching(self, output: Output, crowd: Crowd) -> TraceWatching:
+        """Who watches names of traces; `output` reads what is kept of them."""
+        return self._watching(output=output, crowd=crowd)
 
     def loops(self) -> tuple[Loop, ...]:
         """Every loop of traces, by name."""
@@ -92,3 +101,16 @@ class Tracing:
             ("ended traces", self._archiver.archive_ended),
             ("forgotten traces", self._archiver.forget_over),
         )
+
+
+def _watching(
+    settings: ServerSettings, database: Database, fabric: Fabric, changes: Changes, clock: Clock
+) -> partial[TraceWatching]:
+    return partial(
+        TraceWatching,
+        database=database,
+        fabric=fabric,
+        changes=changes,
+        clock=clock,
+        window_s=settings.trace_window_s,
+    )
