@@ -22,7 +22,14 @@ DEBIAN = {
 }
 # the tests that need these are skipped where they can't be installed
 POSTGRES = ("/usr/lib/postgresql/*/bin/postgres", "postgresql")
-OPTIONAL = {"test": (POSTGRES, ("nginx", "nginx"), ("/usr/sbin/rsyslogd", "rsyslog"))}
+OPTIONAL = {
+    "test": (
+        POSTGRES,
+        ("nginx", "nginx"),
+        ("chromium", "chromium"),
+        ("/usr/sbin/rsyslogd", "rsyslog"),
+    )
+}
 # services that Debian would start with a package; nobody asked for that
 SERVICES = {"openssh-server": ("ssh", "ssh.socket"), "nginx": ("nginx",), "rsyslog": ("rsyslog",)}
 

@@ -49,6 +49,7 @@ from quarterdeck.api.patience import Patience, PatientProtocol
 from quarterdeck.api.relay import Far, Relays, relaying
 from quarterdeck.api.schema import Problem
 from quarterdeck.api.shelf import shelf_at
+from quarterdeck.api.trace_sio import SocketIo
 from quarterdeck.api.trace_watch import TraceSockets
 from quarterdeck.control.main import Server
 from quarterdeck.core.model import MAX_ORDER_BYTES
@@ -219,7 +220,8 @@ class HttpServer:
         """`far` is where the fabric's WebSocket is; without it `/fabric` is unknown here."""
         origins = Origins(listed(server.settings.cors_origins, "cors_origins"))
         frame_ancestors(server.settings.frame_ancestors)
-        claims = (TraceSockets(server, origins).claim,)
+        self._socketio = SocketIo(server, origins)
+        claims = (TraceSockets(server, origins).claim, self._socketio.claim)
         relays = Relays(far, server.settings.max_links, server.services, server.telemetry)
         routes: Any = measured(application(server), server)
         self._server = server
@@ -260,6 +262,7 @@ class HttpServer:
     async def stop(self) -> None:
         """End live streams, finish what is being answered, close."""
         self._server.draining.set()
+        await self._socketio.stop()
         self._uvicorn.should_exit = True
         if self._serving is not None:
             await asyncio.wait([self._serving], timeout=DRAIN_S + 1)

@@ -18,7 +18,7 @@ COMMANDS = {
     "agent": ("quarterdeck.cli.admin", "agent", "Run the agent of this node."),
     "service": ("quarterdeck.cli.service", "service", "The agent as a service of systemd."),
     "run": ("quarterdeck.cli.run", "run", "Run a command or script on nodes, live."),
-    "watch": ("quarterdeck.cli.run", "watch", "Follow a run from its beginning."),
+    "watch": ("quarterdeck.cli.watch", "watch", "Follow what is traced under a name, or a run."),
     "trace": ("quarterdeck.cli.trace", "trace", "Run a command here, shown live to others."),
     "logs": ("quarterdeck.cli.logs", "logs", "Print the output of a run."),
     "runs": ("quarterdeck.cli.look", "runs", "List runs, newest first."),

@@ -1,4 +1,4 @@
-"""`qd run` and `qd watch`: start a run, follow it live, leave with an honest exit code."""
+"""`qd run`: start a run, follow it live, leave with an honest exit code."""
 
 from __future__ import annotations
 
@@ -95,16 +95,6 @@ def run(server: Connection, **given: Any) -> None:
             print(started["id"])
         return
     sys.exit(follow(server, started["id"], as_json=as_json, may_cancel=True, fold=fold))
-
-
-@click.command()
-@with_fold
-@click.option("--json", "as_json", is_flag=True, help="Print events as JSON lines.")
-@click.argument("run_id", metavar="RUN")
-@with_namespace
-def watch(server: Connection, run_id: str, as_json: bool, **given: Any) -> None:
-    """Show a run from its beginning, live until its end, and leave with its exit code."""
-    sys.exit(follow(server, run_id, as_json=as_json, may_cancel=False, fold=fold_by(given)))
 
 
 def follow(
