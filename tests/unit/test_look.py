@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from quarterdeck.cli import look
+from quarterdeck.cli.main import cli
 from quarterdeck.cli.render import table
-from quarterdeck.cli.run import run
 
 NOBODY = {"queued": 0, "running": 0, "retrying": 0}
 
@@ -77,7 +77,9 @@ def test_a_cancel_says_what_is_being_stopped(capsys: pytest.CaptureFixture[str])
     ],
 )
 def test_words_that_no_server_takes_get_a_sentence(words: list[str], told: str) -> None:
-    done = CliRunner().invoke(run, [*words, "--url", "http://127.0.0.1:1", "--token", "x", "true"])
+    done = CliRunner().invoke(
+        cli, ["run", *words, "--url", "http://127.0.0.1:1", "--token", "x", "true"]
+    )
     assert told in done.output + str(done.exception)
 
 
