@@ -41,7 +41,7 @@ WORDS_NEVER_USED = {
     "boxes",
 }
 # processes of their own, forked often: what they import is paid for by every attempt
-STANDARD_LIBRARY_ONLY = ("agent/shim", "agent/spawner")
+STANDARD_LIBRARY_ONLY = ("agent/shim", "agent/spawner", "tt/")
 HEAVY = {"litestar", "sqlalchemy", "alembic", "nats", "rich", "uvicorn", "asyncssh"}
 # in halves, so that this file does not name them
 REGISTRY_HOSTS = [
@@ -253,7 +253,7 @@ def imported(module: ast.Module) -> Iterator[tuple[int, str]]:
                 yield node.lineno, origin
 
 
-def test_the_shim_and_the_spawner_import_only_the_standard_library() -> None:
+def test_the_shim_the_spawner_and_tt_import_only_the_standard_library() -> None:
     allowed = sys.stdlib_module_names - {"asyncio"}
     package = ROOT / "src/quarterdeck"
     files = [
@@ -267,7 +267,7 @@ def test_the_shim_and_the_spawner_import_only_the_standard_library() -> None:
             for file in files
             for line, origin in imported(tree(file))
             if origin.split(".")[0] not in allowed
-            and not f"{origin}.".startswith("quarterdeck.agent.shim.")
+            and not f"{origin}.".startswith(("quarterdeck.agent.shim.", "quarterdeck.tt."))
         ]
     )
 
