@@ -48,12 +48,12 @@ viewer.on('line', (m) => console.log(Number(process.hrtime.bigint() - BigInt(m.c
 Latencies = Callable[[Path], list[float]]
 
 
-def added(report: rigs.Report, env: dict[str, str], rounds: int) -> None:
+def added(report: rigs.Report, env: dict[str, str], state: str, rounds: int) -> None:
     """What a traced `true` takes beyond `true`, with the server and without."""
     # as an installed one is; a checkout may be told to keep no compiled files
     compileall.compile_dir(Path(quarterdeck.tt.__file__).parent, quiet=2)
     alone = {key: value for key, value in env.items() if key != "QD_DATA"}
-    alone |= {"TT_LINGER_S": "0"}
+    alone |= {"TT_LINGER_S": "0", "XDG_STATE_HOME": state}
     contestants: dict[str, Callable[[], object]] = {
         "true": rigs.shell(["true"]),
         "python": rigs.shell([sys.executable, "-c", "pass"]),
@@ -177,9 +177,9 @@ def _listening(port: int) -> None:
 def measure(up: rigs.Up, rounds: int, lines: int, turns: int) -> rigs.Report:
     """First the commands, then blocks of lines by turns."""
     report = rigs.Report("trace", CLAIM, "under 60 ms added; how late a line is, beside rtail")
-    added(report, up.env, rounds)
     peer = os.environ.get("QD_BENCH_NPM", "")
-    with tempfile.TemporaryDirectory(prefix="qd-bench-") as name:
+    with tempfile.TemporaryDirectory(prefix="qd-bench-", ignore_cleanup_errors=True) as name:
+        added(report, up.env, name, rounds)
         gate = Path(name) / "gate"
         writer = Path(name) / "writer.py"
         writer.write_text(WRITER)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import cli, crowd, dispatch, fleet, idle, lines, rigs, throughput
+from bench import cli, crowd, dispatch, fleet, idle, lines, rigs, throughput, trace
 from bench.ssh import MISSING, Ssh, installed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,6 +61,13 @@ def test_what_an_idle_agent_costs_is_measured(both: tuple[rigs.Up, Ssh]) -> None
     report = idle.measure(up, watch_s=0.2, settle_s=0.0)
     memory = next(f for f in report.figures if f.what == "agent: resident memory")
     assert 5 < memory.median < 500
+
+
+def test_what_a_traced_command_costs_is_measured(both: tuple[rigs.Up, Ssh]) -> None:
+    up, _ = both
+    report = trace.measure(up, rounds=1, lines=3, turns=1)
+    counts = {figure.what: figure.count for figure in report.figures}
+    assert counts["line: tt to SSE"] == 3 and counts["tt true, its trace begun"] == 1
 
 
 def test_simulated_agents_obey_and_come_back_after_the_fabric_was_killed() -> None:
