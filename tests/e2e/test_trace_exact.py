@@ -10,6 +10,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ import pytest
 from quarterdeck.client.http import Connection
 from quarterdeck.core.trace import Frame
 from quarterdeck.wire.trace import encode_frame
+from tests.contracts.postgres_server import DURABLE, serving
 from tests.e2e.up import Up, running, wait_for
 
 MIB = 1 << 20
@@ -83,6 +85,18 @@ class Sender:
 
 @pytest.mark.parametrize(("keep", "size"), [(True, KEPT), (False, EPHEMERAL)])
 def test_a_server_killed_in_the_middle_costs_no_byte(up: Up, keep: bool, size: int) -> None:
+    check_exact(up, keep=keep, size=size)
+
+
+def test_the_same_on_postgresql(tmp_path: Path) -> None:
+    with serving(DURABLE) as postgres:
+        env = {"QD_DATABASE": postgres.fresh()}
+        with running(tmp_path / "up", nodes=0, env=env) as up:
+            check_exact(up, keep=True, size=12 * MIB)
+
+
+def check_exact(up: Up, *, keep: bool, size: int) -> None:
+    """Send a trace while its server is killed, and compare every byte."""
     said = {
         "stdout": random.Random(1).randbytes(size - MIB),
         "stderr": random.Random(2).randbytes(MIB),

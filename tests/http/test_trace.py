@@ -179,3 +179,7 @@ async def test_drops_are_counted_once_and_told(host: HttpHost) -> None:
     await sender.say(b"def")
     found = (await host.ask(f"/v1/traces/{sender.trace}")).json
     assert (found["dropped"], found["bytes"]["stdout"]) == (1000, 6)
+    counted = (await host.ask("/metrics")).body.decode()
+    assert 'qd_traces_begun_total{kind="kept"} 1.0' in counted
+    assert 'qd_trace_bytes_total{kind="kept"} 6.0' in counted
+    assert "qd_trace_dropped_bytes_total 1000.0" in counted

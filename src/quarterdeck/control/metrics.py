@@ -41,6 +41,14 @@ from quarterdeck.telemetry import (
     SealFailed,
     UnitDone,
 )
+from quarterdeck.telemetry.trace import (
+    TraceBack,
+    TraceBegan,
+    TraceEnded,
+    TraceForgotten,
+    TraceLost,
+    TraceTaken,
+)
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
@@ -63,6 +71,7 @@ class Metrics:
         self._count_parts()
         self._count_requests()
         self._count_links()
+        self._count_traces()
 
     def count(self, event: Event) -> None:
         """What `Telemetry.subscribe` takes."""
@@ -180,6 +189,30 @@ class Metrics:
             LinkTurnedAway: lambda event: refused.labels(reason=event.reason).inc(),
         }
 
+    def _count_traces(self) -> None:
+        began = self._counter("traces_begun", "Traces that were begun here.", "kind")
+        ended = self._counter("traces_ended", "Traces whose sender said how they ended.")
+        lost = self._counter("traces_lost", "Traces whose sender was not heard of any more.")
+        back = self._counter("traces_back", "Lost traces whose sender came back.")
+        taken = self._counter("trace_bytes", "Output of traces that was taken here.", "kind")
+        dropped = self._counter("trace_dropped_bytes", "Output that senders had to drop.")
+        forgotten = self._counter(
+            "traces_forgotten", "Traces whose past a restart of the fabric took."
+        )
+
+        def took(event: TraceTaken) -> None:
+            taken.labels(kind=_kind(event.kept)).inc(event.bytes)
+            dropped.inc(event.dropped)
+
+        self._handlers |= {
+            TraceBegan: lambda event: began.labels(kind=_kind(event.kept)).inc(),
+            TraceEnded: lambda event: ended.inc(),
+            TraceLost: lambda event: lost.inc(),
+            TraceBack: lambda event: back.inc(),
+            TraceTaken: took,
+            TraceForgotten: lambda event: forgotten.inc(event.traces),
+        }
+
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"qd_{name}", text, labels, registry=self._registry)
 
@@ -190,6 +223,10 @@ class Metrics:
         self, name: str, text: str, buckets: tuple[float, ...], *labels: str
     ) -> Histogram:
         return Histogram(f"qd_{name}", text, labels, buckets=buckets, registry=self._registry)
+
+
+def _kind(kept: bool) -> str:
+    return "kept" if kept else "ephemeral"
 
 
 def loop_label(name: str) -> str:

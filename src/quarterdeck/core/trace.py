@@ -209,12 +209,16 @@ def shortened(command: Iterable[str]) -> tuple[str, ...]:
     return tuple(words)
 
 
-def news(frames: Iterable[Frame], acked: Positions, *, gaps: bool) -> News:
-    """What of some frames is new. An offset beyond what is known is taken with `gaps`.
+def news(
+    frames: Iterable[Frame], acked: Positions, *, gaps: bool, known: tuple[Dropped, ...] = ()
+) -> News:
+    """What of some frames is new; `known` are the drops that were told before. An offset beyond
+    what is known is taken with `gaps`.
 
     Raises Conflict for it without: whoever keeps everything must not miss anything.
     """
     reached = {stream: acked.of(stream) for stream in STREAMS}
+    counted = {(one.stream, one.offset): one.count for one in known}
     taken: list[Frame] = []
     dropped: list[Dropped] = []
     for frame in frames:
@@ -228,7 +232,9 @@ def news(frames: Iterable[Frame], acked: Positions, *, gaps: bool) -> News:
                 acked=msgspec.structs.asdict(where),
             )
         if frame.dropped:
-            dropped.append(Dropped(stream=frame.stream, offset=frame.offset, count=frame.dropped))
+            if frame.dropped > counted.get((frame.stream, frame.offset), 0):
+                drop = Dropped(stream=frame.stream, offset=frame.offset, count=frame.dropped)
+                dropped.append(drop)
             continue
         end = frame.offset + len(frame.data)
         if end <= at:

@@ -46,7 +46,7 @@ class Keeping:
     async def take(self, trace: Trace, frames: Sequence[Frame]) -> tuple[News, Trace]:
         """Commit what is new; what was new, and the trace after it. Raises Conflict for a gap."""
         for _ in range(TRIES):
-            found = news(frames, trace.acked, gaps=False)
+            found = news(frames, trace.acked, gaps=False, known=trace.dropped)
             if not found.frames and not found.dropped:
                 return found, trace
             kept, over = limited(found, trace, self._most_bytes)

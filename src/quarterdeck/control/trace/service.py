@@ -191,6 +191,8 @@ class Traces:
     def heard(self) -> dict[str, Positions]:
         """Who was heard of since the last call, and how far ephemeral ones have come."""
         heard, self._heard = self._heard, set()
+        if not heard:
+            return {}
         reached = self._windows.reached()
         return {id: reached.get(id, Positions()) for id in heard}
 

@@ -135,7 +135,7 @@ class Windows:
         """
         reached = await self._reached(trace)
         async with reached.turn:
-            found = news(frames, reached.acked, gaps=True)
+            found = news(frames, reached.acked, gaps=True, known=trace.dropped)
             if found.frames or found.dropped:
                 await self.ensure(trace.namespace)
                 await self._store(trace, found)
