@@ -165,14 +165,15 @@ def _problem(_request: HttpRequest, error: QuarterdeckError) -> Response[Problem
     return _answer(error, 401 if unauthenticated else None)
 
 
-def _http_problem(_request: HttpRequest, error: HTTPException) -> Response[Problem]:
+def _http_problem(request: HttpRequest, error: HTTPException) -> Response[Problem]:
     text = error.detail
     if isinstance(error, ValidationException) and error.extra:
         parts = [_complaint(part) for part in error.extra]
         text = "; ".join(part for part in parts if part) or text
     words = {404: "no_route", 405: "method", 413: "too_large"}
     if error.status_code == 413:
-        text = f"The request is larger than {BODY_LIMIT} bytes."
+        limit = request.route_handler.resolve_request_max_body_size() or BODY_LIMIT
+        text = f"The request is larger than {limit} bytes."
     code = words.get(error.status_code, "invalid_request")
     return _answer(QuarterdeckError(code, text), error.status_code)
 

@@ -10,13 +10,14 @@ that takes the duty over, or could not look for a while, begins to count anew.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from functools import partial
 
 from quarterdeck.control.lease import TRACES, Leases
 from quarterdeck.control.trace.service import Traces
 from quarterdeck.core.lock import Heard
 from quarterdeck.core.trace import DEAF_AFTER_S, GONE_AFTER_S, LOOK_S, look
-from quarterdeck.errors import NotFound
+from quarterdeck.errors import NotFound, Unavailable
 from quarterdeck.service import Clock
 from quarterdeck.store import trace as trace_store
 from quarterdeck.store.base import Database
@@ -41,11 +42,12 @@ class Beats:
             unit = partial(trace_store.beat, heard=heard, now=self._clock.now())
             try:
                 back = await self._database.write(unit)
-            except BaseException:
+            except Unavailable:  # the next tick tries again: a pause would make others look lost
                 self._traces.alive(*heard)
-                raise
+                continue
             for id in back:
-                await self._traces.came_back(id)
+                with contextlib.suppress(NotFound, Unavailable):
+                    await self._traces.heard_again(id)
 
     async def find_lost(self) -> None:
         """Loop: see the module's theory."""
@@ -56,7 +58,10 @@ class Beats:
             if not self._leases.holds(TRACES):
                 heard = {}
                 continue
-            found = await self._database.read(trace_store.beats)
+            try:
+                found = await self._database.read(trace_store.beats)
+            except Unavailable:
+                continue
             now = self._clock.monotonic()
             heard = look(heard if now - looked_at < DEAF_AFTER_S else {}, found, now)
             looked_at = now
@@ -65,7 +70,5 @@ class Beats:
                     await self._lose(id, one.beat)
 
     async def _lose(self, trace_id: str, beat: int) -> None:
-        try:
+        with contextlib.suppress(NotFound, Unavailable):
             await self._traces.lose(trace_id, beat=beat)
-        except NotFound:
-            return

@@ -6,6 +6,7 @@ heard of in any way lives (`alive`); the beats loop writes that down and looks w
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
@@ -29,6 +30,8 @@ from quarterdeck.store.base import Database, Tx
 from quarterdeck.store.trace import TraceFilter
 from quarterdeck.telemetry import RunEnded, Telemetry
 from quarterdeck.telemetry.trace import TraceBack, TraceBegan, TraceEnded, TraceLost, TraceTaken
+
+MOST_GONE = 1000
 
 
 class NewTrace(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,6 +87,7 @@ class Traces:
         self._new_id = new_id
         self._room = room
         self._heard: set[str] = set()
+        self._gone: deque[str] = deque(maxlen=MOST_GONE)
 
     async def begin(self, new: NewTrace, *, by: Principal) -> Begun:
         """Begin a trace; a repeat with the same key gives the one that exists.
@@ -182,6 +186,7 @@ class Traces:
         """Its sender is gone without a word; unless it was heard of after `beat`."""
         if beat is None:
             self._heard.discard(trace_id)
+            self._gone.append(trace_id)
         return await self._change(trace_id, rules.fell_silent, beat=beat)
 
     def alive(self, *trace_ids: str) -> None:
@@ -196,9 +201,11 @@ class Traces:
         reached = self._windows.reached()
         return {id: reached.get(id, Positions()) for id in heard}
 
-    async def came_back(self, trace_id: str) -> Trace:
-        """A trace that was thought to be lost goes on."""
-        return await self._change(trace_id, rules.came_back)
+    async def heard_again(self, trace_id: str) -> None:
+        """A beat of a lost trace was written: it goes on, unless that beat was on its way when its
+        sender was known to go."""
+        if trace_id not in self._gone:
+            await self._change(trace_id, rules.came_back)
 
     async def get(self, trace_id: str, *, namespace: str = EVERY) -> Trace:
         """Raises NotFound, also for one of another namespace."""
@@ -222,7 +229,7 @@ class Traces:
         if trace.state is TraceState.ENDED:
             return trace
         self.alive(trace.id)
-        return await self.came_back(trace.id) if trace.lost else trace
+        return await self._change(trace.id, rules.came_back) if trace.lost else trace
 
     async def _change(
         self,
