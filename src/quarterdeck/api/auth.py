@@ -79,7 +79,8 @@ async def require_token(
     held_by(cast("dict[str, Any]", connection.scope), principal.id)
     if "run_id" in connection.path_params:
         named = await server.runs.named(connection.path_params["run_id"], principal)
-        connection.path_params["run_id"] = named
+        # a new dictionary: Litestar gives the same one to every request of this path
+        connection.scope["path_params"] = {**connection.path_params, "run_id": named}
 
 
 def within_scope(principal: Principal, name: str) -> None:
