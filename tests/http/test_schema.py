@@ -113,11 +113,16 @@ async def test_what_may_be_left_out_may_be_left_out_and_null_is_no_value(host: H
         assert (await host.ask(path)).status == 200
     assert (await host.ask("/v1/runs/06gz/output")).status == 404
     assert (await host.ask("/v1/runs/06gz/cancel", method="POST")).status == 404
+    body = {"target": "none", "argv": ["true"], "allow_empty": True}
+    run = (await host.ask("/v1/runs", method="POST", body=body)).json["id"]
     for query in ("state=null", "state=", "state=dancing", "limit=null"):
         assert (await host.ask(f"/v1/runs?{query}")).status == 400
     for query in ("length=null", "lines=null", "length=-1", "offset=null"):
-        assert (await host.ask(f"/v1/runs/06gz/output?{query}")).status == 400
-    answer = await host.ask("/v1/runs/06gz/cancel?nth=null", method="POST")
+        assert (await host.ask(f"/v1/runs/{run}/output?{query}")).status == 400
+    for path in ("/v1/trace/x", "/trace/x"):
+        answer = await host.ask(f"{path}?code=null", method="PUT")
+        assert (answer.status, answer.json["code"]) == (400, "invalid_request")
+    answer = await host.ask(f"/v1/runs/{run}/cancel?nth=null", method="POST")
     assert answer.status == 400
 
 

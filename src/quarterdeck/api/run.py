@@ -56,7 +56,7 @@ async def no_null(
     connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler
 ) -> None:
     """Litestar guard: what may be left out is left out; the word `null` would be taken for that."""
-    for name in ("state", "nth", "length", "lines"):
+    for name in ("state", "nth", "length", "lines", "code"):
         if "null" in connection.query_params.getall(name, []):
             raise Invalid("invalid_request", f"{name}: `null` is no value of it; leave it out.")
 

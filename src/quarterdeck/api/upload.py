@@ -20,6 +20,7 @@ from litestar.params import FromPath, FromQuery, QueryParameter
 from quarterdeck.api.auth import KINDS, NEEDS, SCOPED, SENDERS, Namespace, within_scope
 from quarterdeck.api.body import Body
 from quarterdeck.api.patience import ENDLESS
+from quarterdeck.api.run import no_null
 from quarterdeck.api.stream import VOIDED
 from quarterdeck.api.trace import watch_url
 from quarterdeck.control.main import Server
@@ -67,6 +68,7 @@ class Wish(NamedTuple):
     status_code=201,
     request_max_body_size=None,
     opt=UPLOAD,
+    guards=[no_null],
 )
 async def upload_trace(
     name: FromPath[str],
@@ -152,7 +154,7 @@ async def _feed(request: Api, plain: Plain) -> bool:
     return True
 
 
-@put("/trace/{name:str}", status_code=201, request_max_body_size=None, opt=UPLOAD)
+@put("/trace/{name:str}", status_code=201, request_max_body_size=None, opt=UPLOAD, guards=[no_null])
 async def upload_short(
     name: FromPath[str],
     request: Api,
