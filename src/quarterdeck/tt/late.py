@@ -1,11 +1,18 @@
-"""Deliver what earlier senders could not: files that nobody holds."""
+"""Deliver what earlier senders could not: files that nobody holds; and who waits to do it.
+
+Of all the senders of a user that wait for one server one stays; the others leave it their files.
+"""
 
 from __future__ import annotations
+
+import fcntl
+import os
+import re
 
 from quarterdeck.tt.buffer import Buffer
 from quarterdeck.tt.deliver import Delivery, Told
 from quarterdeck.tt.place import Place, place_of
-from quarterdeck.tt.spool import Spool, left_behind
+from quarterdeck.tt.spool import Spool, folder, left_behind
 
 
 class _Quiet(Told):
@@ -23,6 +30,25 @@ class _Quiet(Told):
 
     def refused(self, why: str) -> None:
         self.unwanted = True
+
+
+def stay(place: Place) -> int:
+    """Be the one that waits for a server, until the descriptor is closed; -1 when one does."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", place.data or place.url)[-200:]
+    try:
+        fd = os.open(
+            os.path.join(folder(), f"waits-{name}.lock"),
+            os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW,
+            0o600,
+        )
+    except OSError:
+        return -1
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        return -1
+    return fd
 
 
 def deliver_left(near: Place) -> None:

@@ -11,6 +11,7 @@ import os
 import pwd
 import sys
 import threading
+import time
 
 from quarterdeck.tt import handover, late, signals
 from quarterdeck.tt.buffer import HEAD, Buffer
@@ -31,6 +32,7 @@ else:
 
 _READ = 1 << 20
 _AT_ONCE_S = 0.5
+_LOOK_AGAIN_S = 5.0
 _MOST_TEXT = 4000
 _MOST_COMMAND = 16 << 10
 
@@ -79,9 +81,8 @@ def _trace(settings: Settings, begin: dict[str, Any], reader: Reader, voice: Voi
     threading.Thread(target=deliver, daemon=True).start()
     try:
         reader.run(buffer)
-        if not done.wait(_AT_ONCE_S):
-            buffer.to_file()
-            done.wait(settings.linger_s)
+        if not done.wait(_AT_ONCE_S) and _linger(done, voice, buffer, settings.linger_s):
+            late.deliver_left(place)  # what others left to us meanwhile
     except SystemExit:  # the machine goes down
         buffer.to_file()
     if done.is_set():
@@ -91,6 +92,21 @@ def _trace(settings: Settings, begin: dict[str, Any], reader: Reader, voice: Voi
     else:
         delivery.given_up.set()
         spool.release()
+
+
+def _linger(done: threading.Event, voice: Voice, buffer: Buffer, linger_s: float) -> bool:
+    """Wait until all is delivered, or for `linger_s`. While the server is away, one sender is
+    enough to wait for it: the others leave what they have in the file. True for that one."""
+    until = time.monotonic() + linger_s
+    waiter = -1
+    saved = buffer.to_file()
+    while not done.is_set() and time.monotonic() < until:
+        if saved and voice.gone and waiter < 0:
+            waiter = late.stay(voice.place)
+            if waiter < 0:
+                break
+        done.wait(min(_LOOK_AGAIN_S, max(0.0, until - time.monotonic())))
+    return waiter >= 0 and done.is_set()
 
 
 def _begin(wanted: Wanted, one: Child | None, *, tty: bool, started_us: int) -> dict[str, Any]:
@@ -146,6 +162,7 @@ class Voice(Told):
         self._words = words
         self._quiet = quiet
         self._said_away = False
+        self.gone = False  # the server, now
         self.place: Any = None
         self._late: threading.Thread | None = None
 
@@ -157,6 +174,7 @@ class Voice(Told):
         self._tell(handover.CONNECTING)
 
     def connected(self) -> None:
+        self.gone = False
         self._tell(handover.CONNECTED)
 
     def begun(self, url: str) -> None:
@@ -166,6 +184,7 @@ class Voice(Told):
         self._late.start()
 
     def away(self, why: str) -> None:
+        self.gone = True
         if not self._said_away and why:
             self._said_away = True
             self.say(
