@@ -17,10 +17,13 @@ from quarterdeck.api.auth import FLEET, METRICS, PUBLIC, QUERY_TOKEN, kinds_of
 from quarterdeck.api.hide import PARAMETER
 from quarterdeck.api.live import LiveEvent
 from quarterdeck.api.schema import Problem
+from quarterdeck.api.trace_events import TraceEvent
 from quarterdeck.core.states import RunState
 
 ALSO = "also"
 """Key of a route's `opt`: statuses that have the same body as its success."""
+EVENTS = "events"
+"""Key of a route's `opt`: which of `UNIONS` its server-sent events are."""
 
 REF = "#/components/schemas/{name}"
 PROBLEM_JSON = "application/problem+json"
@@ -37,20 +40,7 @@ KEYWORDS = {
     "max_length": "maxLength",
     "pattern": "pattern",
 }
-EVENT: dict[str, Any] = {
-    "type": "object",
-    "required": ["event", "data"],
-    "properties": {
-        "event": {"type": "string"},
-        "id": {"type": "string", "description": "Send it as `Last-Event-ID` to go on after it."},
-        "retry": {"type": "integer", "minimum": 0},
-        "data": {
-            "type": "string",
-            "contentMediaType": "application/json",
-            "contentSchema": {"$ref": REF.format(name="LiveEvent")},
-        },
-    },
-}
+UNIONS: dict[str, Any] = {"LiveEvent": LiveEvent, "TraceEvent": TraceEvent}
 
 
 def describe(app: Litestar) -> dict[str, Any]:
@@ -88,11 +78,31 @@ def _operations(
 
 def _schemas(kinds: set[Any]) -> tuple[dict[Any, dict[str, Any]], dict[str, Any]]:
     """(a reference per type, the components they refer to)."""
-    types = [*sorted(kinds, key=lambda kind: str(kind.__name__)), Problem, LiveEvent]
-    schemas, components = msgspec.json.schema_components(types, ref_template=REF)
-    components["LiveEvent"] = schemas[-1]
-    refs = dict(zip(types[:-1], schemas[:-1], strict=True))
-    return refs, components
+    types = [*sorted(kinds, key=lambda kind: str(kind.__name__)), Problem]
+    schemas, components = msgspec.json.schema_components(
+        [*types, *UNIONS.values()], ref_template=REF
+    )
+    refs = dict(zip(types, schemas[: len(types)], strict=True))
+    return refs, components | dict(zip(UNIONS, schemas[len(types) :], strict=True))
+
+
+def _event(union: str) -> dict[str, Any]:
+    """A server-sent event whose `data` is one of a union."""
+    again = "Send it as `Last-Event-ID` to go on after it."
+    return {
+        "type": "object",
+        "required": ["event", "data"],
+        "properties": {
+            "event": {"type": "string"},
+            "id": {"type": "string", "description": again},
+            "retry": {"type": "integer", "minimum": 0},
+            "data": {
+                "type": "string",
+                "contentMediaType": "application/json",
+                "contentSchema": {"$ref": REF.format(name=union)},
+            },
+        },
+    }
 
 
 def _answer(handler: HTTPRouteHandler) -> Any:
@@ -159,8 +169,9 @@ def _success(handler: HTTPRouteHandler, refs: dict[Any, dict[str, Any]]) -> dict
         schema["format"] = "binary"
     text = "Text."
     if kind == "text/event-stream":
-        schema = EVENT
-        text = "Server-sent events; the `data` of each is a LiveEvent, its `id` a cursor."
+        union = handler.opt.get(EVENTS, "LiveEvent")
+        schema = _event(union)
+        text = f"Server-sent events; the `data` of each is a {union}, its `id` a cursor."
     return {"description": text, "content": {kind: {"schema": schema}}}
 
 

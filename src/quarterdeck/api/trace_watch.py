@@ -30,6 +30,7 @@ from quarterdeck.api.auth import (
     check_rights,
     within_scope,
 )
+from quarterdeck.api.describe import EVENTS
 from quarterdeck.api.front import App, Receive, Scope, Send, bearer, header, query, turn_away
 from quarterdeck.api.origins import Origins
 from quarterdeck.api.stream import streamed
@@ -98,7 +99,7 @@ def told(server: Server, wish: Wish, *, socket: bool) -> AsyncGenerator[bytes]:
 
 @get(
     "/trace/{name:str}/stream",
-    opt=WATCHING,
+    opt={EVENTS: "TraceEvent", **WATCHING},
     media_type="text/event-stream",
 )
 async def watch_traces(
