@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from quarterdeck.control import lock
 from quarterdeck.control.changes import Changes
 from quarterdeck.control.lock import Found, Locks
 from quarterdeck.core.lock import NEAR, Asked, Claim, Lock, Who, step
@@ -128,8 +129,12 @@ async def test_a_renewal_among_a_thousand_writes_one_row_and_reads_a_few(
 
 
 async def test_a_lock_given_back_goes_to_the_next_and_whoever_is_far_behind_reads_nothing(
-    locks: Locks, counted: CountedDatabase, services: Services
+    locks: Locks,
+    counted: CountedDatabase,
+    services: Services,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(lock, "LOOK_AGAIN_S", DEADLINE_S)  # nobody looks without a word meanwhile
     waiting = [
         services.spawn(renewed(locks, id, seen=str(place), wait_s=DEADLINE_S), id)
         for place, id in enumerate(IDS[1:], 1)

@@ -131,12 +131,15 @@ def test_a_signal_to_the_wrapper_reaches_the_whole_group(
 ) -> None:
     name = f"signal-{number.name}"
     # both end by the signal alone: a shell that waits, and the one that is waited for
-    one = start(env, "-n", name, "sh", "-c", "sh -c 'echo $$; sleep 1000'; true")
+    one = start(env, "-n", name, "sh", "-c", "sh -c 'echo $$; exec sleep 1000'; true")
     assert one.stdout is not None and one.stderr is not None
     inner = int(one.stdout.readline())
+    # a shell that is about to become something else may swallow a signal
+    comm = Path(f"/proc/{inner}/comm")
+    wait_for("the shell to become sleep", lambda: comm.read_text() == "sleep\n")
     one.send_signal(number)
     assert one.wait(30) == 128 + number
-    wait_for("the end of the inner shell", lambda: not Path(f"/proc/{inner}").exists())
+    wait_for("the end of it", lambda: not Path(f"/proc/{inner}").exists())
     assert ended(server, name)["signal"] == number
     one.stdout.close()
     one.stderr.close()
