@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -121,12 +122,12 @@ class Archive:
             await obstore.delete_async(self._store, key)
 
     async def delete_below(self, prefix: str) -> None:
-        """Remove all objects below a prefix, and its directory."""
+        """Remove all objects below a prefix, its directory, and what a server that was killed
+        while it wrote there left of an object (no listing names that)."""
         async for found in obstore.list(self._store, prefix=prefix):
             for one in found:
                 await self.delete(one["path"])
-        with contextlib.suppress(OSError):  # an object that came meanwhile stays
-            await asyncio.to_thread((self._directory / prefix).rmdir)
+        await asyncio.to_thread(shutil.rmtree, self._directory / prefix, ignore_errors=True)
 
     async def part(self, key: str, start: int, length: int) -> bytes:
         """Bytes of an object as they were put. Raises Broken."""
