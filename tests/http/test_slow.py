@@ -11,6 +11,7 @@ import pytest
 
 from quarterdeck.api.patience import Patience
 from quarterdeck.control.crowd import Crowd
+from quarterdeck.control.ready import Stage
 from quarterdeck.errors import Unavailable
 from quarterdeck.telemetry import NodeSession
 from tests.contracts.fabric_server import Harbour, harbour
@@ -29,6 +30,9 @@ HEAD = (
 @pytest.fixture
 async def host(tmp_path: Path) -> AsyncIterator[HttpHost]:
     async with listening(tmp_path, NOWHERE, patience=QUICK) as (found, _):
+        async with asyncio.timeout(6 * DEADLINE_S):  # before that a request is told to come again
+            while found.server.progress.missing(Stage.RECORD):
+                await asyncio.sleep(0.01)
         yield found
 
 
