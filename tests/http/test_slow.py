@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -32,7 +33,8 @@ async def host(tmp_path: Path) -> AsyncIterator[HttpHost]:
     async with listening(tmp_path, NOWHERE, patience=QUICK) as (found, _):
         async with asyncio.timeout(6 * DEADLINE_S):  # before that a request is told to come again
             while found.server.progress.missing(Stage.RECORD):
-                await asyncio.sleep(0.01)
+                with contextlib.suppress(Unavailable):
+                    await found.server.progress.until(Stage.RECORD)
         yield found
 
 
