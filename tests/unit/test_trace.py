@@ -109,6 +109,13 @@ def test_under_a_limit_a_beginning_is_kept_and_the_rest_is_counted(
     assert trace.acked == Positions(**{s: len(whole[s]) for s in STREAMS})
 
 
+def test_a_limit_that_was_lowered_keeps_nothing_more_and_counts_what_comes() -> None:
+    trace = msgspec.structs.replace(TRACE, bytes=Positions(stdout=1000))
+    found = news([Frame("stdout", 1000, 0, b"more")], trace.acked, gaps=False)
+    kept, over = rules.limited(found, trace, 500)
+    assert (kept.frames, over) == ((), Positions(stdout=4))
+
+
 @given(st.lists(st.tuples(st.integers(0, 500), st.integers(1, 9)), max_size=400))
 def test_drops_that_are_told_again_count_once_and_their_list_is_bounded(
     told: list[tuple[int, int]],

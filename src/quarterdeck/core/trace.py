@@ -251,7 +251,7 @@ def limited(found: News, trace: Trace, most: int) -> tuple[News, Positions]:
 
     Once something was left out nothing more is kept: there is no hole in what is.
     """
-    room = most - trace.bytes.stdout - trace.bytes.stderr
+    room = max(0, most - trace.bytes.stdout - trace.bytes.stderr)  # it may have been lowered
     full = bool(trace.over.stdout or trace.over.stderr)
     kept: list[Frame] = []
     left = dict.fromkeys(STREAMS, 0)
