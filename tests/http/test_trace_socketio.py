@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from quarterdeck.api.trace_sio import TraceNamespace
 from tests.clients.npm import NODE, installed
 from tests.contracts.fabric_server import harbour
 from tests.http.http_host import API, HttpHost, answering
@@ -113,3 +114,47 @@ async def test_a_client_of_the_old_protocol_and_of_a_foreign_page_are_told_why(
     foreign = {"Origin": "http://elsewhere.example"}
     asked = await host.ask("/socket.io/?EIO=4&transport=polling", token="", more=foreign)
     assert asked.status == 400
+    many = "&".join(f"f{number}=" for number in range(200))
+    asked = await host.ask(f"/socket.io/?EIO=4&transport=polling&{many}", token="")
+    assert (asked.status, asked.json["code"]) == (400, "query")
+
+
+class Mute(TraceNamespace):
+    """Connections that are told nothing."""
+
+    async def emit(self, *_args: Any, **_more: Any) -> None:
+        return
+
+
+class Leaving(Mute):
+    """A connection that breaks while its trace begins."""
+
+    async def _begin(self, *given: Any) -> None:
+        await self.on_disconnect("one")
+        await super()._begin(*given)
+
+
+async def test_who_leaves_while_its_trace_begins_leaves_no_trace_open(host: HttpHost) -> None:
+    namespace = Leaving(host.server)
+    await namespace.on_connect("one", {})
+    said = {"token": API, "name": "deploy", "id": "page"}
+    assert (await namespace.on_authenticate("one", said))["ok"]
+    (trace,) = (await host.ask("/v1/traces")).json["items"]
+    assert trace["lost"]
+    assert not [name for name in host.server.services.doing() if "Socket.IO" in name]
+
+
+@pytest.mark.parametrize(
+    ("command", "kept"), [(5, None), (["a", "\ud800"], ["a", "?"]), ("make", ["make"])]
+)
+async def test_the_command_of_a_sender_is_checked(
+    host: HttpHost, command: object, kept: list[str] | None
+) -> None:
+    namespace = Mute(host.server)
+    await namespace.on_connect("one", {})
+    said = {"token": API, "name": "deploy", "command": command}
+    answer = await namespace.on_authenticate("one", said)
+    await namespace.on_disconnect("one")
+    traces = (await host.ask("/v1/traces")).json["items"]
+    assert (answer.get("code", "command") == "command") and (answer["ok"] is (kept is not None))
+    assert [trace["command"] for trace in traces] == ([] if kept is None else [kept])

@@ -243,6 +243,15 @@ async def test_a_watcher_that_stops_reading_costs_its_inbox_and_slows_nobody(
     assert host.server.trace_watching.crowd.waiting_bytes == 0
 
 
+async def test_nothing_waits_for_a_viewer_that_has_left(host: HttpHost) -> None:
+    for _ in range(3):
+        async with viewing(host.port, "deploy", "forever=true") as viewer:
+            await viewer.until("present")
+    async with asyncio.timeout(DEADLINE_S):
+        while any("deploy" in name for name in host.server.services.doing()):
+            await host.ask("/v1/traces")
+
+
 async def test_two_hundred_traces_and_fifty_who_watch_one_of_them(host: HttpHost) -> None:
     traces = [
         await begun(host, f"n{number}", name="watched" if number == 0 else f"t{number}")

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 
 from quarterdeck.api.front import App, Receive, Scope, Send
 from quarterdeck.api.patience import ABORT
-from quarterdeck.api.stream import VOIDED
+from quarterdeck.api.stream import voided
 from quarterdeck.control.streaming import Streaming
 
 REQUEST = "request of a token"
@@ -57,7 +57,7 @@ class HeldRequest:
             finally:
                 self._waiting = None
         if self._voided or message is None:
-            raise VOIDED
+            raise voided()
         self._whole = not message.get("more_body", False)
         return message
 

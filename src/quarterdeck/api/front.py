@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import msgspec
 
-from quarterdeck.errors import Denied, NotFound, QuarterdeckError
+from quarterdeck.errors import Denied, Invalid, NotFound, QuarterdeckError
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[Any]]
@@ -22,6 +22,7 @@ Claim = Callable[[Scope], App | None]
 """Says who answers a request; None: somebody else."""
 
 UNAUTHENTICATED = ("no_token", "bad_token")
+MOST_FIELDS = 100
 HIDDEN = "hidden_token"
 """Key of a scope: the `access_token` that was taken out of its query (api/hide.py)."""
 
@@ -78,9 +79,13 @@ def header(scope: Scope, name: str) -> str | None:
 
 
 def query(scope: Scope) -> Mapping[str, str]:
-    """The query of a request; of repeated fields the last."""
+    """The query of a request; of repeated fields the last. Raises Invalid."""
     text = cast("bytes", scope["query_string"]).decode("latin-1")
-    return dict(urllib.parse.parse_qsl(text, keep_blank_values=True, max_num_fields=100))
+    try:
+        found = urllib.parse.parse_qsl(text, keep_blank_values=True, max_num_fields=MOST_FIELDS)
+    except ValueError as error:
+        raise Invalid("query", f"A query has at most {MOST_FIELDS} fields here.") from error
+    return dict(found)
 
 
 def bearer(scope: Scope) -> str:

@@ -19,9 +19,6 @@ from quarterdeck.service import Services, guarded, sentence
 
 KEEP_ALIVE_S = 15.0
 QUEUE = 8
-VOIDED = Denied(
-    "token_revoked", "The token of this stream was revoked or has expired: ask for a new one."
-)
 
 
 class ErrorEvent(msgspec.Struct, frozen=True, kw_only=True, tag="error", tag_field="type"):
@@ -30,6 +27,13 @@ class ErrorEvent(msgspec.Struct, frozen=True, kw_only=True, tag="error", tag_fie
     status: int
     code: str
     detail: str
+
+
+def voided() -> Denied:
+    """Made anew each time: an error that is raised again keeps the frames of every time before."""
+    return Denied(
+        "token_revoked", "The token of this stream was revoked or has expired: ask for a new one."
+    )
 
 
 async def streamed(
@@ -86,11 +90,12 @@ async def _pieces(
     pumping = services.spawn(pump(), f"watch {what}")
     draining = services.spawn(drain.wait(), f"drain of watch {what}")
     cutting = services.spawn(cut.wait(), f"token of watch {what}")
+    waiting: asyncio.Task[bytes] | None = None
     try:
         yield opening
         while not draining.done() and not (pumping.done() and queue.empty()):
             if cut.is_set():
-                yield trouble(error_event(VOIDED))
+                yield trouble(error_event(voided()))
                 return
             if not queue.empty():
                 yield queue.get_nowait()
@@ -107,10 +112,10 @@ async def _pieces(
             waiting.cancel()
             if not (pumping.done() or draining.done() or cutting.done()):
                 yield still_here
-    finally:
-        pumping.cancel()
-        draining.cancel()
-        cutting.cancel()
+    finally:  # a viewer that leaves cuts us off wherever we wait
+        for task in (pumping, draining, cutting, waiting):
+            if task is not None:
+                task.cancel()
 
 
 async def _nothing(work: Awaitable[None]) -> ErrorEvent | None:

@@ -21,7 +21,7 @@ import socketio
 
 from quarterdeck.api.front import App, Receive, Scope, Send, query, turn_away
 from quarterdeck.api.origins import Origins
-from quarterdeck.api.stream import VOIDED
+from quarterdeck.api.stream import voided
 from quarterdeck.api.trace_socket import SocketSender
 from quarterdeck.api.trace_watch import Wish, admitted
 from quarterdeck.control.main import Server
@@ -45,11 +45,6 @@ NAMESPACE = "/trace"
 PATH = "/socket.io/"
 MOST_NAMES = 32
 MESSAGE_BYTES = 2 << 20
-OLD = Invalid(
-    "engine_io",
-    "This client speaks Engine.IO 3 (Socket.IO 2 or older); this server speaks Engine.IO 4: use "
-    "socket.io-client 3 or 4.",
-)
 TYPES = {"stdout": "STDOUT", "stderr": "STDERR"}
 
 
@@ -62,6 +57,7 @@ class Session:
         self.sender: SocketSender | None = None
         self.watching: dict[str, asyncio.Task[None]] = {}
         self.cutting: asyncio.Task[None] | None = None
+        self.gone = False
 
 
 class TraceNamespace(socketio.AsyncNamespace):  # type: ignore[misc]
@@ -81,8 +77,9 @@ class TraceNamespace(socketio.AsyncNamespace):  # type: ignore[misc]
         session = self._sessions.pop(sid, None)
         if session is None:
             return
+        session.gone = True
         for task in (*session.watching.values(), session.cutting):
-            if task is not None:
+            if task is not None and task is not asyncio.current_task():  # which disconnects it
                 task.cancel()
         if session.sender is not None:
             await guarded(session.sender.broken_off(), lambda _: None)
@@ -94,6 +91,8 @@ class TraceNamespace(socketio.AsyncNamespace):  # type: ignore[misc]
             principal = await self._server.principal(str(given.get("token", "")))
             if principal.kind not in ("api", "watch", "send"):
                 raise Denied("wrong_token", f"A token of kind {principal.kind} is for no trace.")
+            if session.gone:
+                return {}  # meanwhile; nobody would end what is begun now
             if session.principal is not None:
                 raise Invalid("authenticated", "This connection has said who it is already.")
             namespace = given.get("namespace")
@@ -103,14 +102,21 @@ class TraceNamespace(socketio.AsyncNamespace):  # type: ignore[misc]
                 self._cut(sid, principal.id), "token of a Socket.IO client"
             )
             if given.get("name") and principal.kind != "watch":
-                session.sender = await SocketSender.begin(
-                    self._server, principal, session.namespace, given
-                )
+                await self._begin(session, principal, session.namespace, given)
             answer = {"namespace": session.namespace, "kind": principal.kind}
             await self.emit("authenticated", answer, to=sid)
             return answer
 
         return await self._answered(sid, work, known=False)
+
+    async def _begin(
+        self, session: Session, principal: Principal, namespace: str, given: dict[str, Any]
+    ) -> None:
+        sender = await SocketSender.begin(self._server, principal, namespace, given)
+        if session.gone:
+            await sender.broken_off()
+        else:
+            session.sender = sender
 
     async def on_attach(self, sid: str, said: object = None) -> dict[str, Any]:
         async def work(session: Session) -> dict[str, Any]:
@@ -124,6 +130,8 @@ class TraceNamespace(socketio.AsyncNamespace):  # type: ignore[misc]
                 after=str(given.get("after") or ""),
                 forever=True,
             )
+            for other in [n for n, task in session.watching.items() if task.done()]:
+                del session.watching[other]  # it met a problem, and may be asked for again
             if name in session.watching:
                 return {"name": name}
             if len(session.watching) >= MOST_NAMES:
@@ -221,7 +229,7 @@ class TraceNamespace(socketio.AsyncNamespace):  # type: ignore[misc]
     async def _cut(self, sid: str, token: str) -> None:
         with self._server.streaming.by(token) as cut:
             await cut.wait()
-        await self.emit("problem", _problem(VOIDED), to=sid)
+        await self.emit("problem", _problem(voided()), to=sid)
         await self.disconnect(sid)
 
 
@@ -256,10 +264,17 @@ class SocketIo:
         return self._server.services.spawn(target(*args, **more), "Socket.IO")
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if query(scope).get("EIO") == "3":
+        try:
+            if query(scope).get("EIO") == "3":
+                raise Invalid(
+                    "engine_io",
+                    "This client speaks Engine.IO 3 (Socket.IO 2 or older); this server speaks "
+                    "Engine.IO 4: use socket.io-client 3 or 4.",
+                )
+        except Invalid as error:
             if scope["type"] == "websocket":
                 await receive()
-            await turn_away(scope, send, OLD)
+            await turn_away(scope, send, error)
             return
         await self._app(scope, receive, send)
 

@@ -19,6 +19,7 @@ from quarterdeck.service import entropy
 from quarterdeck.store.access import Principal
 
 ALIVE_S = 2.0
+MOST_WORDS = 1000
 STREAMS = {"STDOUT": "stdout", "STDERR": "stderr"}
 SENDING = {KINDS: SENDERS, SCOPED: True}
 
@@ -42,8 +43,6 @@ class SocketSender:
         name = _text(said, "name", 100)
         check_rights(principal, SENDING)
         within_scope(principal, name)
-        command = said.get("command") or ()
-        words = (command,) if isinstance(command, str) else tuple(map(str, command))
         new = NewTrace(
             name=name,
             sender=_text(said, "id", 255) or "socket.io",
@@ -54,7 +53,7 @@ class SocketSender:
                 host=_text(said, "host"),
                 user=_text(said, "user"),
                 cwd=_text(said, "cwd"),
-                command=words[:1000],
+                command=_words(said.get("command")),
                 title=_text(said, "title"),
             ),
         )
@@ -128,7 +127,21 @@ def _bytes(given: dict[str, Any]) -> bytes:
 
 def _text(given: dict[str, Any], field: str, most: int = 4096) -> str:
     value = given.get(field)
-    return "" if value is None else str(value).encode(errors="replace").decode()[:most]
+    return "" if value is None else _sound(value)[:most]
+
+
+def _words(command: object) -> tuple[str, ...]:
+    """Raises Invalid."""
+    if command is None or isinstance(command, str):
+        return (_sound(command),) if command else ()
+    if not isinstance(command, list):
+        raise Invalid("command", "`command` is a text or a list of words.")
+    return tuple(_sound(word) for word in command[:MOST_WORDS])
+
+
+def _sound(value: object) -> str:
+    """A text without halves of characters, which JSON may carry."""
+    return str(value).encode(errors="replace").decode()
 
 
 def _number(given: dict[str, Any], field: str, least: int, most: int) -> int | None:

@@ -21,7 +21,7 @@ from quarterdeck.api.auth import KINDS, NEEDS, SCOPED, SENDERS, Namespace, withi
 from quarterdeck.api.body import Body
 from quarterdeck.api.patience import ENDLESS
 from quarterdeck.api.run import no_null
-from quarterdeck.api.stream import VOIDED
+from quarterdeck.api.stream import voided
 from quarterdeck.api.trace import watch_url
 from quarterdeck.control.main import Server
 from quarterdeck.control.ready import Stage
@@ -137,7 +137,7 @@ async def _upload(request: Api, server: Server, plain: Plain, code: int | None) 
             return await plain.end(code)
         await plain.broken()
         if cut.is_set():
-            raise VOIDED
+            raise voided()
         raise Unavailable(
             "upload_broken", f"The upload of trace {name} broke off: begin another one."
         )
