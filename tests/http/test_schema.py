@@ -22,6 +22,18 @@ LIMIT_S = 280.0  # about 30 s on a machine of its own
 EXAMPLES = "3"
 # what a schema can't say (one of three fields, a target that hits a node) may be refused
 UNCHECKED = "positive_data_acceptance,ignored_auth,unsupported_method,allow_header_conformance"
+# what follows for ever is read for so long each time, not for the timeout of a request
+FOLLOWED = """
+[[operations]]
+include-path-regex = "/stream$|/events$"
+request-timeout = 4
+"""
+# a clone has the body of a run, and its 1,100 odd bodies are asked of the run that exists
+ASKED_OF_A_RUN = """
+[[operations]]
+include-path-regex = "/clone"
+phases.coverage.enabled = false
+"""
 
 
 @pytest.fixture
@@ -80,7 +92,7 @@ async def schemathesis(host: HttpHost, directory: Path, config: str, *words: str
 async def test_no_question_finds_a_500_or_an_answer_that_breaks_its_schema(
     host: HttpHost, tmp_path: Path
 ) -> None:
-    found = await schemathesis(host, tmp_path, "")
+    found = await schemathesis(host, tmp_path, FOLLOWED + ASKED_OF_A_RUN)
     assert not found, found
     assert not host.ears.all(RequestFailed)
 
@@ -101,7 +113,7 @@ async def test_questions_about_a_run_that_exists_are_answered_as_described(
     end = AttemptSnapshot(attempt=f"{run}-0-1", revision=3, phase="ended", accepted_at=1.0)
     await node.tell(msgspec.structs.replace(end, exit_code=0, ended_at=2.0, cached=True))
     await host.ears.until(RunEnded)
-    config = f'[parameters]\nrun_id = "{run}"\n'
+    config = f'[parameters]\nrun_id = "{run}"\n{FOLLOWED}'
     found = await schemathesis(host, tmp_path, config, "--include-path-regex", "run_id")
     await node.fabric.stop()
     assert not found, found
