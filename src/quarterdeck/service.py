@@ -12,14 +12,16 @@ import fcntl
 import os
 import random
 import signal
+import socket
 import tempfile
+import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from quarterdeck.errors import QuarterdeckError
 
@@ -236,6 +238,44 @@ def still_wanted() -> None:
         raise asyncio.CancelledError
 
 
+async def outside(work: Callable[[], T]) -> T:
+    """The result of `work`, which waits for another machine, from a thread that nobody waits for:
+    being cancelled leaves it behind, and the process ends without it. What has to be finished
+    (a write to the disk) belongs into `asyncio.to_thread`, whose threads hold the process up.
+    """
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[T] = loop.create_future()
+
+    def settle(found: T | None, error: BaseException | None) -> None:
+        if result.done():
+            return
+        if error is not None:
+            result.set_exception(error)
+        else:
+            result.set_result(cast(T, found))
+
+    def call() -> None:
+        found, error = caught(work)
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, found, error)
+
+    threading.Thread(target=call, name="outside", daemon=True).start()
+    return await result
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """Looks names up `outside`: a name server that is away answers after half a minute."""
+
+    async def getaddrinfo(self, host: Any, port: Any, **how: Any) -> Any:
+        return await outside(lambda: socket.getaddrinfo(host, port, **how))
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """As `asyncio.run`, for a process that ends when it is told to, whoever does not answer it."""
+    with asyncio.Runner(loop_factory=_Loop) as runner:
+        return runner.run(main)
+
+
 async def guarded(work: Awaitable[T], failed: Callable[[Exception], T]) -> T:
     """The result of `work`, or what `failed` makes of its error: for loops over foreign input."""
     try:
@@ -336,8 +376,8 @@ async def first_of(start: Coroutine[Any, Any, None], told: Coroutine[Any, Any, s
 
     An error of `start` is raised.
     """
+    telling = asyncio.create_task(told, name="signals")  # first: no signal may come too early
     starting = asyncio.create_task(start, name="start")
-    telling = asyncio.create_task(told, name="signals")
     try:
         await asyncio.wait([starting, telling], return_when=asyncio.FIRST_COMPLETED)
         if not telling.done():

@@ -8,6 +8,7 @@ import pwd
 
 from quarterdeck.agent.shim.files import Account
 from quarterdeck.errors import Invalid, Unavailable
+from quarterdeck.service import outside
 
 LOOKUP_S = 10.0
 
@@ -20,7 +21,7 @@ async def look_up(user: str) -> tuple[Account, dict[str, str]]:
     """
     try:
         async with asyncio.timeout(LOOKUP_S):
-            entry, groups = await asyncio.to_thread(_entry, user)
+            entry, groups = await outside(lambda: _entry(user))
     except TimeoutError as error:
         raise Unavailable(
             "users", f"The node's directory of users does not answer for {user!r}."

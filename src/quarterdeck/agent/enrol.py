@@ -20,7 +20,7 @@ from quarterdeck.errors import Invalid, Unavailable
 from quarterdeck.fabric.connection import is_websocket
 from quarterdeck.fabric.identity import Identity
 from quarterdeck.fabric.trust import fingerprint_of, trusting
-from quarterdeck.service import Clock, guarded, sentence, write_private
+from quarterdeck.service import Clock, guarded, outside, sentence, write_private
 from quarterdeck.wire.enrol import AWAITS_APPROVAL, Credentials, Enrolment, signed_part
 
 ENROL_PATH = "/v1/enrol"
@@ -118,7 +118,7 @@ class Member:
         if known is not None and not moved:
             trusted = known.server_ca
         if fingerprint:
-            trusted = await asyncio.to_thread(self._asker.fetch, url, fingerprint)
+            trusted = await outside(lambda: self._asker.fetch(url, fingerprint))
         await self._fetch(url, sent, name, trusted)
         return self.kept
 
@@ -178,7 +178,7 @@ class Member:
             via=host_of(server),
         )
         try:
-            data = await asyncio.to_thread(self._asker.post, server, ENROL_PATH, request, trusted)
+            data = await outside(lambda: self._asker.post(server, ENROL_PATH, request, trusted))
         except Unavailable as error:
             if error.code == AWAITS_APPROVAL and self._kept is None:
                 applied = Applied(server=server, server_ca=trusted)

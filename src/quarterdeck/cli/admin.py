@@ -68,8 +68,9 @@ def fabric(config: str | None, **flags: Any) -> None:
         raise Invalid("settings", "A fabric needs a directory of its own: give --data DIR.")
     if settings.leaf_of:
         from quarterdeck.cli.leaf import serve as serve_leaf
+        from quarterdeck.service import run
 
-        asyncio.run(serve_leaf(settings))
+        run(serve_leaf(settings))
         return
     from quarterdeck.cli.fabric import serve
 
@@ -148,8 +149,9 @@ def agent(
         name=settings.name or host_name(),
     )
     from quarterdeck.agent.serve import serve
+    from quarterdeck.service import run
 
-    asyncio.run(serve(settings, parent_fd=parent_fd))
+    run(serve(settings, parent_fd=parent_fd))
 
 
 def token_in(path: str) -> Secret:

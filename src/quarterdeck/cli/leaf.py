@@ -32,6 +32,7 @@ from quarterdeck.service import (
     SystemClock,
     first_of,
     jitter,
+    outside,
     until_told,
     write_private,
 )
@@ -110,7 +111,7 @@ class LeafMember:
             )
         pinned = kept.server_ca if kept is not None and kept.server == server else ""
         if fingerprint and not self._settings.server_ca and not pinned:
-            pinned = await asyncio.to_thread(self._asker.fetch, server, fingerprint)
+            pinned = await outside(lambda: self._asker.fetch(server, fingerprint))
         now = self._clock.now()
         renew = self.wants_tls and wants_renewal(self.tls, self._names, now)
         tls_key = leaf_request(self._tls_key) if renew else ""
@@ -122,7 +123,7 @@ class LeafMember:
             names=self._names if renew else (),
             seen="" if renew else seen,
         )
-        data = await asyncio.to_thread(self._asker.post, server, PATH, request, pinned)
+        data = await outside(lambda: self._asker.post(server, PATH, request, pinned))
         try:
             given = msgspec.json.decode(data, type=LeafCredentials)
         except msgspec.DecodeError as error:
