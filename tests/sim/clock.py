@@ -22,17 +22,17 @@ class Deadlock(Exception):
 
 
 class _Selector(selectors.SelectSelector):
-    """Never sleeps: tells how long it should have."""
+    """Never sleeps: tells how long it should have. It looks at no file either: there is only the
+    loop's own pipe, for signals and threads."""
 
     def __init__(self, skip: Callable[[float | None], None]) -> None:
         super().__init__()
         self._skip = skip
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        ready = super().select(0)
-        if not ready and (timeout is None or timeout > 0):
+        if timeout is None or timeout > 0:
             self._skip(timeout)
-        return ready
+        return []
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -81,12 +81,18 @@ class SimClock:
         return asyncio.get_running_loop().time()
 
 
+def _end(waited: asyncio.Future[None]) -> None:
+    if not waited.done():  # else it was cancelled at the same instant
+        waited.set_result(None)
+
+
 async def pause(seconds: float) -> None:
     """Let virtual time pass."""
-    over = asyncio.Event()
-    handle = asyncio.get_running_loop().call_later(seconds, over.set)
+    loop = asyncio.get_running_loop()
+    over: asyncio.Future[None] = loop.create_future()
+    handle = loop.call_later(seconds, _end, over)
     try:
-        await over.wait()
+        await over
     finally:
         handle.cancel()
 

@@ -24,6 +24,7 @@ class Figures:
 
     def __init__(self) -> None:
         self.failed: list[str] = []
+        self.traces: dict[str, str] = {}  # seed to digest
         self.seeds = 0
         self.attempts = 0
         self.virtual_s = 0
@@ -38,6 +39,7 @@ class Figures:
         self.attempts += int(words[3])
         self.virtual_s += int(words[5])
         self.cpu_s += float(words[8])
+        self.traces[words[1]] = words[-1]
         if words[2] != "ok":
             self.failed.append(words[1])
         return True

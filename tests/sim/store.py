@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy import create_engine, event
 from sqlalchemy.pool import StaticPool
 
 from quarterdeck.errors import Broken, Unavailable
@@ -29,51 +29,61 @@ UNIT_S = 0.004
 
 
 class SharedStore:
-    """The one database. `on_commit` is told which attempts a committed unit has changed."""
+    """The one database. `on_commit` is told which attempts a committed unit has changed.
+
+    All use one connection, one after the other, and only what writes begins a transaction: nearly
+    all units read, and a connection and a transaction of their own would cost more than they do.
+    """
 
     def __init__(self) -> None:
         self.engine = create_engine(
             "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
         )
         event.listen(self.engine, "connect", _prepare)
-        event.listen(self.engine, "begin", _begin)
         metadata.create_all(self.engine)
-        with self.engine.begin() as connection:
-            for verb in ("INSERT", "UPDATE"):
-                connection.execute(
-                    text(
-                        f"CREATE TRIGGER told_{verb} AFTER {verb} ON attempts "
-                        "BEGIN INSERT OR IGNORE INTO told VALUES (new.id); END"
-                    )
-                )
+        self._connection = self.engine.connect()
+        self._connection.begin()  # here in name only: `isolation_level` is None
+        sqlite = self._connection.connection.dbapi_connection
+        assert isinstance(sqlite, sqlite3.Connection)
+        self._sqlite: sqlite3.Connection = sqlite
+        for verb in ("INSERT", "UPDATE"):
+            self._sqlite.execute(
+                f"CREATE TRIGGER told_{verb} AFTER {verb} ON attempts "
+                "BEGIN INSERT OR IGNORE INTO told VALUES (new.id); END"
+            )
         self.on_commit: Callable[[list[str]], None] = lambda _: None
         self.objects: dict[str, bytes] = {}
 
     def run(self, unit: Callable[[Tx], T]) -> T:
         """A unit, committed, and checked by whoever listens."""
-        with self.engine.begin() as connection:
-            result = unit(connection)
-            changed = [row.id for row in connection.execute(text("SELECT id FROM told"))]
+        self._sqlite.execute("BEGIN")
+        try:
+            result = unit(self._connection)
+            changed = [id for (id,) in self._sqlite.execute("SELECT id FROM told")]
             if changed:
-                connection.execute(text("DELETE FROM told"))
+                self._sqlite.execute("DELETE FROM told")
+        except BaseException:
+            self._sqlite.execute("ROLLBACK")
+            raise
+        self._sqlite.execute("COMMIT")
         if changed:
             self.on_commit(changed)
         return result
 
     def look(self, unit: Callable[[Tx], T]) -> T:
         """A unit that only reads."""
-        with self.engine.begin() as connection:
-            return unit(connection)
+        return unit(self._connection)
+
+    def close(self) -> None:
+        """Its memory is free again."""
+        self._connection.close()
+        self.engine.dispose()
 
 
 def _prepare(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute("CREATE TABLE told (id TEXT PRIMARY KEY)")
-
-
-def _begin(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN")
 
 
 class SimDatabase:

@@ -142,7 +142,7 @@ class World:
         self.core.crash()
         for each in self.undo:
             each()
-        self.store.engine.dispose()
+        self.store.close()
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
