@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
+from quarterdeck.store import piece as piece_store
 from quarterdeck.store import run as run_store
 from quarterdeck.store import step as step_store
 from quarterdeck.store import trace as trace_store
@@ -31,8 +32,16 @@ ASKED: dict[str, tuple[Callable[[Tx], Any], str]] = {
     "beats of traces": (trace_store.beats, "ix_traces_open"),
     "traces to archive": (lambda tx: trace_store.to_seal(tx, NOW, 10), "ix_traces_over"),
     "traces to forget": (lambda tx: trace_store.expired(tx, NOW, 10), "ix_traces_over"),
+    "namespaces with ephemeral traces": (trace_store.namespaces, "ix_traces_over"),
     "late runs": (lambda tx: step_store.overdue_runs(tx, NOW, 10), "ix_runs_deadline"),
 }
+
+
+FROM_THE_BYTE = "sqlite_autoindex_trace_pieces_1 (trace=? AND stream=? AND start>?"
+ASKED["pieces of a trace"] = (
+    lambda tx: piece_store.page(tx, "t", "stdout", 7, 10),
+    FROM_THE_BYTE,
+)
 
 
 @pytest.fixture

@@ -15,10 +15,12 @@ from quarterdeck.core.states import Outcome, RunState
 from quarterdeck.core.trace import Dropped, End, Positions, Start, Trace
 from quarterdeck.core.traced import attempt_of, attempt_of_trace, run_of, task_of
 from quarterdeck.errors import NotFound
+from quarterdeck.store import piece as piece_store
 from quarterdeck.store import run as run_store
 from quarterdeck.store import trace as store
 from quarterdeck.store.base import Database, StaleWrite, Tx
-from quarterdeck.store.trace import Piece, TraceFilter
+from quarterdeck.store.piece import Piece
+from quarterdeck.store.trace import TraceFilter
 
 pytestmark = pytest.mark.anyio
 NOW = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
@@ -115,17 +117,17 @@ async def test_pieces_are_found_from_any_byte_and_go_with_their_trace(database: 
         Piece(trace=ID, stream="stdout", start=5, length=9, times=b"", object="x/y"),
         Piece(trace=ID, stream="stderr", start=0, length=2, times=b"", inline=b"oh"),
     ]
-    await database.write(lambda tx: store.add_pieces(tx, pieces))
-    found = await database.read(lambda tx: store.pieces(tx, ID, "stdout", 0, 10))
+    await database.write(lambda tx: piece_store.add(tx, pieces))
+    found = await database.read(lambda tx: piece_store.page(tx, ID, "stdout", 0, 10))
     assert found == pieces[:2]
-    assert await database.read(lambda tx: store.pieces(tx, ID, "stdout", 5, 10)) == pieces[1:2]
-    bare = await database.read(lambda tx: store.pieces(tx, ID, "stdout", 4, 1, whole=False))
+    assert await database.read(lambda tx: piece_store.page(tx, ID, "stdout", 5, 10)) == pieces[1:2]
+    bare = await database.read(lambda tx: piece_store.page(tx, ID, "stdout", 4, 1, whole=False))
     assert [(one.start, one.inline) for one in bare] == [(0, b"")]
     drops = (Dropped(stream="stdout", offset=5, count=9),)
     changed = msgspec.structs.replace(trace, dropped=drops, over=Positions(stderr=4))
     assert (await change(database, trace, changed)).dropped == drops
     await database.write(lambda tx: store.remove(tx, [ID]))
-    assert await database.read(lambda tx: store.pieces(tx, ID, "stdout", 0, 10)) == []
+    assert await database.read(lambda tx: piece_store.page(tx, ID, "stdout", 0, 10)) == []
 
 
 async def test_what_is_over_is_archived_or_forgotten_in_its_time(database: Database) -> None:
@@ -150,6 +152,25 @@ async def test_what_is_over_is_archived_or_forgotten_in_its_time(database: Datab
     left = await database.read(lambda tx: store.page(tx, TraceFilter(namespace="a")))
     assert [one.id for one in left] == ["06gzrkf62a2sc3jm", ID]
     assert attempt_of_trace(ID) == f"{ID}-0-1"
+
+
+async def test_who_watches_a_name_is_given_what_was_heard_of_and_what_it_knows(
+    database: Database,
+) -> None:
+    ids = [f"06gzrkf62a2sc3j{n}" for n in range(3)]
+    going, late, old = [await made(database, begun(id, key=id * 2)) for id in ids]
+    await made(database, begun("06gzrkf62a2sc3jz", namespace="b"))
+    said = End(code=0, ended_at=NOW)
+    await change(database, late, rules.ended(late, said, LATER))  # delivered long after its end
+    await change(database, old, rules.ended(old, said, NOW))
+
+    async def watched(*known: str) -> list[str]:
+        since = LATER - timedelta(hours=1)
+        ask = partial(store.watched, namespace="a", name="deploy", since=since, known=known)
+        return [trace.id for trace in await database.read(ask)]
+
+    assert await watched() == ids[:2]
+    assert await watched(going.id, old.id, "06gzrkf62a2sc3jz") == ids
 
 
 async def test_the_restart_of_a_fabric_is_written_down_for_its_namespace(

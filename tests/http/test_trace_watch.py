@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import simple_websocket
 
 from quarterdeck.control.feed import PENDING_BYTES
-from quarterdeck.control.trace.view import TraceOutput, TracePresent
-from quarterdeck.core.trace import Frame
+from quarterdeck.control.trace.view import TraceOutput, TracePresent, TracesEnded, View
+from quarterdeck.core.ids import run_id
+from quarterdeck.core.states import Outcome
+from quarterdeck.core.trace import End, Frame, Start, Trace, ended
 from quarterdeck.core.trace_cursor import Cursor
+from quarterdeck.core.traced import outcome
+from quarterdeck.store import trace as trace_store
 from tests.contracts.fabric_server import Harbour, harbour
 from tests.http.http_host import API, HttpHost, answering
 from tests.http.trace_sender import NOW_US, Sender
 from tests.http.trace_viewer import DEADLINE_S, data_of, output, viewing
+
+MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -241,6 +250,89 @@ async def test_a_watcher_that_stops_reading_costs_its_inbox_and_slows_nobody(
     assert read == piece * 48
     await seen.aclose()
     assert host.server.trace_watching.crowd.waiting_bytes == 0
+
+
+async def test_the_end_of_what_is_delivered_late_is_told(host: HttpHost) -> None:
+    """Its command ended before the window begins."""
+    at = time.time()
+    sender = await begun(host, started_at=at - 9000)
+    await sender.say(b"late")
+    async with viewing(host.port, "deploy") as viewer:
+        await viewer.until("present")
+        await sender.end(code=3, ended_at=at - 7200)
+        assert (await viewer.rest())[-1]["exit_code"] == 3
+    async with viewing(host.port, "deploy") as viewer:
+        told = await viewer.rest()
+    assert output(told, "web-1") == b"late" and told[-1]["exit_code"] == 3
+
+
+async def test_a_trace_of_a_server_whose_clock_is_behind_is_told(
+    host: HttpHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with viewing(host.port, "deploy", "forever=true") as viewer:
+        await viewer.until("present")
+        await (await begun(host, "a")).end(code=0)
+        await viewer.until("task", node="a")
+        behind = int(time.time() * 1000) - 5000
+        with monkeypatch.context() as changed:
+            changed.setattr(host.server.traces, "_new_id", lambda: run_id(behind, b"rand"))
+            late = await begun(host, "b")
+        await late.say(b"hello")
+        await late.end(code=0)
+        await viewer.until("task", node="b")
+        after = viewer.last_id
+    assert output(viewer.told, "b") == b"hello"
+    async with viewing(host.port, "deploy", "follow=false", after=after) as viewer:
+        assert [event["type"] for event in await viewer.rest()] == ["present"]
+
+
+@pytest.mark.parametrize("forever", ["", "forever=true"])
+async def test_the_end_of_a_trace_that_was_forgotten_meanwhile_is_told_as_unknown(
+    host: HttpHost, forever: str
+) -> None:
+    sender = await begun(host)
+    async with viewing(host.port, "deploy", "forever=true") as viewer:
+        await viewer.until("present")
+        after = viewer.last_id
+    await sender.end(code=0)
+    await host.server.database.write(lambda tx: trace_store.remove(tx, [sender.trace]))
+    async with viewing(host.port, "deploy", forever, after=after) as viewer:
+        task = await viewer.until("task")
+        assert (task["run"], task["outcome"], task["exit_code"]) == (sender.trace, "lost", None)
+        if not forever:
+            assert (await viewer.rest())[-1]["counts"] == {"lost": 1}
+        else:
+            await viewer.until("present")
+            assert ":" not in viewer.last_id  # nothing goes on
+
+
+async def test_who_watches_for_long_keeps_nothing_of_what_is_over() -> None:
+    cursor = Cursor()
+    view = View("default", "deploy", "", cursor)
+    trace = Trace(
+        id=run_id(0, b"rand"),
+        namespace="default",
+        name="deploy",
+        sender="web-1",
+        key="0" * 32,
+        by="t",
+        kept=False,
+        start=Start(),
+        created_at=MOMENT,
+        heard_at=MOMENT,
+    )
+    for minute in range(500):
+        now = MOMENT + timedelta(minutes=minute)
+        one = msgspec.structs.replace(trace, id=run_id(minute * 60_000, b"rand"))
+        over = ended(msgspec.structs.replace(one, created_at=now), End(code=minute % 2), now)
+        view.update([over], now - timedelta(hours=1), float(minute))
+        for entry in view.entries():
+            entry.place.told, entry.place.final = over.told, True
+            entry.outcome = outcome(over)
+        view.settle()
+        cursor.text()
+    assert not view.entries() and len(view._told) <= 61 and len(cursor.places) < 20
+    assert view.ended() == TracesEnded({Outcome.SUCCEEDED: 250, Outcome.FAILED: 250}, 1)
 
 
 async def test_nothing_waits_for_a_viewer_that_has_left(host: HttpHost) -> None:

@@ -13,6 +13,7 @@ from quarterdeck.core.ids import (
     RANDOM_BYTES,
     TOKEN,
     attempt_id,
+    made_ms,
     node_id,
     run_id,
     split_attempt,
@@ -45,7 +46,7 @@ def test_a_run_id_is_sixteen_letters_that_hold_time_and_chance(unix_ms: int, ran
     number = 0
     for letter in made:
         number = number * 32 + ALPHABET.index(letter)
-    assert number >> 32 == unix_ms
+    assert number >> 32 == unix_ms == made_ms(made)
     assert number & 0xFFFFFFFF == int.from_bytes(random)
 
 

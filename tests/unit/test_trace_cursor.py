@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from quarterdeck.core.ids import run_id
 from quarterdeck.core.trace import Dropped, Positions, Start, Trace
 from quarterdeck.core.trace_cursor import ALWAYS, Cursor, Missing, Place, missing
 from quarterdeck.errors import Invalid
@@ -34,17 +35,57 @@ def test_a_cursor_is_what_its_text_says(places: dict[str, tuple[int, int, int]])
         assert (place.told, place.dropped) == (2, dropped)
 
 
-def test_what_was_told_for_good_needs_no_place_in_the_cursor() -> None:
-    cursor = Cursor()
-    for id in IDS[:3]:
+def made(at_s: float, number: int = 0) -> str:
+    return run_id(1_790_000_000_000 + int(at_s * 1000), number.to_bytes(4))
+
+
+def told(cursor: Cursor, *ids: str) -> None:
+    """All about these traces was told."""
+    for id in ids:
         place = cursor.place(id)
         assert place is not None
-        place.final = id != IDS[1]
+        place.told, place.final = 2, True
+
+
+def parsed(cursor: Cursor) -> Cursor:
     text = cursor.text()
-    assert text is not None and text.startswith(IDS[0]) and IDS[1] in text
+    assert text is not None
+    return Cursor.parse(text)
+
+
+def test_what_was_told_for_good_needs_no_place_in_the_cursor() -> None:
+    cursor = Cursor()
+    told(cursor, made(0), made(2))
+    assert cursor.place(made(1)) is not None
+    told(cursor, made(1000))
+    text = cursor.text()
+    assert text is not None and text.startswith(f"{made(2)};") and made(0) not in text
     again = Cursor.parse(text)
-    assert again.place(IDS[0]) is None
-    assert again.place(IDS[1]) is not None
+    assert again.place(made(0)) is again.place(made(2)) is None
+    assert again.under_way() == [made(1)]
+    recent = again.place(made(1000))
+    assert recent is not None and recent.final
+
+
+def test_a_trace_that_is_seen_after_younger_ones_is_told() -> None:
+    """Its id is a time of another server, whose clock is behind."""
+    cursor = Cursor()
+    told(cursor, made(10))
+    for known in (cursor, parsed(cursor)):
+        place = known.place(made(5))
+        assert place is not None and not place.final
+
+
+def test_a_cursor_does_not_grow_with_what_is_over() -> None:
+    cursor = Cursor()
+    assert cursor.place(made(0)) is not None  # goes on all the time
+    for number in range(1, 2000):
+        told(cursor, made(number / 10, number))
+        text = cursor.text()
+        assert text is not None and len(text) < 600
+    again = parsed(cursor)
+    assert again.under_way() == [made(0)]
+    assert again.place(made(1, 10)) is None
 
 
 def test_the_ids_of_very_many_traces_cost_no_more_than_those_of_few() -> None:

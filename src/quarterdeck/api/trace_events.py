@@ -10,6 +10,7 @@ import msgspec
 from quarterdeck.api.live import RETRY_MS, text_or_base64
 from quarterdeck.api.stream import ErrorEvent
 from quarterdeck.control.trace.view import (
+    VANISHED,
     TraceBegan,
     TraceMissing,
     TraceOutput,
@@ -17,14 +18,13 @@ from quarterdeck.control.trace.view import (
     TraceSeen,
     TracesEnded,
     TraceTurned,
+    TraceVanished,
 )
 from quarterdeck.core import traced
 from quarterdeck.core.ids import task_id
 from quarterdeck.core.states import Outcome
 from quarterdeck.core.trace import LOST, End, Trace
 from quarterdeck.core.trace_cursor import Cursor
-
-LOST_CODE = 1
 
 
 class TraceRunEvent(msgspec.Struct, frozen=True, kw_only=True, tag="run", tag_field="type"):
@@ -154,8 +154,10 @@ def trace_event(seen: TraceSeen) -> TraceEvent:
             return _task(trace, outcome)
         case TracePresent():
             return TracePresentEvent()
-        case TracesEnded(traces=traces):
-            return _ended(traces)
+        case TraceVanished(trace=id):
+            return _vanished(id)
+        case TracesEnded():
+            return _ended(seen)
         case _:
             assert_never(seen)
 
@@ -210,15 +212,22 @@ def _task(trace: Trace, outcome: Outcome | None) -> TraceTaskEvent:
     )
 
 
-def _ended(traces: tuple[Trace, ...]) -> TracesEndedEvent:
-    counts: dict[str, int] = {}
-    worst = 0
-    for trace in traces:
-        outcome = traced.outcome(trace)
-        word = Outcome.LOST.value if outcome is None else outcome.value
-        counts[word] = counts.get(word, 0) + 1
-        code = traced.exit_code(trace) or 0
-        worst = max(worst, code, LOST_CODE if outcome is Outcome.LOST else 0)
-    order = (Outcome.FAILED.value, Outcome.LOST.value)
-    whole = next((word for word in order if counts.get(word)), Outcome.SUCCEEDED.value)
-    return TracesEndedEvent(outcome=whole, exit_code=worst, counts=counts)
+def _vanished(id: str) -> TraceTaskEvent:
+    return TraceTaskEvent(
+        task=task_id(id, 0),
+        run=id,
+        node="",
+        state="ended",
+        outcome=Outcome.LOST.value,
+        exit_code=None,
+        signal=None,
+        message=VANISHED,
+        ended_at=None,
+    )
+
+
+def _ended(seen: TracesEnded) -> TracesEndedEvent:
+    order = (Outcome.FAILED, Outcome.LOST)
+    whole = next((one for one in order if one in seen.counts), Outcome.SUCCEEDED)
+    counts = {outcome.value: count for outcome, count in seen.counts.items()}
+    return TracesEndedEvent(outcome=whole.value, exit_code=seen.exit_code, counts=counts)

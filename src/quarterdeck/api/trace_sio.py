@@ -27,12 +27,14 @@ from quarterdeck.api.trace_watch import Wish, admitted
 from quarterdeck.control.main import Server
 from quarterdeck.control.ready import Stage
 from quarterdeck.control.trace.view import (
+    VANISHED,
     TraceBegan,
     TraceMissing,
     TraceOutput,
     TracePresent,
     TraceSeen,
     TraceTurned,
+    TraceVanished,
 )
 from quarterdeck.core import traced
 from quarterdeck.core.trace import LOST, End, Trace
@@ -337,6 +339,9 @@ def _told(name: str, seen: TraceSeen) -> list[tuple[str, dict[str, Any]]]:
             body = {"code": traced.exit_code(trace), "signal": end.signal, "message": message}
             told = {key: value for key, value in body.items() if value or key == "code"}
             return [("eof", {**who, **told}), ("workerOut", who)]
+        case TraceVanished(trace=id):
+            who = {"name": name, "from": "", "trace": id}
+            return [("eof", {**who, "code": None, "message": VANISHED}), ("workerOut", who)]
         case TracePresent():
             return [("present", {"name": name})]
         case _:

@@ -14,6 +14,7 @@ from base64 import b32encode
 from quarterdeck.errors import Invalid
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+VALUES = {letter: value for value, letter in enumerate(ALPHABET)}
 RANDOM_BYTES = 4
 NODE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,255}")
 TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -24,6 +25,14 @@ def run_id(unix_ms: int, entropy: bytes) -> str:
     """A new run id from milliseconds since 1970 and `RANDOM_BYTES` random bytes."""
     number = (unix_ms << 8 * RANDOM_BYTES) | int.from_bytes(entropy[:RANDOM_BYTES])
     return "".join(ALPHABET[(number >> shift) & 31] for shift in range(75, -1, -5))
+
+
+def made_ms(run: str) -> int:
+    """The milliseconds since 1970 that a run id was made from, by the clock of its server."""
+    number = 0
+    for letter in run:
+        number = number << 5 | VALUES.get(letter, 0)
+    return number >> 8 * RANDOM_BYTES
 
 
 def task_id(run: str, position: int) -> str:

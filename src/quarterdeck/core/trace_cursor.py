@@ -2,8 +2,12 @@
 
 The cursor holds, for each trace under the name, the offset reached in both streams, the state that
 was told, and how many dropped bytes were told. It travels as the id of each event:
-`done;trace:stdout,stderr,told,dropped;...`. Everything up to the trace `done` was told for good, so
-a name that is used for years needs no more than the traces that go on.
+`done;trace:stdout,stderr,told,dropped;trace;...`. Everything up to the trace `done` that is not
+listed was told for good, so a name that is used for years needs no more than the traces that go on.
+
+Ids are times of different servers, and a trace may be seen later than one with a younger id. So
+`done` stays `LATE_MS` behind the youngest id that is known; what was told for good since then is
+listed by its id alone, at most `MOST_RECENT` of it.
 
 While very many go on, not every event carries the cursor, so that ids cost no more than output;
 who resumes from an older one knows what comes again by its offset.
@@ -16,13 +20,16 @@ from collections.abc import Iterator
 
 import msgspec
 
+from quarterdeck.core.ids import made_ms
 from quarterdeck.core.model import STREAMS
 from quarterdeck.core.trace import Dropped, Trace
 from quarterdeck.errors import Invalid
 
 ALWAYS = 16
 """With so many traces under way every event has an id."""
-ENTRY = re.compile(r"([0-9a-z]{16}):([0-9]{1,19}),([0-9]{1,19}),([0-9]{1,9}),([0-9]{1,19})")
+LATE_MS = 60_000
+MOST_RECENT = 16
+ENTRY = re.compile(r"([0-9a-z]{16})(?::([0-9]{1,19}),([0-9]{1,19}),([0-9]{1,9}),([0-9]{1,19}))?")
 DONE = re.compile(r"([0-9a-z]{16})?")
 MOST_ENTRIES = 1500
 
@@ -66,28 +73,43 @@ class Cursor:
     """The places of one watcher."""
 
     def __init__(self, done: str = "") -> None:
-        self.done = done
         self.places: dict[str, Place] = {}
+        self._done = done
+        self._resumed = done
         self._untold = 0
 
     def place(self, trace: str) -> Place | None:
-        """Where the watcher is in a trace; None: everything about it was told for good."""
-        if trace not in self.places and trace <= self.done:
+        """Where the watcher is in a trace; None: everything about it was told for good, before
+        this connection. Who asks knows what was told for good since."""
+        if trace not in self.places and trace <= self._resumed:
             return None
         return self.places.setdefault(trace, Place())
 
+    def under_way(self) -> list[str]:
+        """The traces that were begun to be told, and not told for good."""
+        return [id for id, place in self.places.items() if not place.final]
+
     def text(self) -> str | None:
         """The id of an event; None when this one is to have none."""
-        for id in sorted(self.places):
-            if not self.places[id].final:
-                break
-            del self.places[id]
-            self.done = id
+        self._settle()
         self._untold += 1
-        if len(self.places) > ALWAYS and self._untold < len(self.places):
+        under_way = len(self.under_way())
+        if under_way > ALWAYS and self._untold < under_way:
             return None
         self._untold = 0
-        return ";".join([self.done, *(_entry(id, self.places[id]) for id in self.places)])
+        return ";".join([self._done, *(_entry(id, self.places[id]) for id in self.places)])
+
+    def _settle(self) -> None:
+        """Move `done` over what was told for good long enough ago."""
+        final = sorted(id for id, place in self.places.items() if place.final)
+        if not final:
+            return
+        late = made_ms(max(self.places)) - LATE_MS
+        for number, id in enumerate(final):
+            if len(final) - number <= MOST_RECENT and made_ms(id) >= late:
+                break
+            del self.places[id]
+            self._done = max(self._done, id)
 
     @classmethod
     def parse(cls, text: str) -> Cursor:
@@ -100,12 +122,16 @@ class Cursor:
         for one in found:
             assert one is not None
             place = cursor.places.setdefault(one[1], Place())
-            place.positions = {"stdout": int(one[2]), "stderr": int(one[3])}
-            place.told, place.dropped = int(one[4]), int(one[5])
+            place.final = one[2] is None
+            if not place.final:
+                place.positions = {"stdout": int(one[2]), "stderr": int(one[3])}
+                place.told, place.dropped = int(one[4]), int(one[5])
         return cursor
 
 
 def _entry(id: str, place: Place) -> str:
+    if place.final:
+        return id
     at = place.positions
     return f"{id}:{at['stdout']},{at['stderr']},{place.told},{place.dropped}"
 

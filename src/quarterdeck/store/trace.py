@@ -1,4 +1,4 @@
-"""Traces and their pieces; each change of a trace also writes the run that people see of it.
+"""Traces; each change of one also writes the run that people see of it.
 
 The row is guarded by its version, the beats and lengths of ephemeral traces alone are not: they
 only grow. A lost trace may be opened again, so its run is written from the record and not by the
@@ -47,19 +47,6 @@ from quarterdeck.store.tables import (
 )
 
 MOST_WATCHED = 1000
-
-
-class Piece(msgspec.Struct, frozen=True, kw_only=True):
-    """A range of one stream of a kept trace, in the row or under `object` of the archive. `times`
-    are marks as they are archived (wire/marks.py)."""
-
-    trace: str
-    stream: str
-    start: int
-    length: int
-    times: bytes
-    object: str | None = None
-    inline: bytes = b""
 
 
 class TraceFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,9 +116,11 @@ def page(tx: Tx, which: TraceFilter) -> list[Trace]:
     return [_record(row) for row in tx.execute(query.limit(which.limit))]
 
 
-def watched(tx: Tx, *, namespace: str, name: str, since: datetime) -> list[Trace]:
-    """The traces under a name that go on or were over at `since` at the earliest, oldest first; of
-    very many the newest."""
+def watched(
+    tx: Tx, *, namespace: str, name: str, since: datetime, known: Iterable[str] = ()
+) -> list[Trace]:
+    """The traces under a name that go on or were heard of after `since`, oldest first; of very many
+    the newest, and of those that are `known` all that are there."""
     newest = (
         select(traces)
         .where(traces.c.namespace == namespace, traces.c.name == name)
@@ -139,10 +128,17 @@ def watched(tx: Tx, *, namespace: str, name: str, since: datetime) -> list[Trace
         .limit(MOST_WATCHED)
         .subquery()
     )
+    # not by the end: what is delivered late ended long before it was said
     query = select(newest).where(
-        or_(newest.c.ended_at.is_(None), newest.c.ended_at >= to_us(since))
+        or_(newest.c.ended_at.is_(None), newest.c.heard_at >= to_us(since))
     )
-    return [_record(row) for row in tx.execute(query.order_by(newest.c.id))]
+    found = {row.id: _record(row) for row in tx.execute(query)}
+    for part in parts(sorted(set(known) - found.keys())):
+        more = select(traces).where(
+            traces.c.id.in_(part), traces.c.namespace == namespace, traces.c.name == name
+        )
+        found.update({row.id: _record(row) for row in tx.execute(more)})
+    return [found[id] for id in sorted(found)]
 
 
 def save(tx: Tx, before: Trace, after: Trace, *, hashes: Mapping[str, str] | None = None) -> Trace:
@@ -219,7 +215,12 @@ def forget(tx: Tx, namespace: str) -> list[Trace]:
 
 def namespaces(tx: Tx) -> list[str]:
     """Where there are ephemeral traces."""
-    query = select(traces.c.namespace).where(~traces.c.kept).distinct()
+    query = (
+        select(traces.c.namespace)
+        .where(~traces.c.kept, ~traces.c.sealed)  # none is; the index has no other rows
+        .distinct()
+        .with_hint(traces, "INDEXED BY ix_traces_over", "sqlite")
+    )
     return sorted(tx.scalars(query))
 
 
@@ -266,48 +267,6 @@ def to_seal(tx: Tx, before: datetime, limit: int) -> list[Trace]:
         .with_hint(traces, "INDEXED BY ix_traces_over", "sqlite")
     )
     return [_record(row) for row in tx.execute(query.limit(limit))]
-
-
-def add_pieces(tx: Tx, pieces: Iterable[Piece]) -> None:
-    for piece in pieces:
-        tx.execute(trace_pieces.insert(), msgspec.structs.asdict(piece))
-
-
-def pieces(
-    tx: Tx, trace_id: str, stream: str, offset: int, limit: int, *, whole: bool = True
-) -> list[Piece]:
-    """The pieces of a stream that hold the byte at `offset` and what follows it, in order; without
-    `whole` only where they are."""
-    columns: tuple[Any, ...] = tuple(trace_pieces.c)
-    if not whole:
-        columns = tuple(c for c in columns if c.name != "inline")
-    query = (
-        select(*columns)
-        .where(
-            trace_pieces.c.trace == trace_id,
-            trace_pieces.c.stream == stream,
-            trace_pieces.c.start + trace_pieces.c.length > offset,
-        )
-        .order_by(trace_pieces.c.start)
-        .limit(limit)
-    )
-    return [
-        Piece(
-            trace=row.trace,
-            stream=row.stream,
-            start=row.start,
-            length=row.length,
-            times=row.times,
-            object=row.object,
-            inline=(row.inline or b"") if whole else b"",
-        )
-        for row in tx.execute(query)
-    ]
-
-
-def drop_pieces(tx: Tx, trace_id: str) -> None:
-    """They are in the archive."""
-    tx.execute(delete(trace_pieces).where(trace_pieces.c.trace == trace_id))
 
 
 def hashes_of(log: SealedLog) -> dict[str, str]:

@@ -25,6 +25,7 @@ from quarterdeck.core.trace import FINAL_AFTER_S, Trace, archived, may_seal
 from quarterdeck.core.traced import attempt_of_trace
 from quarterdeck.service import Clock, Poke, Services, guarded, sentence
 from quarterdeck.store import log as log_store
+from quarterdeck.store import piece as piece_store
 from quarterdeck.store import trace as trace_store
 from quarterdeck.store.archive import (
     INLINE_BYTES,
@@ -167,7 +168,7 @@ class Archiver:
             if before.bytes != trace.bytes or not may_seal(before, now):
                 return None
             log_store.save(tx, [log])
-            trace_store.drop_pieces(tx, trace.id)
+            piece_store.drop(tx, trace.id)
             hashes = trace_store.hashes_of(log)
             return before, trace_store.save(tx, before, archived(before), hashes=hashes)
 

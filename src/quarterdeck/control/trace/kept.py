@@ -19,10 +19,11 @@ from quarterdeck.core.trace import Frame, News, Positions, Trace, limited, news,
 from quarterdeck.errors import NotFound, Unavailable
 from quarterdeck.fabric.base import Fabric
 from quarterdeck.service import entropy
+from quarterdeck.store import piece as piece_store
 from quarterdeck.store import trace as trace_store
 from quarterdeck.store.archive import Archive
 from quarterdeck.store.base import Database, StaleWrite, Tx
-from quarterdeck.store.trace import Piece
+from quarterdeck.store.piece import Piece
 from quarterdeck.wire import subjects
 from quarterdeck.wire.codec import Chunk, encode_chunk
 from quarterdeck.wire.marks import encode_marks
@@ -75,7 +76,7 @@ class Keeping:
                 dropped=with_drops(present.dropped, kept.dropped),
             )
             saved = trace_store.save(tx, present, changed)
-            trace_store.add_pieces(tx, pieces)
+            piece_store.add(tx, pieces)
             return saved
 
         # objects of a write that broke otherwise stay: it may have been recorded all the same

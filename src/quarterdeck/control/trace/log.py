@@ -16,10 +16,11 @@ from quarterdeck.core.trace import NODE, Trace
 from quarterdeck.core.traced import attempt_of_trace
 from quarterdeck.errors import Broken, Unavailable
 from quarterdeck.store import log as log_store
+from quarterdeck.store import piece as piece_store
 from quarterdeck.store import trace as trace_store
 from quarterdeck.store.archive import Archive
 from quarterdeck.store.base import Database, Tx
-from quarterdeck.store.trace import Piece
+from quarterdeck.store.piece import Piece
 from quarterdeck.wire.codec import Chunk
 from quarterdeck.wire.marks import MOST_MARKS, decode_marks
 
@@ -180,6 +181,6 @@ class TraceLog:
         self, trace_id: str, stream: str, offset: int, limit: int, *, whole: bool = True
     ) -> list[Piece]:
         def read(tx: Tx) -> list[Piece]:
-            return trace_store.pieces(tx, trace_id, stream, offset, limit, whole=whole)
+            return piece_store.page(tx, trace_id, stream, offset, limit, whole=whole)
 
         return await self._database.read(read)

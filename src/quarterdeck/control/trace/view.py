@@ -1,9 +1,13 @@
 """What a watcher of a name knows of its traces, and what it is told.
 
 An entry is a trace as its watcher knows it: the record as it was read last, and the place reached.
+What was told for good is counted and has no entry any more: of it the id is kept for as long as its
+record is among those that are read, so that who watches for months knows no more than what goes on.
 """
 
 from __future__ import annotations
+
+from datetime import datetime
 
 import msgspec
 
@@ -17,6 +21,9 @@ from quarterdeck.wire import subjects
 from quarterdeck.wire.codec import Chunk
 
 LATE_S = 1.5
+LOST_CODE = 1
+MOST_STRANGE = 10_000
+VANISHED = "it is forgotten by now: how it ended is not known any more"
 
 
 class TraceBegan(msgspec.Struct, frozen=True):
@@ -46,17 +53,45 @@ class TraceTurned(msgspec.Struct, frozen=True):
     outcome: Outcome | None
 
 
+class TraceVanished(msgspec.Struct, frozen=True):
+    """A trace that was told to run is forgotten: how it ended nobody knows any more."""
+
+    trace: str
+
+
 class TracePresent(msgspec.Struct, frozen=True):
     """Everything there was at the beginning was told."""
 
 
 class TracesEnded(msgspec.Struct, frozen=True):
-    """All traces under the name have ended, and no other came for a while."""
+    """All traces under the name have ended, and no other came for a while: how many in which way,
+    and the worst exit code."""
 
-    traces: tuple[Trace, ...]
+    counts: dict[Outcome, int]
+    exit_code: int
 
 
-TraceSeen = TraceBegan | TraceOutput | TraceMissing | TraceTurned | TracePresent | TracesEnded
+TraceSeen = (
+    TraceBegan
+    | TraceOutput
+    | TraceMissing
+    | TraceTurned
+    | TraceVanished
+    | TracePresent
+    | TracesEnded
+)
+
+
+class Tally:
+    """How traces ended."""
+
+    def __init__(self) -> None:
+        self.counts: dict[Outcome, int] = {}
+        self.worst = 0
+
+    def add(self, outcome: Outcome, code: int | None) -> None:
+        self.counts[outcome] = self.counts.get(outcome, 0) + 1
+        self.worst = max(self.worst, code or 0, LOST_CODE if outcome is Outcome.LOST else 0)
 
 
 class Entry:
@@ -118,7 +153,7 @@ class Entry:
             end = self.trace.bytes.of(stream)
             if self.place.positions[stream] < end and not self.trace.kept:
                 found += self.gone(stream, end)
-            if over := self.trace.over.of(stream):
+            if is_final(self.trace) and (over := self.trace.over.of(stream)):
                 found.append(
                     TraceMissing(self.trace, Missing(stream, end, end + over, over, LIMIT))
                 )
@@ -135,26 +170,63 @@ class View:
         self._sender = sender
         self._cursor = cursor
         self._entries: dict[str, Entry] = {}
+        self._over = Tally()
+        self._told: dict[str, datetime] = {}  # when its sender was heard of last
         self._strange: set[str] = set()
         self._late: set[str] = set()
 
-    def update(self, traces: list[Trace], now: float) -> None:
-        """The records as they are at a time."""
+    def known(self) -> list[str]:
+        """The traces whose records are needed, however many newer ones there are."""
+        return self._cursor.under_way()
+
+    def update(self, traces: list[Trace], since: datetime, now: float) -> list[TraceVanished]:
+        """The records as they are at a time, of those heard of after `since` and those known."""
         self.read_at = now
+        self._told = {id: at for id, at in self._told.items() if at >= since}
+        if len(self._strange) > MOST_STRANGE:
+            self._strange.clear()
+        there = {trace.id for trace in traces}
+        vanished = [self._vanish(id) for id in self.known() if id not in there]
         for trace in traces:
-            if self._sender and trace.sender != self._sender:
-                self._strange.add(trace.id)
-                continue
-            known = self._entries.get(trace.id)
-            if known is not None:
-                if known.renewed(trace, now):
-                    self._late.add(trace.id)
-                continue
-            place = self._cursor.place(trace.id)
-            if place is None:
-                self._strange.add(trace.id)
-            else:
-                self._entries[trace.id] = Entry(trace, place, now)
+            if trace.id not in self._told:
+                self._update(trace, now)
+        return [one for one in vanished if one is not None]
+
+    def _update(self, trace: Trace, now: float) -> None:
+        if self._sender and trace.sender != self._sender:
+            self._strange.add(trace.id)
+            return
+        known = self._entries.get(trace.id)
+        if known is not None:
+            if known.renewed(trace, now):
+                self._late.add(trace.id)
+            return
+        place = self._cursor.place(trace.id)
+        if place is None or place.final:
+            self._told[trace.id] = trace.heard_at
+        else:
+            self._entries[trace.id] = Entry(trace, place, now)
+
+    def _vanish(self, id: str) -> TraceVanished | None:
+        place = self._cursor.place(id)
+        assert place is not None
+        place.final = True
+        known = self._entries.pop(id, None)
+        if known is not None and known.outcome is not None:
+            self._over.add(known.outcome, traced.exit_code(known.trace))
+            return None
+        if id in self._strange:  # the cursor is of somebody who watched all senders
+            return None
+        self._over.add(Outcome.LOST, None)
+        return TraceVanished(id)
+
+    def settle(self) -> None:
+        """Of what was told for good no more is known than that."""
+        for id in [id for id, one in self._entries.items() if one.place.final]:
+            one = self._entries.pop(id)
+            self._told[id] = one.trace.heard_at
+            if one.outcome is not None:
+                self._over.add(one.outcome, traced.exit_code(one.trace))
 
     def entries(self) -> list[Entry]:
         """Oldest first."""
@@ -172,23 +244,29 @@ class View:
             id = subjects.trace_of(subject)
         except Invalid:
             return False
-        fresh = id not in self._strange
+        fresh = id not in self._strange and id not in self._told
         self._strange.add(id)
         return fresh
 
     def late(self) -> list[Entry]:
         """Those whose live messages did not come, once."""
         late, self._late = self._late, set()
-        return [self._entries[id] for id in late]
-
-    def all(self) -> tuple[Trace, ...]:
-        return tuple(one.trace for one in self.entries())
+        return [self._entries[id] for id in late if id in self._entries]
 
     def all_over(self) -> bool:
         """Whether there was a trace and none goes on."""
-        return bool(self._entries) and all(
-            one.trace.over_now and not one.changed() for one in self._entries.values()
+        entries = self._entries.values()
+        return bool(entries or self._over.counts) and all(
+            one.trace.over_now and not one.changed() for one in entries
         )
+
+    def ended(self) -> TracesEnded:
+        """How all of them ended."""
+        whole = Tally()
+        whole.counts, whole.worst = dict(self._over.counts), self._over.worst
+        for one in self._entries.values():
+            whole.add(traced.outcome(one.trace) or Outcome.LOST, traced.exit_code(one.trace))
+        return TracesEnded(whole.counts, whole.worst)
 
 
 def is_final(trace: Trace) -> bool:

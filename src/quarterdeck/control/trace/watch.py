@@ -8,7 +8,8 @@ each trace and stream on its own, so nothing is told twice.
 * What lies before a live chunk is read again from where the past is. What is not there any more is
   told as missing, with the reason, and the watcher goes on behind it.
 * An end is told after the last byte. A lost trace may come back and is then told to run again.
-* A name that nobody traces under is waited for. A record that vanishes had its end told.
+* A name that nobody traces under is waited for. A record that vanishes had its end told, unless
+  nobody watched meanwhile: then it is told that nobody knows how it ended.
 * A slow watcher costs its inbox and no more; others do not notice.
 """
 
@@ -29,8 +30,8 @@ from quarterdeck.control.trace.view import (
     TraceOutput,
     TracePresent,
     TraceSeen,
-    TracesEnded,
     TraceTurned,
+    TraceVanished,
     View,
     is_final,
 )
@@ -96,7 +97,8 @@ class TraceWatching:
             await self._feeds.join(inbox, *heard)
             with self._changes.watch(trace_topic(namespace, name)) as poke:
                 inbox.wake = poke
-                await self._refresh(view)
+                for gone in await self._refresh(view):
+                    yield gone
                 async for seen in self._past(view):
                     yield seen
                 while True:
@@ -109,6 +111,7 @@ class TraceWatching:
                             yield seen
                     async for seen in self._states(view):
                         yield seen
+                    view.settle()
                     if not present:
                         present = True
                         yield TracePresent()
@@ -118,21 +121,28 @@ class TraceWatching:
                     if forever or messages or not view.all_over():
                         quiet_since = now
                     elif now - quiet_since >= LINGER_S:
-                        yield TracesEnded(view.all())
+                        yield view.ended()
                         return
                     patience = LOOK_AGAIN_S if forever else LINGER_S / 4
                     keys = await poke.wait(0 if inbox.waiting else patience)
                     late = self._clock.monotonic() - view.read_at >= LOOK_AGAIN_S
                     if keys - {"output"} or late or not (keys or inbox.waiting):
-                        await self._refresh(view)
+                        for gone in await self._refresh(view):
+                            yield gone
         finally:
             inbox.close()
             await self._feeds.leave(inbox, *heard)
 
-    async def _refresh(self, view: View) -> None:
+    async def _refresh(self, view: View) -> list[TraceVanished]:
         since = self._clock.now() - timedelta(seconds=self._window_s)
-        read = partial(trace_store.watched, namespace=view.namespace, name=view.name, since=since)
-        view.update(await self._database.read(read), self._clock.monotonic())
+        read = partial(
+            trace_store.watched,
+            namespace=view.namespace,
+            name=view.name,
+            since=since,
+            known=view.known(),
+        )
+        return view.update(await self._database.read(read), since, self._clock.monotonic())
 
     async def _past(self, view: View) -> AsyncIterator[TraceSeen]:
         """What the window holds, in the order in which it came, then kept traces one by one."""
@@ -156,7 +166,9 @@ class TraceWatching:
     async def _heard(self, view: View, message: Message) -> AsyncIterator[TraceSeen]:
         found = view.of(message.subject)
         if found is None and view.is_new(message.subject):
-            await self._refresh(view)  # its record was committed before it said anything
+            # its record was committed before it said anything
+            for gone in await self._refresh(view):
+                yield gone
             found = view.of(message.subject)
         if found is not None:
             async for seen in self._said(view, found, message.data, filled=False):
