@@ -184,3 +184,16 @@ async def test_the_restart_of_a_fabric_is_written_down_for_its_namespace(
     found = await database.read(partial(store.get, trace_id=trace.id))
     assert (found.forgotten, found.bytes) == (Positions(stdout=7), Positions(stdout=7))
     assert await database.read(store.namespaces) == ["a", "b"]
+
+
+async def test_a_restart_before_the_first_beat_takes_what_a_server_knows_of(
+    database: Database,
+) -> None:
+    await made(database, begun())
+    reached = {ID: Positions(stdout=9, stderr=2), "nosuch": Positions(stdout=1)}
+    gone = await database.write(lambda tx: store.forget(tx, "a", reached))
+    assert [one.id for one in gone] == [ID]
+    older = {ID: Positions(stdout=3)}
+    assert await database.write(lambda tx: store.forget(tx, "a", older)) == []
+    found = await database.read(partial(store.get, trace_id=ID))
+    assert found.forgotten == found.bytes == Positions(stdout=9, stderr=2)

@@ -191,9 +191,12 @@ def beat_of(tx: Tx, trace_id: str) -> int:
     return int(tx.execute(select(traces.c.beat).where(traces.c.id == trace_id)).scalar_one())
 
 
-def forget(tx: Tx, namespace: str) -> list[Trace]:
+def forget(tx: Tx, namespace: str, reached: Mapping[str, Positions] | None = None) -> list[Trace]:
     """The restart of the fabric took what the ephemeral traces of a namespace had said; those that
-    had said something."""
+    had said something. `reached` is how far some had come, which no beat may have written yet."""
+    if reached:
+        far = sorted(reached.items())
+        tx.execute(_REACHED, [{"b_id": id, "out": at.stdout, "err": at.stderr} for id, at in far])
     said = or_(
         traces.c.bytes_stdout > traces.c.forgotten_stdout,
         traces.c.bytes_stderr > traces.c.forgotten_stderr,
@@ -296,16 +299,15 @@ def _grown(column: Any, name: str) -> ColumnElement[int]:
     return case((column < given, given), else_=column)
 
 
-_BEAT = (
+_REACHED = (
     update(traces)
     .where(traces.c.id == bindparam("b_id"), traces.c.state == TraceState.OPEN.value)
     .values(
-        beat=traces.c.beat + 1,
-        heard_at=bindparam("at"),
         bytes_stdout=_grown(traces.c.bytes_stdout, "out"),
         bytes_stderr=_grown(traces.c.bytes_stderr, "err"),
     )
 )
+_BEAT = _REACHED.values(beat=traces.c.beat + 1, heard_at=bindparam("at"))
 
 
 def _values(trace: Trace) -> dict[str, Any]:

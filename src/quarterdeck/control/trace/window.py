@@ -13,7 +13,7 @@ how far each trace had come (`forgotten`), so that watchers can be told.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from quarterdeck.control.changes import Changes
 from quarterdeck.control.trace.topics import topic_of
@@ -40,7 +40,8 @@ RETRY_S = 1.0
 class Reached:
     """How far one trace has come here; one upload of it at a time."""
 
-    def __init__(self, acked: Positions) -> None:
+    def __init__(self, namespace: str, acked: Positions) -> None:
+        self.namespace = namespace
         self.acked = acked
         self.turn = asyncio.Lock()
 
@@ -100,16 +101,17 @@ class Windows:
             max_bytes=self._window_bytes,
             max_age_s=self.window_s,
         )
+        before = {id: one.acked for id, one in self._known.items() if one.namespace == namespace}
         try:
             made = await topology.ensure_window(self._fabric, window)
         except Invalid as error:  # a setting of ours, not of whoever sends
             raise Unavailable("trace_window", error.message) from error
         if made:
-            await self._forget(namespace)
+            await self._forget(namespace, before)
         self._there.add(namespace)
 
-    async def _forget(self, namespace: str) -> None:
-        gone = await self._database.write(lambda tx: trace_store.forget(tx, namespace))
+    async def _forget(self, namespace: str, reached: Mapping[str, Positions]) -> None:
+        gone = await self._database.write(lambda tx: trace_store.forget(tx, namespace, reached))
         for topic in {topic_of(trace) for trace in gone}:
             self._changes.tell(topic)
         if gone:
@@ -167,7 +169,7 @@ class Windows:
                 ends[said.stream] = max(ends[said.stream], said.offset + len(said.data))
         while len(self._known) >= TRACES_KNOWN:
             del self._known[next(iter(self._known))]
-        return self._known.setdefault(trace.id, Reached(Positions(**ends)))
+        return self._known.setdefault(trace.id, Reached(trace.namespace, Positions(**ends)))
 
     async def _store(self, trace: Trace, found: News) -> None:
         if not self._fabric.connected:
