@@ -64,6 +64,7 @@ class Report:
     figures: list[Figure] = field(default_factory=list)
     ratios: list[Ratio] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    yardsticks: list[float] = field(default_factory=lambda: [yardstick()])
 
     def add(self, what: str, values: Sequence[float], unit: str) -> Figure:
         """A figure of values."""
@@ -79,9 +80,16 @@ class Report:
         """A ratio, or any number that has a goal."""
         self.ratios.append(Ratio(what, value, goal, at_least))
 
+    def speed(self) -> str:
+        """The yardstick before and after what was measured."""
+        if len(self.yardsticks) == 1:
+            self.yardsticks.append(yardstick())
+        before, after = self.yardsticks
+        return f"yardstick (a million additions): {before:.1f} ms before, {after:.1f} ms after"
+
     def text(self) -> str:
         """The report for people."""
-        lines = [f"{self.claim} {self.name}: {self.goal}", f"  {machine()}"]
+        lines = [f"{self.claim} {self.name}: {self.goal}", f"  {machine()}", f"  {self.speed()}"]
         for one in self.figures:
             shown = f"{one.median:10.3f} {one.p99:10.3f} {one.unit:5} n={one.count}"
             lines.append(f"  {one.what:<46} {shown}")
@@ -105,6 +113,7 @@ class Report:
             "goal": self.goal,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "machine": machine(),
+            "yardstick": self.speed(),
             "figures": [_rounded(asdict(figure)) for figure in self.figures],
             "ratios": [_rounded(ratio) for ratio in ratios],
             "notes": self.notes,
@@ -138,6 +147,19 @@ def machine() -> str:
         f"Python {platform.python_version()}, load {os.getloadavg()[0]:.1f}"
         + (", real-time priority" if os.sched_getscheduler(0) != os.SCHED_OTHER else "")
     )
+
+
+def yardstick() -> float:
+    """Milliseconds of a fixed loop in pure Python, the median of five: how fast this machine is
+    now. Figures of different hours are only compared by it."""
+    return statistics.median(timed(_million_additions) for _ in range(5))
+
+
+def _million_additions() -> int:
+    total = 0
+    for _ in range(1_000_000):
+        total += 1
+    return total
 
 
 def timed(work: Callable[[], object]) -> float:

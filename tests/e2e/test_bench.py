@@ -68,6 +68,9 @@ def test_what_a_traced_command_costs_is_measured(both: tuple[rigs.Up, Ssh]) -> N
     report = trace.measure(up, rounds=1, lines=3, turns=1)
     counts = {figure.what: figure.count for figure in report.figures}
     assert counts["line: tt to SSE"] == 3 and counts["tt true, its trace begun"] == 1
+    peers = {"line: rtail to its web interface", "line: log.io to its web interface"}
+    assert peers <= set(counts) or "were not measured" in report.notes[0]
+    assert "yardstick" in report.text()
 
 
 def test_simulated_agents_obey_and_come_back_after_the_fabric_was_killed() -> None:
