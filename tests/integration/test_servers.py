@@ -14,8 +14,10 @@ import pytest
 from quarterdeck.control.changes import run_topic
 from quarterdeck.control.lease import DUTIES, Leases
 from quarterdeck.control.main import Server
+from quarterdeck.control.principals import TOKENS
 from quarterdeck.core.lease import MEMBER, TAKE_AFTER_S
 from quarterdeck.core.states import RunState
+from quarterdeck.errors import Denied
 from quarterdeck.settings import Secret
 from quarterdeck.store import lease as lease_store
 from quarterdeck.store.access import Principal
@@ -187,3 +189,21 @@ async def test_a_revocation_cuts_the_streams_of_every_server(pair: Pair) -> None
             for cut in (here, there, expiring):
                 await cut.wait()
         assert not stays.is_set()
+
+
+async def test_a_revoked_token_is_refused_here_at_once_and_elsewhere_once_it_is_told(
+    pair: Pair,
+) -> None:
+    (one, _), (two, _) = pair
+    root = Principal("root", "api", "*")
+    kept, text = await one.tokens.create("api", by=root)
+    for server in (one, two):
+        assert (await server.principal(text)).id == kept.id
+    with two.changes.watch(TOKENS) as poke:
+        await one.tokens.revoke(kept.id, by=root)
+        with pytest.raises(Denied, match="was revoked"):
+            await one.principal(text)
+        async with asyncio.timeout(DEADLINE_S):
+            await poke.wait()
+    with pytest.raises(Denied, match="was revoked"):
+        await two.principal(text)

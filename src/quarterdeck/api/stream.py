@@ -76,11 +76,13 @@ async def _pieces(
     cut: asyncio.Event,
 ) -> AsyncGenerator[bytes]:
     queue: asyncio.Queue[bytes] = asyncio.Queue(QUEUE)
+    wake = asyncio.Event()  # one for all that is waited for: a piece is one turn of the loop away
 
     async def read() -> None:
         async with aclosing(told):
             async for piece in told:
                 await queue.put(piece)
+                wake.set()
 
     async def pump() -> None:
         failed = await guarded(_nothing(read()), error_event)
@@ -90,7 +92,8 @@ async def _pieces(
     pumping = services.spawn(pump(), f"watch {what}")
     draining = services.spawn(drain.wait(), f"drain of watch {what}")
     cutting = services.spawn(cut.wait(), f"token of watch {what}")
-    waiting: asyncio.Task[bytes] | None = None
+    for each in (pumping, draining, cutting):
+        each.add_done_callback(lambda _: wake.set())
     try:
         yield opening
         while not draining.done() and not (pumping.done() and queue.empty()):
@@ -100,22 +103,15 @@ async def _pieces(
             if not queue.empty():
                 yield queue.get_nowait()
                 continue
-            waiting = services.spawn(queue.get(), f"frame of {what}")
-            await asyncio.wait(
-                [waiting, pumping, draining, cutting],
-                timeout=KEEP_ALIVE_S,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            if waiting.done():
-                yield waiting.result()
-                continue
-            waiting.cancel()
-            if not (pumping.done() or draining.done() or cutting.done()):
+            wake.clear()
+            try:
+                async with asyncio.timeout(KEEP_ALIVE_S):
+                    await wake.wait()
+            except TimeoutError:
                 yield still_here
     finally:  # a viewer that leaves cuts us off wherever we wait
-        for task in (pumping, draining, cutting, waiting):
-            if task is not None:
-                task.cancel()
+        for task in (pumping, draining, cutting):
+            task.cancel()
 
 
 async def _nothing(work: Awaitable[None]) -> ErrorEvent | None:

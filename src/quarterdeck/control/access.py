@@ -41,12 +41,14 @@ class Tokens:
         telemetry: Telemetry,
         new_id: Callable[[], str],
         fingerprint: Callable[[], str],
+        revoked: Callable[[], None],
     ) -> None:
         self._database = database
         self._clock = clock
         self._telemetry = telemetry
         self._new_id = new_id
         self._fingerprint = fingerprint
+        self._revoked = revoked
 
     async def create(
         self,
@@ -131,6 +133,7 @@ class Tokens:
             namespace=by.namespace,
         )
         kept = await self._database.write(revoke)
+        self._revoked()
         self._telemetry.emit(TokenRevoked(token=token_id, by=by.id))
         return kept
 

@@ -16,6 +16,7 @@ from quarterdeck.control.node import Nodes
 from quarterdeck.control.observe import Fleet
 from quarterdeck.control.orders import Orderer
 from quarterdeck.control.parts import Parts
+from quarterdeck.control.principals import Principals
 from quarterdeck.control.remove import Removals
 from quarterdeck.control.uses import TokenUses
 from quarterdeck.core.brake import Brake
@@ -60,14 +61,18 @@ class Admission:
             new_id=new_id,
         )
         self._assemble_joining(parts, database, fleet, clock, telemetry, draining)
+        self.uses = TokenUses(database=database, clock=clock)
+        self.principals = Principals(
+            database=database, clock=clock, services=services, changes=changes, uses=self.uses
+        )
         self.tokens = Tokens(
             database=database,
             clock=clock,
             telemetry=telemetry,
             new_id=new_id,
             fingerprint=fingerprint,
+            revoked=self.principals.revoked,
         )
-        self.uses = TokenUses(database=database, clock=clock)
         self.removals = Removals(
             database=database,
             fleet=fleet,

@@ -35,6 +35,12 @@ def node_topic(node: str) -> str:
     return f"node:{node}"
 
 
+def run_of(topic: str) -> str | None:
+    """The run of a topic of one, None for other topics."""
+    kind, _, id = topic.partition(":")
+    return id if kind == "run" else None
+
+
 def node_of(topic: str) -> str | None:
     """The node of a topic, None for topics of other things."""
     kind, _, id = topic.partition(":")

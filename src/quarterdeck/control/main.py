@@ -285,7 +285,7 @@ class Server:
         self.leaves = admitted.leaves
         self.tokens = admitted.tokens
         self.removals = admitted.removals
-        self._uses = admitted.uses
+        self._uses, self._principals = admitted.uses, admitted.principals
 
     async def start(self) -> None:
         """Waits for what is away, and says so. Raises Conflict, Denied or Invalid."""
@@ -372,10 +372,7 @@ class Server:
 
     async def principal(self, token: str) -> access_store.Principal:
         """Who a token stands for. Raises Denied."""
-        now = self.clock.now()
-        found = await self.database.read(lambda tx: access_store.principal(tx, token, now))
-        self._uses.note(found.id)
-        return found
+        return await self._principals.of(token)
 
     async def _until_there(self, what: str, work: Callable[[], Awaitable[None]]) -> None:
         def told(error: str) -> None:

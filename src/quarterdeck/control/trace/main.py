@@ -60,6 +60,7 @@ class Tracing:
             clock=clock,
             telemetry=telemetry,
             changes=changes,
+            services=services,
             windows=self.windows,
             keeping=Keeping(
                 database=database,

@@ -13,7 +13,8 @@ from functools import partial
 
 import msgspec
 
-from quarterdeck.control.changes import Changes, end_topic, run_topic
+from quarterdeck.control.changes import Changes, end_topic, run_of, run_topic
+from quarterdeck.control.recent import Recent
 from quarterdeck.control.step import write_guarded
 from quarterdeck.control.trace.kept import Keeping
 from quarterdeck.control.trace.topics import topic_of
@@ -23,7 +24,7 @@ from quarterdeck.core import traced
 from quarterdeck.core.access import EVERY
 from quarterdeck.core.trace import End, Frame, Positions, Start, Trace, TraceState
 from quarterdeck.errors import Conflict, Denied, Unavailable
-from quarterdeck.service import Clock, Poke
+from quarterdeck.service import Clock, Poke, Services
 from quarterdeck.store import trace as trace_store
 from quarterdeck.store.access import Principal
 from quarterdeck.store.base import Database, Tx
@@ -32,6 +33,9 @@ from quarterdeck.telemetry import RunEnded, Telemetry
 from quarterdeck.telemetry.trace import TraceBack, TraceBegan, TraceEnded, TraceLost, TraceTaken
 
 MOST_GONE = 1000
+OPEN_S = 5.0
+"""How long an upload may go by the record of an open ephemeral trace. Any change is told at once;
+from one that was missed nothing follows but output after an end."""
 
 
 class NewTrace(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,6 +75,7 @@ class Traces:
         clock: Clock,
         telemetry: Telemetry,
         changes: Changes,
+        services: Services,
         windows: Windows,
         keeping: Keeping,
         seal: Poke,
@@ -88,6 +93,10 @@ class Traces:
         self._room = room
         self._heard: set[str] = set()
         self._gone: deque[str] = deque(maxlen=MOST_GONE)
+        self._open: Recent[Trace] = Recent(
+            "trace", clock=clock, services=services, worth=_goes_on, most_s=OPEN_S
+        )
+        changes.on_foreign(self._changed)
 
     async def begin(self, new: NewTrace, *, by: Principal) -> Begun:
         """Begin a trace; a repeat with the same key gives the one that exists.
@@ -124,7 +133,9 @@ class Traces:
 
     async def upload(self, trace_id: str, key: str, *, by: Principal) -> Trace:
         """The trace that a sender goes on with. Raises NotFound and Denied."""
-        trace = await self.get(trace_id, namespace=by.namespace)
+        trace = await self._open.get(trace_id, partial(self.get, trace_id))
+        if by.namespace not in (EVERY, trace.namespace):
+            await self.get(trace_id, namespace=by.namespace)  # which says that there is none
         if trace.key != key:
             raise Denied(
                 "trace_key",
@@ -247,6 +258,7 @@ class Traces:
             return before, trace_store.save(tx, before, decide(before, now))
 
         before, after = await write_guarded(self._database, write)
+        self._open.forget(trace_id)
         if after.told != before.told:
             self.moved(before, after)
         return after
@@ -267,8 +279,13 @@ class Traces:
             self._telemetry.emit(RunEnded(run=after.id, outcome=came_out.value))
 
     def _told(self, trace: Trace) -> None:
+        self._open.forget(trace.id)
         self._changes.tell(topic_of(trace))
         self._changes.tell(run_topic(trace.id))
+
+    def _changed(self, topics: tuple[str, ...]) -> None:
+        """Another server has changed these."""
+        self._open.forget(*filter(None, map(run_of, topics)))
 
     def _fresh(self, new: NewTrace, by: Principal) -> Trace:
         now = self._clock.now()
@@ -285,6 +302,12 @@ class Traces:
             created_at=now,
             heard_at=now,
         )
+
+
+def _goes_on(trace: Trace) -> bool:
+    """Whether its record says nothing that the next upload must not miss: an ephemeral one that is
+    open is known by its offsets."""
+    return not trace.kept and not trace.lost and trace.state is TraceState.OPEN
 
 
 def _dropped(trace: Trace, _now: datetime, *, found: Sequence[rules.Dropped]) -> Trace:
