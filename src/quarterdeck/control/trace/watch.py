@@ -7,7 +7,8 @@ each trace and stream on its own, so nothing is told twice.
 
 * What lies before a live chunk is read again from where the past is. What is not there any more is
   told as missing, with the reason, and the watcher goes on behind it.
-* An end is told after the last byte. A lost trace may come back and is then told to run again.
+* An end is told after the last byte. A lost trace may come back: it is told to run again before
+  what it says then.
 * A name that nobody traces under is waited for. A record that vanishes had its end told, unless
   nobody watched meanwhile: then it is told that nobody knows how it ended.
 * A slow watcher costs its inbox and no more; others do not notice.
@@ -37,6 +38,7 @@ from quarterdeck.control.trace.view import (
 )
 from quarterdeck.core import traced
 from quarterdeck.core.model import STREAMS
+from quarterdeck.core.states import Outcome
 from quarterdeck.core.stream import Gap, Segment, Taken, splice
 from quarterdeck.core.trace import Dropped, with_drops
 from quarterdeck.core.trace_cursor import Cursor
@@ -170,9 +172,16 @@ class TraceWatching:
             for gone in await self._refresh(view):
                 yield gone
             found = view.of(message.subject)
-        if found is not None:
-            async for seen in self._said(view, found, message.data, filled=False):
+        if found is None:
+            return
+        if found.outcome is Outcome.LOST:
+            # that it is back was committed before it said anything
+            for gone in await self._refresh(view):
+                yield gone
+            async for seen in self._states(view):
                 yield seen
+        async for seen in self._said(view, found, message.data, filled=False):
+            yield seen
 
     async def _said(
         self, view: View, one: Entry, data: bytes, *, filled: bool
