@@ -28,8 +28,7 @@ def save(tx: Tx, sealed: Sequence[SealedLog]) -> None:
         }
         for log in sealed
     ]
-    if rows:
-        tx.execute(sql.INSERT_LOGS, rows)
+    sql.execute_many(tx, sql.INSERT_LOGS, rows)
 
 
 def load(tx: Tx, attempts: Iterable[str]) -> dict[str, SealedLog]:

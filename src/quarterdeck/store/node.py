@@ -97,7 +97,7 @@ def save(tx: Tx, changed: Iterable[Node]) -> None:
     ]
     if rows:
         names = [name.removeprefix("b_") for name in rows[0] if name != "b_id"]
-        tx.execute(sql.saving_nodes(tuple(names)), rows)
+        sql.execute_many(tx, sql.saving_nodes(tuple(names)), rows)
 
 
 def seen(tx: Tx, ids: Iterable[str], at: datetime) -> None:

@@ -86,15 +86,13 @@ def create(
     if run.labels:
         named = [{"run": run.id, "key": k, "value": v} for k, v in sorted(run.labels.items())]
         tx.execute(insert(run_labels), named)
-    if run_tasks:
-        tx.execute(sql.INSERT_TASKS, [task_values(task) for task in run_tasks])
+    sql.execute_many(tx, sql.INSERT_TASKS, [task_values(task) for task in run_tasks])
     add_attempts(tx, run_attempts)
 
 
 def add_attempts(tx: Tx, made: Sequence[Attempt]) -> None:
     """Write new attempts."""
-    if made:
-        tx.execute(sql.INSERT_ATTEMPTS, [attempt_values(attempt) for attempt in made])
+    sql.execute_many(tx, sql.INSERT_ATTEMPTS, [attempt_values(attempt) for attempt in made])
 
 
 def get(tx: Tx, run_id: str) -> Run:
@@ -156,16 +154,16 @@ def _inside(query: Select[Any], namespace: str) -> Select[Any]:
 
 def tasks_of(tx: Tx, run_id: str, *, changed_after: int = -1) -> list[Task]:
     """The tasks of a run that changed after a version of the run, by position."""
-    rows = tx.execute(sql.TASKS_OF, {"run": run_id, "after": changed_after})
+    rows = tx.execute(sql.TASKS_OF, {"run": run_id, "after": changed_after}).all()
     return [task_record(row) for row in rows]
 
 
 def attempts_of(tx: Tx, run_id: str, *, changed_after: int = -1) -> list[Attempt]:
     """The attempts of a run whose tasks changed after a version of the run, oldest first."""
     if changed_after < 0:
-        rows = tx.execute(sql.ATTEMPTS_OF, {"run": run_id})
+        rows = tx.execute(sql.ATTEMPTS_OF, {"run": run_id}).all()
     else:
-        rows = tx.execute(sql.ATTEMPTS_CHANGED, {"run": run_id, "after": changed_after})
+        rows = tx.execute(sql.ATTEMPTS_CHANGED, {"run": run_id, "after": changed_after}).all()
     return [attempt_record(row) for row in rows]
 
 
@@ -173,7 +171,7 @@ def attempts_by_id(tx: Tx, ids: Iterable[str]) -> dict[str, Attempt]:
     """The attempts that exist among `ids`."""
     found: dict[str, Attempt] = {}
     for part in parts(sorted(set(ids))):
-        for row in tx.execute(sql.ATTEMPTS_BY_ID, {"ids": part}):
+        for row in tx.execute(sql.ATTEMPTS_BY_ID, {"ids": part}).all():
             found[row.id] = attempt_record(row)
     return found
 
@@ -182,7 +180,7 @@ def open_attempts(tx: Tx, node_ids: Iterable[str]) -> dict[str, list[Attempt]]:
     """Unreleased attempts by node, oldest first."""
     found: dict[str, list[Attempt]] = {}
     for part in parts(sorted(set(node_ids))):
-        for row in tx.execute(sql.OPEN_ATTEMPTS, {"ids": part}):
+        for row in tx.execute(sql.OPEN_ATTEMPTS, {"ids": part}).all():
             found.setdefault(row.node, []).append(attempt_record(row))
     return found
 
@@ -284,7 +282,7 @@ def place(tx: Tx, placed: Iterable[Attempt]) -> None:
         }
         for attempt in placed
     ]
-    if rows and tx.execute(sql.PLACE, rows).rowcount != len(rows):
+    if sql.execute_many(tx, sql.PLACE, rows) != len(rows):
         raise StaleWrite
 
 
@@ -377,7 +375,7 @@ def save_attempts(tx: Tx, changed: Iterable[tuple[Attempt, Attempt]], now: datet
     if not values:
         return set()
     names = tuple(name.removeprefix("b_") for name in values[0] if name.startswith("b_"))
-    if tx.execute(sql.saving_attempts(names), values).rowcount != len(values):
+    if sql.execute_many(tx, sql.saving_attempts(names), values) != len(values):
         raise StaleWrite
     due = {row["b_run"] for row in values if row["b_fresh"]}
     for part in parts(sorted(due)):

@@ -7,12 +7,17 @@ name in `bindparam` is what `execute` is given; `ids` stands for one portion of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
+from operator import itemgetter
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import msgspec
 from sqlalchemy import (
     Column,
     ColumnElement,
+    Dialect,
     Insert,
     Table,
     Update,
@@ -30,10 +35,53 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from quarterdeck.core.model import Wanted
 from quarterdeck.core.states import TASK_MOVES
+from quarterdeck.store.base import Tx
 from quarterdeck.store.tables import attempts, logs, nodes, orders, runs, tasks, tokens
 
 # columns of an attempt that keep their first value, or change only as `saving_attempts` says
 FIXED = ("id", "run", "task", "node", "node_name", "number", "fresh", "sealed_at", "purged")
+
+
+Rows = Sequence[dict[str, Any]]
+
+
+class _Ready(msgspec.Struct, frozen=True):
+    """A statement as the driver takes it: its text, the values that are always the same, and the
+    order of all of them where the driver goes by position."""
+
+    text: str
+    fixed: dict[str, Any]
+    order: itemgetter[Any] | None
+
+
+_ready: WeakKeyDictionary[Dialect, dict[Any, _Ready]] = WeakKeyDictionary()
+
+
+def execute_many(tx: Tx, statement: Insert | Update, rows: Rows) -> int:
+    """Carry out a statement of this module once per row, each row with the same names; how many
+    rows of the table it met.
+
+    SQLAlchemy would look again at each value of each row. Ours are what drivers take as they are:
+    integers, texts, bytes, flags and None.
+    """
+    if not rows:
+        return 0
+    known = _ready.setdefault(tx.dialect, {})
+    key = (statement, tuple(rows[0]))
+    ready = known.get(key)
+    if ready is None:
+        ready = known[key] = _made_ready(statement, tx.dialect, tuple(rows[0]))
+    fixed, order = ready.fixed, ready.order
+    whole: Any = [fixed | row for row in rows] if fixed else rows
+    given = whole if order is None else [order(row) for row in whole]
+    return tx.exec_driver_sql(ready.text, given).rowcount
+
+
+def _made_ready(statement: Insert | Update, dialect: Dialect, names: tuple[str, ...]) -> _Ready:
+    compiled: Any = statement.compile(dialect=dialect, column_keys=list(names))
+    fixed = {name: value for name, value in compiled.params.items() if name not in names}
+    order = itemgetter(*compiled.positiontup) if compiled.positional else None
+    return _Ready(str(compiled), fixed, order)
 
 
 def among(column: Column[Any]) -> ColumnElement[bool]:

@@ -48,10 +48,11 @@ def due_runs(tx: Tx, limit: int) -> list[str]:
 
 def fresh(tx: Tx, run_id: str, limit: int) -> list[tuple[Task, Attempt]]:
     """Attempts of a run that changed since it was last stepped, with their tasks."""
-    changed = [attempt_record(row) for row in tx.execute(sql.FRESH, {"run": run_id, "most": limit})]
+    rows = tx.execute(sql.FRESH, {"run": run_id, "most": limit}).all()
+    changed = [attempt_record(row) for row in rows]
     by_id: dict[str, Task] = {}
     for part in parts([attempt.task for attempt in changed]):
-        for row in tx.execute(sql.TASKS_BY_ID, {"ids": part}):
+        for row in tx.execute(sql.TASKS_BY_ID, {"ids": part}).all():
             by_id[row.id] = task_record(row)
     return [(by_id[attempt.task], attempt) for attempt in changed]
 
@@ -87,7 +88,7 @@ def stepped(tx: Tx, run: Run, moved: Sequence[Task], seen: Sequence[Attempt], *,
             }
             for task in moved
         ]
-        tx.execute(sql.moving_tasks(TASK_STATE_FIELDS), rows)
+        sql.execute_many(tx, sql.moving_tasks(TASK_STATE_FIELDS), rows)
     for part in parts([attempt.id for attempt in seen]):
         tx.execute(sql.MARK_SEEN, {"ids": part})
     return after
