@@ -69,6 +69,11 @@ class Ingest:
         crowded = self._together.waiting >= BATCH
         return self._lag.lags(crowded=crowded, now=self._clock.monotonic())
 
+    @property
+    def crowded(self) -> bool:
+        """Whether more waits than what is being taken in just now."""
+        return self._together.waiting > 0
+
     async def take_facts(self) -> None:
         """Loop: batches of EV, committed, then acked."""
         async for batch in self._fabric.consume(subjects.EV, subjects.INGEST, batch=BATCH):

@@ -51,6 +51,8 @@ from quarterdeck.wire.marks import MOST_MARKS, encode_marks
 
 TICK_S = 2.0
 GATHER_S = 0.02
+CROWD_S = 2.0
+AFTER_CROWD_S = 0.2
 AT_ONCE = 4
 AT_ONCE_PER_NODE = 2
 CANDIDATES = 500
@@ -90,13 +92,14 @@ class Seal:
         self._telemetry = telemetry
         self._poke = poke
         self._busy: dict[str, str] = {}
+        self._gave_way_s = 0.0
         self._later: dict[str, tuple[float, float]] = {}
 
     async def seal_logs(self) -> None:
         """Loop: keep up to `AT_ONCE` sealings under way."""
         while True:
             await self._poke.wait(TICK_S)
-            await asyncio.sleep(GATHER_S)  # who waits for the end is served before its archive
+            await self._give_way()
             now = self._clock.monotonic()
             self._later = recent(self._later, now)
             resting = {id for id, (at, _) in self._later.items() if at > now}
@@ -114,6 +117,16 @@ class Seal:
                 if len(page) < CANDIDATES:
                     break
                 after = page[-1].id
+
+    async def _give_way(self) -> None:
+        """Who waits for ends is served before their archive: a moment, and while many come at once
+        up to `CROWD_S`; a crowd that stays longer is not waited for again."""
+        await asyncio.sleep(GATHER_S)
+        if not self._ingest.crowded:
+            self._gave_way_s = 0.0
+        while self._ingest.crowded and self._gave_way_s < CROWD_S:
+            await asyncio.sleep(AFTER_CROWD_S)
+            self._gave_way_s += AFTER_CROWD_S
 
     async def _seal_silent(self, silent: Sequence[Attempt]) -> None:
         """All in one unit; what fails is tried one by one, as the others are."""
