@@ -9,7 +9,7 @@ import pytest
 
 from quarterdeck.cli.node import _row, described
 from quarterdeck.errors import Invalid
-from quarterdeck.wire.beat import check_names, check_said
+from quarterdeck.wire.beat import check_figures, check_names, check_words
 from quarterdeck.wire.run import FactsMessage, Heartbeat, LoadMessage
 
 NAN, INF = float("nan"), float("inf")
@@ -53,9 +53,14 @@ NODE: dict[str, Any] = {
 }
 
 
+def looked_at(beat: Heartbeat) -> None:
+    check_figures(beat)
+    check_words(beat)
+
+
 def test_a_beat_of_a_healthy_node_is_taken() -> None:
     check_names(BEAT)
-    check_said(BEAT)
+    looked_at(BEAT)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +81,7 @@ def test_a_beat_of_a_healthy_node_is_taken() -> None:
 )
 def test_figures_and_words_that_nobody_can_be_shown_are_refused(lie: dict[str, Any]) -> None:
     with pytest.raises(Invalid):
-        check_said(msgspec.structs.replace(BEAT, **lie))
+        looked_at(msgspec.structs.replace(BEAT, **lie))
 
 
 @pytest.mark.parametrize("key", ["cpu_percent", "load1", "clock_offset_s"])

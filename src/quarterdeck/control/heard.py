@@ -35,6 +35,10 @@ class HeardOf:
         """Whether anything is to be written."""
         return bool(self._changed or self._seen)
 
+    def told(self, node_id: str, facts: FactsMessage) -> bool:
+        """Whether these are the facts of the beat before, which has been looked at."""
+        return self._facts.get(node_id) == facts
+
     def facts(self, node: Node, told: FactsMessage) -> Facts:
         """They hardly ever change, so they are not made anew from each beat."""
         if self._facts.get(node.id) == told:

@@ -122,6 +122,7 @@ class Server:
             database=self.database,
             fabric=self.fabric,
             clock=self.clock,
+            steady=self.steady,
             telemetry=self.telemetry,
             leases=self.leases,
             changes=self.changes,

@@ -22,9 +22,10 @@ import msgspec
 from quarterdeck.control.changes import Changes, node_of, node_topic
 from quarterdeck.control.heard import HeardOf
 from quarterdeck.control.lease import Leases
+from quarterdeck.control.steady import Steady
 from quarterdeck.core import liveness
 from quarterdeck.core.model import Attempt, Node
-from quarterdeck.core.reconcile import Beat, Watch, compare
+from quarterdeck.core.reconcile import Beat, Watch, compare, orders_for
 from quarterdeck.core.states import NodeState
 from quarterdeck.errors import Invalid, NotFound, Unavailable
 from quarterdeck.fabric.base import Fabric, Message
@@ -35,12 +36,12 @@ from quarterdeck.store.base import Database
 from quarterdeck.telemetry import FactRejected, NodeCloned, NodeSession, Telemetry
 from quarterdeck.wire import subjects
 from quarterdeck.wire.agentless import AgentlessReport
-from quarterdeck.wire.beat import check_names, check_said
+from quarterdeck.wire.beat import check_figures, check_names, check_words
 from quarterdeck.wire.codec import decode, encode
 from quarterdeck.wire.run import BeatNow, Heartbeat, load_record
 
 FLUSH_S = 1.0
-GATHER_S = 0.2
+GATHER_S = 0.5
 STRANGERS_S = 0.2
 SETTLE_S = 1.0
 SESSIONS_AT_ONCE = 4
@@ -52,8 +53,8 @@ BEAT_BYTES = 128 << 10
 class Fleet:
     """Nodes by id, kept current by their beats.
 
-    `dispatch` is poked with node ids that beat, `ask` with attempts whose node's journal is to be
-    asked, or told again to release.
+    `dispatch` is poked with the ids of nodes that beat and are to be sent something, `ask` with
+    attempts whose node's journal is to be asked, or told again to release.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Fleet:
         database: Database,
         fabric: Fabric,
         clock: Clock,
+        steady: Steady,
         telemetry: Telemetry,
         leases: Leases,
         changes: Changes,
@@ -69,6 +71,7 @@ class Fleet:
         ask: Poke,
     ) -> None:
         self._leases = leases
+        self._steady = steady
         self._changes = changes
         self._database = database
         self._fabric = fabric
@@ -232,10 +235,17 @@ class Fleet:
             beat: Heartbeat = decode(message.data, Heartbeat)
             if beat.node != subjects.node_of(message.subject):
                 raise Invalid("wrong_node", f"A beat of {beat.node!r} came on {message.subject}.")
-            news = _brings_news(beat, self._nodes.get(beat.node))
+            known = self._nodes.get(beat.node)
+            news = _brings_news(beat, known)
             if news:
                 check_names(beat)
-            check_said(beat)
+            check_figures(beat)
+            if (
+                known is None
+                or known.full != beat.full
+                or not self._heard_of.told(beat.node, beat.facts)
+            ):
+                check_words(beat)
         except Invalid as error:
             self._telemetry.emit(FactRejected(subject=message.subject, error=error.message))
             return
@@ -267,7 +277,9 @@ class Fleet:
         for beat in mine:
             if beat.node in self._nodes:  # not removed during the read
                 self._compare(beat, {a.id: a for a in recorded.get(beat.node, [])})
-        self._dispatch(*recorded)
+        steady = self._steady.now()
+        if owed := {node for node, attempts in recorded.items() if orders_for(attempts, steady)}:
+            self._dispatch(*owed)
         return urgent
 
     def _record(self, beat: Heartbeat, at: datetime, *, ours: bool) -> bool:

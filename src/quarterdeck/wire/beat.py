@@ -32,13 +32,8 @@ def check_names(beat: Heartbeat) -> None:
     check_labels(beat.labels)
 
 
-def check_said(beat: Heartbeat) -> None:
-    """Raises Invalid with a sentence for what else nobody can be shown; every beat is looked at."""
-    _check_figures(beat)
-    _check_words(beat)
-
-
-def _check_figures(beat: Heartbeat) -> None:
+def check_figures(beat: Heartbeat) -> None:
+    """Raises Invalid for a figure that is none; every beat is looked at."""
     load, facts = beat.load, beat.facts
     for name, figure, most in (
         ("at", beat.at, LATEST),
@@ -57,7 +52,8 @@ def _check_figures(beat: Heartbeat) -> None:
             raise Invalid("figure", f"A beat says that {name} is {figure}.")
 
 
-def _check_words(beat: Heartbeat) -> None:
+def check_words(beat: Heartbeat) -> None:
+    """Raises Invalid for facts that nobody can be shown."""
     words = msgspec.structs.asdict(beat.facts)
     addresses = words.pop("addresses")
     if len(addresses) > MAX_ADDRESSES:
