@@ -14,21 +14,58 @@ from urllib.parse import ParseResult
 from nats.aio.transport import TcpTransport
 
 _LARGE = 32 << 10
+_SMALL = 4 << 10
+_REST_S = 0.004
+_LOOK_S = 0.1
+_MANY = 50
+"""Small reads within `_LOOK_S`: then the socket rests for `_REST_S` after each."""
 
 
 class Pieces(asyncio.StreamReader):
-    """Gives a reader that waits what the socket gave, as it is; else it is a plain stream."""
+    """Gives a reader that waits what the socket gave, as it is; else it is a plain stream.
+
+    Thousands of nodes beat one at a time, and to wake up for each costs more than to read it. So
+    while many small pieces come the socket is left alone for a moment after each.
+    """
 
     _waiter: asyncio.Future[None] | None
     _buffer: bytearray
+    _paused: bool
+    _transport: asyncio.ReadTransport | None
 
     def __init__(self, limit: int) -> None:
-        super().__init__(limit=limit, loop=asyncio.get_running_loop())
+        self._clock = asyncio.get_running_loop()
+        super().__init__(limit=limit, loop=self._clock)
         self._wanted = False
         self._given = b""
+        self._small = 0
+        self._looked_at = 0.0
+        self._rests = False
 
     def feed_data(self, data: Any) -> None:
         """See `asyncio.StreamReader`."""
+        self._take(data)
+        if len(data) < _SMALL:
+            self._rest()
+
+    def _rest(self) -> None:
+        self._small += 1
+        now = self._clock.time()
+        if now - self._looked_at >= _LOOK_S:
+            # while it rests it can't count as many as come, so what still comes one by one is many
+            most = _MANY if not self._rests else _MANY / 4
+            self._rests = self._small >= most and now - self._looked_at < 2 * _LOOK_S
+            self._small, self._looked_at = 0, now
+        if self._rests and self._transport is not None:
+            self._transport.pause_reading()
+            self._clock.call_later(_REST_S, self._wake)
+
+    def _wake(self) -> None:
+        # the stream pauses it too, when nobody takes what came
+        if not self._paused and self._transport is not None:
+            self._transport.resume_reading()
+
+    def _take(self, data: Any) -> None:
         if not (self._wanted and data) or self._given or self._buffer:
             super().feed_data(data)
             return
