@@ -23,7 +23,7 @@ from typing import Any
 
 from bench import rigs
 from bench.crowd import LOOK_S, Crowd, Spent, crowd, until
-from bench.floors import echoes, plain_rows
+from bench.floors import ear, echoes, plain_rows
 from bench.idle import cpu_s
 from bench.throughput import resident
 from quarterdeck.client.http import Connection
@@ -37,6 +37,7 @@ ROUNDS = {True: 1, False: 3}
 SMALL_ROUNDS = {True: 1, False: 5}
 IDLE_S = {True: 0.5, False: 60.0}
 AFTER_S = {True: 0.5, False: 20.0}
+EAR_S = 0.5
 WINDOW_S = 0.1
 
 
@@ -86,11 +87,18 @@ def idle(report: rigs.Report, up: rigs.Up, agents: Crowd, watch_s: float) -> Non
     percent = spent.percent()
     for name, value in percent.items():
         report.add(f"{count} idle: {name}, % of a core", [value], "%")
+    floor = ear(up, EAR_S * watch_s)
+    report.add(f"floor: a process that only receives the beats of {count}", [floor], "%")
     memory = {"server": resident(up.server_pid), "fabric": resident(up.fabric_pid)}
     for name, value in memory.items():
         report.add(f"{count} idle: memory of the {name}", [value], "MiB")
     report.compare(
         f"P7 {count} idle: server + fabric, % of a core", percent["server"] + percent["fabric"], 15
+    )
+    report.compare(
+        f"P7 {count} idle: (server + fabric) / (fabric + floor)",
+        (percent["server"] + percent["fabric"]) / max(percent["fabric"] + floor, 0.01),
+        None,
     )
     report.compare(f"P7 {count} idle: server + fabric, MiB", sum(memory.values()), 1024)
 
