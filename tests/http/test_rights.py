@@ -5,6 +5,7 @@ A new route has to say here who may call it, or the first test fails.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import simple_websocket
 from litestar.routes import BaseRoute, HTTPRoute, WebSocketRoute
 
 from quarterdeck.api.app import application
@@ -21,6 +23,7 @@ from quarterdeck.telemetry import RequestFailed
 from tests.contracts.fabric_server import harbour
 from tests.http.http_host import Answer, HttpHost, answering
 
+DEADLINE_S = 20.0
 ROOT = Principal("root", "api", "*")
 PUBLIC: tuple[str, ...] = ()
 API = ("api",)
@@ -102,8 +105,18 @@ RULES = {
     "DELETE /v1/tokens/{token}": Rule(API, "rows"),
 }
 LITESTARS = "/schema"  # its own description of the routes, for tokens of kind api
-# WebSockets, by the kinds that may open one
-SOCKETS: dict[str, tuple[str, ...]] = {}
+SOCKETS = {
+    "/v1/trace/{name}/stream": Rule(READ, "here", path="?follow=false"),
+    "/socket.io/": Rule(PUBLIC, "shared", path="?EIO=4&transport=websocket"),  # it asks inside
+    "/fabric": Rule(PUBLIC, "shared"),  # bytes for nats-server, which asks for a pass of its own
+    "/fabric/leafnode": Rule(PUBLIC, "shared"),
+}
+UPGRADE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Key": "A" * 22 + "==",
+    "Sec-WebSocket-Version": "13",
+}
 
 
 def routes() -> Sequence[BaseRoute]:
@@ -119,8 +132,7 @@ def test_every_route_has_a_rule_and_no_rule_is_left_over() -> None:
         if method != "OPTIONS"
     }
     assert found == set(RULES)
-    sockets = [route for route in routes() if isinstance(route, WebSocketRoute)]
-    assert {route.path_format for route in sockets} == set(SOCKETS)
+    assert not [route for route in routes() if isinstance(route, WebSocketRoute)]
 
 
 class Rights:
@@ -155,10 +167,17 @@ class Rights:
     async def call(self, route: str, who: tuple[str, str], *, namespace: str = "") -> Answer:
         rule = RULES[route]
         method, _, path = route.partition(" ")
+        return await self.ask(method, self.path(path, rule, namespace), who, rule.body)
+
+    async def open(self, route: str, who: tuple[str, str] | None, *, namespace: str = "") -> Answer:
+        """What a request for a WebSocket is answered: 101 when it opens; then it is closed."""
+        path = self.path(route, SOCKETS[route], namespace)
+        token = self.tokens[who] if who else ""
+        return await self.host.ask(path, token=token, more=UPGRADE)
+
+    def path(self, path: str, rule: Rule, namespace: str) -> str:
         path = re.sub(r"{(\w+)}", lambda found: self.names[found[1]], path) + rule.path
-        if namespace:
-            path += f"{'&' if '?' in path else '?'}namespace={namespace}"
-        return await self.ask(method, path, who, rule.body)
+        return path + (f"{'&' if '?' in path else '?'}namespace={namespace}" if namespace else "")
 
 
 @pytest.fixture
@@ -211,6 +230,59 @@ async def test_what_is_in_another_namespace_is_not_there(rights: Rights) -> None
                     assert refused(here) == refused(there) == "wrong_namespace", told
                 case "shared":
                     assert (refused(here), refused(there)) == ("", ""), told
+
+
+async def test_every_websocket_has_a_rule_and_keeps_it(rights: Rights) -> None:
+    assert sorted(rights.host.http.sockets) == sorted(SOCKETS)
+    for route, rule in SOCKETS.items():
+        for kind in KINDS:
+            code = refused(await rights.open(route, (kind, "*")))
+            assert code == ("wrong_token" if rule.kinds and kind not in rule.kinds else ""), route
+        if not rule.kinds:
+            continue
+        assert (await rights.open(route, None)).json["code"] == "no_token", route
+        for kind in rule.kinds:
+            for where in ("here", "there"):
+                assert (await rights.open(route, (kind, where))).status == 101, route
+            assert (await rights.open(route, (kind, "*"), namespace="here")).status == 101, route
+            wrong = await rights.open(route, (kind, "there"), namespace="here")
+            assert refused(wrong) == "wrong_namespace", route
+
+
+async def told(rights: Rights, who: tuple[str, str], event: str, **given: Any) -> str:
+    """The code word of the answer of Socket.IO to a token and then an event; empty: it is done."""
+    path = rights.path("/socket.io/", SOCKETS["/socket.io/"], "")
+    url = f"ws://127.0.0.1:{rights.host.port}{path}"
+    first = {"token": rights.tokens[who], **given}
+    socket = await simple_websocket.AioClient.connect(url)
+    try:
+        await socket.send("40/trace,")
+        for number, said in enumerate((["authenticate", first], [event, {"name": "deploy"}])):
+            await socket.send(f"42/trace,{number}{json.dumps(said)}")
+            start = f"43/trace,{number}"
+            while not (answer := str(await socket.receive(DEADLINE_S))).startswith(start):
+                continue
+            (found,) = json.loads(answer.removeprefix(start))
+            if not found["ok"]:
+                return str(found["code"])
+        return ""
+    finally:
+        await socket.close()
+
+
+async def test_socketio_asks_for_the_token_inside_and_compares_it_as_routes_do(
+    rights: Rights,
+) -> None:
+    for kind in KINDS:
+        watched, sent = [
+            await told(rights, (kind, "there"), event, **more)
+            for event, more in (("attach", {}), ("data", {"name": "deploy"}))
+        ]
+        assert watched == ("" if kind in READ else "wrong_token"), kind
+        expected = "" if kind in SEND else "no_sender" if kind in READ else "wrong_token"
+        assert sent == expected, kind
+        wrong = await told(rights, (kind, "there"), "attach", namespace="here")
+        assert wrong == ("wrong_namespace" if kind in (*READ, *SEND) else "wrong_token"), kind
 
 
 NOWHERE = ("run_not_found", "token_not_found", "trace_not_found")

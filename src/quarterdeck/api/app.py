@@ -46,7 +46,7 @@ from quarterdeck.api.hide import hiding
 from quarterdeck.api.measure import measured
 from quarterdeck.api.origins import Origins, frame_ancestors, listed
 from quarterdeck.api.patience import Patience, PatientProtocol
-from quarterdeck.api.relay import Far, Relays, relaying
+from quarterdeck.api.relay import PATHS, Far, Relays, relaying
 from quarterdeck.api.schema import Problem
 from quarterdeck.api.shelf import shelf_at
 from quarterdeck.api.trace_sio import SocketIo
@@ -207,7 +207,8 @@ class _Uvicorn(uvicorn.Server):
 
 
 class HttpServer:
-    """Listens, serves, drains. `start` returns when requests are answered."""
+    """Listens, serves, drains. `start` returns when requests are answered. `sockets` is where
+    WebSockets are answered: by doors of ours, or carried to the fabric."""
 
     def __init__(
         self,
@@ -222,14 +223,15 @@ class HttpServer:
         origins = Origins(listed(server.settings.cors_origins, "cors_origins"))
         frame_ancestors(server.settings.frame_ancestors)
         self._socketio = SocketIo(server, origins)
-        claims = (TraceSockets(server, origins).claim, self._socketio.claim)
+        doors = (TraceSockets(server, origins).door, self._socketio.door)
+        self.sockets = (*(path for door in doors for path in door.paths), *PATHS)
         relays = Relays(far, server.settings.max_links, server.services, server.telemetry)
         routes: Any = measured(application(server), server)
         self._server = server
         self._socket = listener
         self._uvicorn = _Uvicorn(
             uvicorn.Config(
-                hiding(Front(cutting(routes, server.streaming), claims)),
+                hiding(Front(cutting(routes, server.streaming), doors)),
                 # only called, as uvicorn calls a class
                 http=partial(  # type: ignore[arg-type]
                     PatientProtocol,

@@ -6,6 +6,7 @@ turned away gets the problem document that an HTTP request would get.
 
 from __future__ import annotations
 
+import re
 import urllib.parse
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
@@ -18,8 +19,6 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-Claim = Callable[[Scope], App | None]
-"""Says who answers a request; None: somebody else."""
 
 UNAUTHENTICATED = ("no_token", "bad_token")
 MOST_FIELDS = 100
@@ -27,18 +26,45 @@ HIDDEN = "hidden_token"
 """Key of a scope: the `access_token` that was taken out of its query (api/hide.py)."""
 
 
-class Front:
-    """The ASGI application: each claim is asked in turn, the rest are routes of HTTP."""
+class Door:
+    """Who answers WebSockets at `paths` (written as those of routes: `/x/{name}`), and with `plain`
+    whatever else is asked for below them."""
 
-    def __init__(self, routes: App, claims: tuple[Claim, ...]) -> None:
+    def __init__(self, paths: tuple[str, ...], app: App, *, plain: bool = False) -> None:
+        self.paths = paths
+        self.app = app
+        self._plain = plain
+        self._formats = [re.compile(_pattern(path) + "/?") for path in paths]
+
+    def opens(self, scope: Scope) -> bool:
+        """Whether a request is for this one."""
+        path = str(scope["path"])
+        if scope["type"] == "websocket":
+            return self.names(path) is not None
+        return self._plain and path.startswith(self.paths)
+
+    def names(self, path: str) -> tuple[str, ...] | None:
+        """What stands in a path where the format has names; None for another path."""
+        found = next(filter(None, (one.fullmatch(path) for one in self._formats)), None)
+        return None if found is None else found.groups()
+
+
+def _pattern(path: str) -> str:
+    parts = re.split(r"{\w+}", path.rstrip("/"))
+    return "([^/]+)".join(re.escape(part) for part in parts)
+
+
+class Front:
+    """The ASGI application: each door is tried in turn, the rest are routes of HTTP."""
+
+    def __init__(self, routes: App, doors: tuple[Door, ...]) -> None:
         self._routes = routes
-        self._claims = claims
+        self._doors = doors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        for claim in self._claims:
-            app = claim(scope)
-            if app is not None:
-                await app(scope, receive, send)
+        for door in self._doors:
+            if door.opens(scope):
+                await door.app(scope, receive, send)
                 return
         if scope["type"] == "websocket":
             path = str(scope["path"])[:200]

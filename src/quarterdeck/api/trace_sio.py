@@ -19,7 +19,7 @@ from typing import Any
 
 import socketio
 
-from quarterdeck.api.front import App, Receive, Scope, Send, query, turn_away
+from quarterdeck.api.front import Door, Receive, Scope, Send, query, turn_away
 from quarterdeck.api.origins import Origins
 from quarterdeck.api.stream import voided
 from quarterdeck.api.trace_socket import SocketSender
@@ -256,11 +256,7 @@ class SocketIo:
         self._sio.eio.start_background_task = self._spawn
         self._sio.register_namespace(TraceNamespace(server))
         self._app = socketio.ASGIApp(self._sio, socketio_path=PATH)
-
-    def claim(self, scope: Scope) -> App | None:
-        if scope["type"] in ("http", "websocket") and scope["path"].startswith(PATH):
-            return self._answer
-        return None
+        self.door = Door((PATH,), self._answer, plain=True)
 
     def _spawn(self, target: Callable[..., Any], *args: Any, **more: Any) -> asyncio.Task[Any]:
         return self._server.services.spawn(target(*args, **more), "Socket.IO")

@@ -7,7 +7,6 @@ Both tell the same events and resume from the same cursor. Who may watch a name 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Annotated
@@ -31,7 +30,7 @@ from quarterdeck.api.auth import (
     within_scope,
 )
 from quarterdeck.api.describe import EVENTS
-from quarterdeck.api.front import App, Receive, Scope, Send, bearer, header, query, turn_away
+from quarterdeck.api.front import Door, Receive, Scope, Send, bearer, header, query, turn_away
 from quarterdeck.api.origins import Origins
 from quarterdeck.api.stream import streamed
 from quarterdeck.api.trace_events import (
@@ -49,7 +48,6 @@ from quarterdeck.errors import Denied, Invalid, QuarterdeckError
 from quarterdeck.store.access import Principal
 
 NO_BUFFERING = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-PATH = re.compile(r"/v1/trace/([^/]+)/stream/?")
 WATCHING = {NEEDS: Stage.WHOLE, KINDS: WATCHERS, SCOPED: True, QUERY_TOKEN: True}
 YES = ("1", "true", "yes")
 NORMAL, GOING_AWAY = 1000, 1012
@@ -149,12 +147,7 @@ class TraceSockets:
     def __init__(self, server: Server, origins: Origins) -> None:
         self._server = server
         self._origins = origins
-
-    def claim(self, scope: Scope) -> App | None:
-        """Whether a request is for one of these."""
-        if scope["type"] == "websocket" and PATH.fullmatch(scope["path"]):
-            return self._answer
-        return None
+        self.door = Door(("/v1/trace/{name}/stream",), self._answer)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         await receive()  # what asks for the connection
@@ -214,9 +207,8 @@ class TraceSockets:
                 "`?access_token=TOKEN`.",
             )
         principal = await server.principal(token)
-        found = PATH.fullmatch(scope["path"])
         given = query(scope)
-        name = found[1] if found else ""
+        (name,) = self.door.names(scope["path"]) or ("",)
         server.trace_watching.crowd.check()
         node = given.get("node", "")
         if len(node) > 255:
