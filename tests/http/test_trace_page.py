@@ -98,6 +98,35 @@ async def test_the_page_shows_senders_live_and_runs_nothing_of_what_they_say(
         assert width <= 390, "the page is wider than a phone"
 
 
+LONG = (
+    b"9" * 400_000 + b"\n\x1b[48;2;10;20;200mdeep\x1b[48;5;255mpale\x1b[44mown\x1b[37mboth\x1b[0m\n"
+)
+
+
+async def test_a_page_that_follows_is_at_the_end_and_no_text_has_the_colour_of_its_ground(
+    host: HttpHost,
+) -> None:
+    sender = Sender(host.port)
+    await sender.begin()
+    await sender.say(LONG)
+    await sender.end(code=0)
+    async with browsing(host, "/trace/deploy") as page:
+        await page.wait_for_selector(".line.end")
+        away = "e => e.scrollHeight - e.scrollTop - e.clientHeight < 2"
+        log = await page.query_selector(".log")
+        await page.wait_for_function(away, arg=log)
+        colour = "e => getComputedStyle(e).color"
+        shown = [
+            await page.locator("span", has_text=word).evaluate(colour)
+            for word in ("deep", "pale", "own")
+        ]
+        panel = await page.locator(".pane").first.evaluate(
+            "e => getComputedStyle(e).backgroundColor"
+        )
+        assert shown == ["rgb(255, 255, 255)", "rgb(0, 0, 0)", panel]
+        assert await page.locator("span.f7.b4").inner_text() == "both"
+
+
 async def test_a_name_is_picked_and_a_token_is_asked_for(host: HttpHost) -> None:
     sender = Sender(host.port, name="nightly")
     await sender.begin()
@@ -112,6 +141,14 @@ async def test_a_name_is_picked_and_a_token_is_asked_for(host: HttpHost) -> None
         await page.click("#token-form button")
         await page.wait_for_selector(".pane")
         assert API not in page.url
+
+
+async def test_a_link_whose_token_is_not_valid_says_so(host: HttpHost) -> None:
+    noted = pytest.raises(AssertionError, match="401")  # the browser's own note of the answer
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(noted)
+        page = await stack.enter_async_context(browsing(host, "/trace/nightly", token="qd_old"))
+        await page.locator("#token-why", has_text="has expired, or was revoked").wait_for()
 
 
 async def test_nothing_of_the_page_comes_from_elsewhere_and_who_may_frame_it_is_said(

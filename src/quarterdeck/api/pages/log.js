@@ -4,6 +4,7 @@ import { Ansi } from "./ansi.js";
 
 const MOST_LINES = 5000;
 const LONGEST_LINE = 16384;
+const SETTLING = 30; // frames
 
 export class Log {
   #lines = [];
@@ -40,9 +41,19 @@ export class Log {
     this.#scrolled();
   }
 
-  #settle() {
-    if (this.following && !this.steady) this.element.scrollTop = this.element.scrollHeight;
-    this.#top = this.element.scrollTop;
+  // The height of a line is known once it has been in sight: so the end may move away again.
+  #settle(again = SETTLING) {
+    const { element } = this;
+    if (this.following && !this.steady) {
+      element.scrollTop = element.scrollHeight;
+      if (again > 0) requestAnimationFrame(() => this.#resettle(again - 1));
+    }
+    this.#top = element.scrollTop;
+  }
+
+  #resettle(again) {
+    const { scrollTop, scrollHeight, clientHeight } = this.element;
+    if (scrollHeight - scrollTop - clientHeight >= 1) this.#settle(again);
   }
 
   get letGo() {
@@ -64,8 +75,7 @@ export class Log {
   toEnd() {
     this.following = true;
     this.behind = 0;
-    this.element.scrollTop = this.element.scrollHeight;
-    this.#top = this.element.scrollTop;
+    this.#settle();
     this.#scrolled();
   }
 
@@ -174,6 +184,7 @@ function fill(line) {
     for (const flag of style.flags) if (flag !== "inverse") span.classList.add(flag);
     paint(span, "f", "color", fg);
     paint(span, "b", "backgroundColor", bg);
+    if (fg === null && typeof bg === "string" && bg.startsWith("rgb")) span.style.color = readable(bg);
     return span;
   });
   line.element.replaceChildren(...(parts.length ? parts : [" "]));
@@ -183,6 +194,12 @@ function paint(span, prefix, property, value) {
   if (value === null) return;
   if (typeof value === "number" || value === "ground" || value === "text") span.classList.add(prefix + value);
   else span.style[property] = value;
+}
+
+// The page's own colour of text is for its own ground: on one that a sender chose it may not be seen.
+function readable(ground) {
+  const [r, g, b] = ground.match(/\d+/g).map(Number);
+  return 0.299 * r + 0.587 * g + 0.114 * b > 140 ? "#000" : "#fff";
 }
 
 function clock(timeUs) {

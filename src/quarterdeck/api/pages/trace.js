@@ -228,7 +228,8 @@ function ask(problem) {
   sessionStorage.removeItem("qd-token");
   $("token").hidden = false;
   $("waiting").hidden = true;
-  if (problem?.detail) $("token-why").textContent = problem.detail;
+  if (problem?.code === "bad_token") $("token-why").textContent = "The token of this link is not valid here: it was mistyped, has expired, or was revoked.";
+  else if (problem?.detail) $("token-why").textContent = problem.detail;
   $("token-text").focus();
 }
 
