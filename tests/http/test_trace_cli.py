@@ -80,6 +80,7 @@ async def test_qd_watch_waits_for_a_first_sender_and_leaves_with_the_worst_code(
     code, out, err = await ended(text)
     assert (code, out) == (137, b"web-1 | hello\nweb-1 | world\n")
     assert b"db-1  | oops\n" in err and b"qd: web-1: make web-1\n" in err
+    assert err.startswith(b"qd: nobody traces as deploy yet: waiting (Ctrl-C leaves).\n")
     assert b"qd: web-1: failed, exit 2\n" in err and b"qd: db-1: failed, signal 9\n" in err
     code, out, err = await ended(lines)
     events = [json.loads(line) for line in out.splitlines()]

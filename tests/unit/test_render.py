@@ -6,7 +6,6 @@ import io
 import re
 import sys
 import time
-from datetime import datetime
 
 import pytest
 from hypothesis import example, given, settings
@@ -15,16 +14,12 @@ from hypothesis import strategies as st
 from quarterdeck.cli.render import (
     LONGEST_LINE,
     Printer,
-    ago,
     coloured,
-    ending,
     pointed,
     print_json,
     safe,
     say,
-    size,
     table,
-    took,
 )
 
 SGR = re.compile(rb"\x1b\[[0-9;:]*m")
@@ -273,6 +268,26 @@ def test_on_a_terminal_names_have_colours_and_can_not_steer_either(
     assert b" xy\n" in got
 
 
+def test_on_a_terminal_a_return_does_not_take_the_name_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = on_terminal(monkeypatch)
+    printer = Printer(prefix=True)
+    printer.output("a", "t", "stdout", b"10%\r100%\r\nplain\n")
+    printer.output("a", "t", "stdout", b"\rb | not b")
+    printer.ended("a", "t")
+    shown = SGR.sub(b"", terminal.got())
+    assert shown == b"a | 10%\ra | 100%\na | plain\na | \ra | b | not b\n"
+
+
+def test_on_a_terminal_colours_end_with_their_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = on_terminal(monkeypatch)
+    printer = Printer(prefix=True)
+    printer.output("a", "t", "stdout", b"\x1b[8mhidden\nplain\n")
+    first, second, _ = terminal.got().split(b"\n")
+    assert first.endswith(b"hidden\x1b[0m") and second.endswith(b" plain")
+
+
 CUT = "the Printer cleans chunk by chunk, without memory of what was cut"
 
 
@@ -317,73 +332,3 @@ def test_json_is_one_line_that_keeps_letters(capsys: pytest.CaptureFixture[str])
 def test_colour_is_there_only_when_it_is_on() -> None:
     assert coloured("x", 31, on=False) == "x"
     assert coloured("x", 31, on=True) == "\x1b[31mx\x1b[0m"
-
-
-# ---- times, sizes, endings
-
-START = "2031-05-06T07:08:09+00:00"
-NOW = datetime.fromisoformat(START).timestamp()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"),
-    [
-        (-5, "0 s ago"),
-        (0, "0 s ago"),
-        (119.9, "119 s ago"),
-        (120, "2 min ago"),
-        (7199, "119 min ago"),
-        (7200, "2 h ago"),
-        (172_799, "47 h ago"),
-        (172_800, "2 d ago"),
-        (1e9, "11574 d ago"),
-    ],
-)
-def test_an_age_is_a_number_and_a_unit(seconds: float, shown: str) -> None:
-    assert ago(START, NOW + seconds) == shown
-
-
-def test_what_never_was_has_no_age() -> None:
-    assert ago(None) == ago("") == "never"
-
-
-@pytest.mark.parametrize(
-    ("end", "shown"),
-    [
-        ("2031-05-06T07:08:09.040Z", "0.0 s"),
-        ("2031-05-06T07:08:10.250Z", "1.2 s"),
-        ("2031-05-06T07:09:09Z", "1 min 0 s"),
-        ("2031-05-06T09:08:08Z", "119 min 59 s"),
-        ("2031-05-06T09:08:09Z", "2 h 0 min"),
-        ("2031-05-06T09:08:10+02:00", "1.0 s"),
-    ],
-)
-def test_a_time_taken_is_short(end: str, shown: str) -> None:
-    assert took(START, end) == shown
-    assert took(None, end) == took(START, None) == ""
-
-
-@pytest.mark.parametrize(
-    ("number", "shown"),
-    [
-        (0, "0 B"),
-        (1023, "1023 B"),
-        (1024, "1.0 KiB"),
-        (1536, "1.5 KiB"),
-        (MIB, "1.0 MiB"),
-        (5 << 30, "5.0 GiB"),
-        (3 << 40, "3.0 TiB"),
-        (2 << 50, "2048.0 TiB"),
-    ],
-)
-def test_a_size_has_a_unit(number: int, shown: str) -> None:
-    assert size(number) == shown
-
-
-def test_an_ending_names_signal_or_exit_code() -> None:
-    assert ending({"outcome": "succeeded", "exit_code": 0}) == "succeeded"
-    assert ending({"outcome": "failed", "exit_code": 3}) == "failed, exit 3"
-    assert (
-        ending({"outcome": "cancelled", "signal": 15, "exit_code": 143}) == "cancelled, signal 15"
-    )
-    assert ending({"outcome": None, "state": "running"}) == "running"

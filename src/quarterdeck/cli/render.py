@@ -18,6 +18,8 @@ FOLDED_ROWS = 200
 SGR = {"bold": 1, "green": 32, "red": 31, "magenta": 35, "yellow": 33, "cyan": 36}
 CARET_WIDTH = 90
 WIDE = 130
+NEARLY_S = 2.0
+"""What was asked for `1h` a moment ago is said to end in an hour, not in 59 minutes."""
 WHOLE = ("RUN", "NODE", "ATTEMPT")
 """Columns of ids and names, which people copy: where room is short the others are folded."""
 # A terminal may be coloured by a task, not steered. What passes: SGR sequences, UTF-8 beyond the C1
@@ -40,6 +42,7 @@ UNFINISHED = re.compile(
     rb"|[\xc3-\xdf]|[\xe0-\xef][\x80-\xbf]?|[\xf0-\xf4][\x80-\xbf]{0,2})\Z"
 )
 UNFINISHED_BYTES = 5000
+COLOUR = re.compile(rb"\x1b\[[0-9;:]*m")
 
 
 def safe(data: bytes) -> bytes:
@@ -97,8 +100,7 @@ class Printer:
         if rest:
             self._rest[task, stream] = rest
         if lines:
-            head = self._head(node, stream)
-            self._write(stream, b"".join(head + line + b"\n" for line in lines))
+            self._lines(node, stream, lines)
 
     def ended(self, node: str, task: str) -> None:
         """A task has ended: print its last, unfinished line."""
@@ -107,7 +109,16 @@ class Printer:
             self._put(stream, safe(unfinished))
         for stream in self._sinks:
             if rest := self._rest.pop((task, stream), b""):
-                self._write(stream, self._head(node, stream) + rest + b"\n")
+                self._lines(node, stream, [rest])
+
+    def _lines(self, node: str, stream: str, lines: list[bytes]) -> None:
+        """Whole lines behind their node. On a terminal a return does not take it away, and what
+        a line sets of colours ends with it."""
+        head = self._head(node, stream)
+        if self._terminal[stream]:
+            lines = [line.rstrip(b"\r").replace(b"\r", b"\x1b[0m\r" + head) for line in lines]
+            lines = [line + b"\x1b[0m" if COLOUR.search(line) else line for line in lines]
+        self._write(stream, b"".join(head + line + b"\n" for line in lines))
 
     def _head(self, node: str, stream: str) -> bytes:
         self._width = max(self._width, len(node))
@@ -220,7 +231,9 @@ def until(text: str | None, now: float | None = None) -> str:
     if not text:
         return "never"
     left_s = _time(text) - (time.time() if now is None else now)
-    return f"in {_span(left_s)}" if left_s > 0 else ago(text, now)
+    if left_s <= 0:
+        return ago(text, now)
+    return f"in {_span(left_s + (NEARLY_S if left_s > 60 else 0.99))}"
 
 
 def _span(seconds: float) -> str:

@@ -49,7 +49,7 @@ def watch(server: Connection, what: str, as_json: bool, **given: Any) -> None:
         "node": given["node"],
         "forever": "true" if given["forever"] else None,
     }
-    view = _JsonView() if as_json else _TextView()
+    view = _JsonView() if as_json else _TextView(what)
     try:
         for event in _events(server, what, query):
             view.show(event)
@@ -130,9 +130,11 @@ class _TextView:
 
     exit_code = 0
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._printer = Printer(prefix=True)
         self._labels: dict[str, str] = {}
+        self._waits = False
 
     def show(self, event: dict[str, Any]) -> None:
         match event["type"]:
@@ -147,6 +149,9 @@ class _TextView:
                 self._turned(event)
             case "ended":
                 self.exit_code = int(event["exit_code"])
+            case "present" if not self._labels and not self._waits:
+                self._waits = True
+                say(f"qd: nobody traces as {self._name} yet: waiting (Ctrl-C leaves).")
 
     def _begun(self, event: dict[str, Any]) -> None:
         """Two traces of one sender are told apart by a number."""
