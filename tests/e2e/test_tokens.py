@@ -96,6 +96,9 @@ def test_send_and_watch_tokens_do_only_that(up: Up) -> None:
         refused = with_token(up, token, *words)
         assert refused.returncode == DENIED, (words, refused)
         assert b"can't make this call" in refused.stderr
+    assert b"--kind watch`" in with_token(up, send, "runs").stderr
+    wrong = up.qd("token", "create", "--kind", "send", "--namespace", "bad ns")
+    assert wrong.returncode == USAGE and b"can't be the name of a namespace" in wrong.stderr
 
 
 def test_a_link_shows_one_name_and_is_taken_back(up: Up) -> None:

@@ -69,6 +69,12 @@ def test_a_token_file_is_read(home: Path) -> None:
     assert found("--url", "http://x", "--token-file", str(home / "token"))[1] == "t"
 
 
+def test_a_token_file_that_is_not_there_is_told_in_words(home: Path) -> None:
+    settings = Settings(parse(["--token-file", str(home / "none"), "true"], "tt"))
+    told = f"the token file {home / 'none'} can't be read (No such file or directory)."
+    assert settings.warnings == [told]
+
+
 def test_the_fingerprint_of_a_token_is_pinned_and_not_sent() -> None:
     settings = Settings(parse(["--url", "https://x", "--token", f"qd_send_i_s_{PIN}", "a"], "tt"))
     assert settings.place is not None

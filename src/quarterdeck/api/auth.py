@@ -123,7 +123,7 @@ def check_rights(principal: Principal, opt: Mapping[str, Any]) -> None:
         raise Denied(
             "wrong_token",
             f"A token of kind {principal.kind} can't make this call: use one of kind "
-            f"{' or '.join(kinds)} (`qd token create --kind {kinds[0]}`).",
+            f"{' or '.join(kinds)} (`qd token create --kind {kinds[-1]}`).",
         )
     if principal.scope and not opt.get(SCOPED):
         raise Denied(

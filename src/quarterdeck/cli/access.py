@@ -10,7 +10,7 @@ import click
 from quarterdeck.cli.options import Duration, with_namespace, with_server
 from quarterdeck.cli.render import ago, print_json, say, table, until
 from quarterdeck.client.http import Connection, quote
-from quarterdeck.core.access import HOME, KINDS, check_namespace, split
+from quarterdeck.core.access import EVERY, HOME, KINDS, check_namespace, split
 from quarterdeck.core.install import install_line, join_line
 from quarterdeck.core.trace import check_name
 
@@ -58,6 +58,8 @@ def create(
     as_json: bool,
 ) -> None:
     """Make a token; it is shown this once."""
+    if namespace is not None and namespace != EVERY:
+        check_namespace(namespace)
     body = {
         "kind": kind,
         "namespace": namespace,

@@ -147,7 +147,8 @@ class Settings:
             with open(path, encoding="utf-8") as file:
                 return file.read().strip()
         except (OSError, ValueError) as error:
-            self.warnings.append(f"the token file can't be read ({error}).")
+            why = getattr(error, "strerror", None) or error
+            self.warnings.append(f"the token file {path} can't be read ({why}).")
             return ""
 
     def _ini(self, path: str) -> dict[str, str]:
