@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 from datetime import UTC, datetime
 
 import pytest
 
 from quarterdeck.control.foreign import book as module
-from quarterdeck.control.foreign.book import LINGER_S, SILENT_S, Book, OpenTrace, Source
+from quarterdeck.control.foreign.book import LINGER_S, PIECE_COST, SILENT_S, Book, OpenTrace, Source
 from quarterdeck.control.foreign.counts import Counts
 from quarterdeck.control.foreign.deliver import by_turns
 from quarterdeck.control.foreign.gate import BURST, LEAST_COST, RATE, Allowance, Gate
@@ -63,10 +64,24 @@ def test_what_was_not_taken_is_the_same_frames_again_and_later_lines_come_behind
     assert (found.empty, book.waiting_bytes, found.waiting_bytes) == (True, 0, 0)
 
 
+def test_lines_of_one_byte_cost_what_they_take_of_memory(book: Book) -> None:
+    """Their sender gives them times, so that none goes together with another."""
+    web, counts = Source("rtail", "10.0.0.1", Allowance(0.0), connection=False), Counts()
+    found = book.begin(web, Line("app", "", b""))
+    tracemalloc.start()
+    for number in range(20_000):
+        book.write(found, web, Line("app", "", b"", time_us=number * 100_000), 0.0, counts)
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert counts.dropped and taken < 2 * module.MOST_WAITING
+    book.freed(found.sent(found.frames()))
+    assert (book.waiting_bytes, found.waiting_bytes) == (0, 0)
+
+
 def test_what_finds_no_room_is_counted_where_it_is_missing(
     book: Book, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_WAITING", 4)
+    monkeypatch.setattr(module, "MOST_WAITING", 4 + PIECE_COST)
     web, counts = Source("logio", "10.0.0.1", Allowance(0.0), connection=True), Counts()
     found = say(book, web, Line("app", "web1", b"1"))
     for text in (b"22", b"33"):

@@ -21,6 +21,8 @@ SILENT_S = 300.0
 MOST_OPEN = 5000
 MOST_WAITING = 1 << 20
 MOST_WAITING_IN_ALL = 32 << 20
+PIECE_COST = 160
+"""What a piece costs beside its bytes: lines that do not go together may be of one byte each."""
 MOST_TOLD = 1000
 TITLE = 200
 
@@ -49,6 +51,10 @@ class Piece:
         self.stream = stream
         self.time_us = time_us
         self.data = bytearray(data)
+
+    @property
+    def cost(self) -> int:
+        return PIECE_COST + len(self.data)
 
     def takes(self, stream: str, time_us: int, size: int) -> bool:
         """Whether a line may be put behind."""
@@ -81,12 +87,16 @@ class OpenTrace:
         self.leave_at: float | None = None
         self.closing = ""
 
-    def append(self, stream: str, time_us: int, data: bytes) -> None:
-        self.waiting_bytes += len(data)
+    def append(self, stream: str, time_us: int, data: bytes) -> int:
+        """The bytes that have to be held for it."""
+        cost = len(data)
         if self.waiting and self.waiting[-1].takes(stream, time_us, len(data)):
             self.waiting[-1].data += data
         else:
             self.waiting.append(Piece(stream, time_us, data))
+            cost = self.waiting[-1].cost
+        self.waiting_bytes += cost
+        return cost
 
     def frames(self) -> list[Frame]:
         """What is to be sent next; the same again until `sent`."""
@@ -106,9 +116,8 @@ class OpenTrace:
 
     def sent(self, frames: list[Frame]) -> int:
         """They are there; the bytes that need not be held any more."""
-        size = 0
+        size = sum(piece.cost for piece in self.sending)
         for frame in frames:
-            size += len(frame.data)
             self.at[frame.stream] += len(frame.data)
             if frame.dropped:
                 left = self.dropped.pop(frame.stream) - frame.dropped
@@ -198,7 +207,8 @@ class Book:
         stream = "stderr" if line.error else "stdout"
         data = line.text + b"\n"
         if (
-            found.waiting_bytes + len(data) > MOST_WAITING
+            stream in found.dropped  # one hole, where it is
+            or found.waiting_bytes + len(data) > MOST_WAITING
             or self.waiting_bytes > MOST_WAITING_IN_ALL
         ):
             found.dropped[stream] = found.dropped.get(stream, 0) + len(data)
@@ -206,8 +216,7 @@ class Book:
             counts.problem = "lines were dropped: the fabric or the database takes none just now"
         else:
             time_us = line.time_us if line.time_us is not None else _us(self._now())
-            found.append(stream, time_us, data)
-            self.waiting_bytes += len(data)
+            self.waiting_bytes += found.append(stream, time_us, data)
         self.again(found)
 
     def close(self, source: Source, closed: Closed) -> None:

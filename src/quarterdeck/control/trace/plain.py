@@ -34,7 +34,7 @@ class Plain:
 
     async def take(self, data: bytes) -> None:
         """Keep some bytes, or hold them until that works again."""
-        if len(self._held) + len(data) > HELD_BYTES:
+        if self._dropped or len(self._held) + len(data) > HELD_BYTES:  # one hole, where it is
             self._dropped += len(data)
         else:
             self._held += data
