@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import subprocess
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Generator
 from pathlib import Path
 
 import pytest
 
+from quarterdeck.api import download
+from quarterdeck.api.shelf import Shelf
 from tests.http.http_host import Answer, HttpHost, listening
 
 NOWHERE = "nats://127.0.0.1:1"  # downloads need neither fabric nor record
@@ -179,3 +183,34 @@ async def test_the_line_that_installs_names_the_agent_that_is_given_away(host: H
     assert made.status == 201, made
     assert hashlib.sha256(BIG).hexdigest() in made.json["install"]
     assert "/download/quarterdeck-agent-linux-$a.tar.gz" in made.json["install"]
+
+
+async def next_of(body: AsyncIterator[bytes]) -> bytes:
+    return await anext(body)
+
+
+async def test_who_leaves_while_the_disk_is_read_is_let_go(
+    shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, go_on, closed = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(*_: object) -> Generator[bytes]:
+        try:
+            reading.set()
+            go_on.wait()
+            yield b"late"
+        finally:
+            closed.set()
+
+    monkeypatch.setattr(download, "pieces", slow)
+    body = download._bytes(Shelf(shelf, {}).find(AGENT), download.Part(status=200))
+    async with asyncio.TaskGroup() as group:
+        viewer: asyncio.Task[bytes] = group.create_task(next_of(body))
+        await asyncio.to_thread(reading.wait)
+        viewer.cancel()
+        await asyncio.wait([viewer])
+        go_on.set()
+    assert viewer.cancelled()
+    del viewer, body
+    gc.collect()
+    assert await asyncio.to_thread(closed.wait, 10)

@@ -6,17 +6,20 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest
 
 from quarterdeck.control.main import Server
+from quarterdeck.control.trace import archiver
 from quarterdeck.control.trace.service import Begun, NewTrace
 from quarterdeck.core.states import RunState
 from quarterdeck.core.trace import End, Frame, Positions, Trace, TraceState
 from quarterdeck.core.traced import attempt_of
 from quarterdeck.errors import Conflict, Denied, NotFound, Unavailable
+from quarterdeck.store import piece as piece_store
 from quarterdeck.store.access import Principal
-from quarterdeck.telemetry import LogSealed
+from quarterdeck.telemetry import LogSealed, SealFailed
 from quarterdeck.telemetry.trace import TraceForgotten, TraceLost, TracesExpired
 from tests.contracts.fabric_server import Harbour
 from tests.integration.server_host import DEADLINE_S, Ears, serving
@@ -205,6 +208,23 @@ async def test_what_is_over_is_forgotten_after_the_window(place: Harbour) -> Non
         again = await begin(server, key=ended.key)
         assert again.made and again.trace.id != ended.id
         assert await say(server, again.trace, 3, b"def") == Positions(stdout=6)
+
+
+async def test_traces_whose_pieces_are_gone_hold_up_no_other(
+    place: Harbour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archiver, "LISTED", 2)
+    async with serving(place) as (server, ears):
+        broken = [(await begin(server, kept=True)).trace for _ in range(3)]
+        for trace in broken:
+            await say(server, trace, 0, b"abc")
+            await server.database.write(partial(piece_store.drop, trace_id=trace.id))
+            await server.traces.end(trace, End(code=0))
+        await ears.until(SealFailed, 3)
+        whole = (await begin(server, kept=True)).trace
+        await server.traces.end(whole, End(code=0))
+        await ears.until(LogSealed)
+        assert (await server.traces.get(whole.id)).sealed
 
 
 async def test_another_server_finds_the_lost_when_the_first_one_is_gone(place: Harbour) -> None:

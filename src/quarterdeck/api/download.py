@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import re
 from collections.abc import AsyncIterator
@@ -195,7 +196,8 @@ async def _bytes(file: File, part: Part) -> AsyncIterator[bytes]:
         while (data := await asyncio.to_thread(next, source, None)) is not None:
             yield data
     finally:
-        source.close()
+        with contextlib.suppress(ValueError):  # it still reads for who has left: closed when let go
+            source.close()
 
 
 async def _nothing() -> AsyncIterator[bytes]:

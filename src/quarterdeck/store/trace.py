@@ -257,15 +257,16 @@ def remove(tx: Tx, ids: Iterable[str]) -> None:
         tx.execute(delete(orders).where(orders.c.hash.in_(hashes)))
 
 
-def to_seal(tx: Tx, before: datetime, limit: int) -> list[Trace]:
-    """Kept traces that ended, or were lost and not heard of since `before`, oldest first."""
+def to_seal(tx: Tx, before: datetime, limit: int, after: str = "") -> list[Trace]:
+    """Kept traces that ended, or were lost and not heard of since `before`, oldest first, a page at
+    a time."""
     over = or_(
         traces.c.state == TraceState.ENDED.value,
         (traces.c.lost) & (traces.c.heard_at <= to_us(before)),
     )
     query = (
         select(traces)
-        .where(traces.c.kept, ~traces.c.sealed, over)
+        .where(traces.c.kept, ~traces.c.sealed, over, traces.c.id > after)
         .order_by(traces.c.id)
         .with_hint(traces, "INDEXED BY ix_traces_over", "sqlite")
     )

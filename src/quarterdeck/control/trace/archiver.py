@@ -88,14 +88,16 @@ class Archiver:
             now = self._clock.monotonic()
             self._later = {id: at for id, at in self._later.items() if at > now}
             before = self._clock.now() - timedelta(seconds=FINAL_AFTER_S)
-            found = await self._database.read(
-                partial(trace_store.to_seal, before=before, limit=LISTED)
-            )
-            for trace in found:
-                free = trace.id not in self._busy and trace.id not in self._later
-                if free and len(self._busy) < AT_ONCE and self._leases.mine(trace.id):
-                    self._busy.add(trace.id)
-                    self._services.spawn(self._one(trace), f"archive trace {trace.id}")
+            after = ""
+            while len(self._busy) < AT_ONCE:
+                page = await self._database.read(
+                    partial(trace_store.to_seal, before=before, limit=LISTED, after=after)
+                )
+                for trace in page:
+                    self._begin(trace)
+                if len(page) < LISTED:
+                    break
+                after = page[-1].id  # behind those that fail, or are another server's
 
     async def forget_over(self) -> None:
         """Loop: see the module's theory."""
@@ -110,6 +112,12 @@ class Archiver:
             if gone:
                 await self._database.write(partial(trace_store.remove, ids=gone), bulk=True)
                 self._telemetry.emit(TracesExpired(traces=len(gone)))
+
+    def _begin(self, trace: Trace) -> None:
+        free = trace.id not in self._busy and trace.id not in self._later
+        if free and len(self._busy) < AT_ONCE and self._leases.mine(trace.id):
+            self._busy.add(trace.id)
+            self._services.spawn(self._one(trace), f"archive trace {trace.id}")
 
     async def _one(self, trace: Trace) -> None:
         try:

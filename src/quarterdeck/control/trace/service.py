@@ -207,10 +207,7 @@ class Traces:
     def heard(self) -> dict[str, Positions]:
         """Who was heard of since the last call, and how far ephemeral ones have come."""
         heard, self._heard = self._heard, set()
-        if not heard:
-            return {}
-        reached = self._windows.reached()
-        return {id: reached.get(id, Positions()) for id in heard}
+        return {id: self._windows.reached(id) for id in heard}
 
     async def heard_again(self, trace_id: str) -> None:
         """A beat of a lost trace was written: it goes on, unless that beat was on its way when its

@@ -117,9 +117,10 @@ class Windows:
         if gone:
             self._telemetry.emit(TraceForgotten(namespace=namespace, traces=len(gone)))
 
-    def reached(self) -> dict[str, Positions]:
-        """How far the traces known here have come."""
-        return {id: known.acked for id, known in self._known.items()}
+    def reached(self, trace_id: str) -> Positions:
+        """How far a trace has come here; nowhere when it is not known."""
+        known = self._known.get(trace_id)
+        return Positions() if known is None else known.acked
 
     def forget(self, trace_id: str) -> None:
         """It has ended."""
