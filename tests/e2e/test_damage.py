@@ -14,7 +14,7 @@ from tests.e2e.up import Up, running, wait_for
 
 @pytest.fixture
 def up(tmp_path: Path) -> Iterator[Up]:
-    with running(tmp_path / "up", nodes=1) as found:
+    with running(tmp_path / "up", nodes=1, env={"QD_SLOTS": "8"}) as found:
         yield found
 
 
@@ -23,7 +23,7 @@ def attempt_directory(up: Up, run: str) -> Path:
 
 
 def waiting_run(up: Up, tmp_path: Path) -> tuple[str, Path, Path]:
-    """A run that waits for a gate: (run, its directory, the gate)."""
+    """A run that waits for a gate: (run, its directory, the gate). It counts its starts."""
     gate = tmp_path / "gate"
     text = (
         f"echo $QD_ATTEMPT >> {tmp_path}/count; while [ ! -e {gate} ]; do sleep 0.02; done; exit 4"
@@ -40,57 +40,60 @@ def only_attempt(shown: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", ["started", "order", "times", "acked"])
-def test_a_task_that_deletes_a_file_of_its_attempt_still_ends(
-    up: Up, tmp_path: Path, name: str
-) -> None:
-    run, directory, gate = waiting_run(up, tmp_path)
-    (directory / name).unlink(missing_ok=True)
-    gate.touch()
-    assert only_attempt(up.ended(run))["exit_code"] == 4
+def test_a_task_that_deletes_a_file_of_its_attempt_still_ends(up: Up, tmp_path: Path) -> None:
+    names = ("started", "order", "times", "acked")
+    runs = [(name, *waiting_run(up, tmp_path)) for name in names]
+    for name, _, directory, _ in runs:
+        (directory / name).unlink(missing_ok=True)
+    (tmp_path / "gate").touch()
+    for name, run, _, _ in runs:
+        assert only_attempt(up.ended(run))["exit_code"] == 4, name
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [("started", None), ("started", b"{"), ("lock", None), ("order", None), ("stop", b"\xff")],
-)
-def test_damage_while_everything_is_down_ends_truthfully(
-    up: Up, tmp_path: Path, name: str, content: bytes | None
-) -> None:
+def test_damage_while_everything_is_down_ends_truthfully(up: Up, tmp_path: Path) -> None:
     """The shim lives and keeps the only true knowledge; it is never declared dead."""
-    run, directory, gate = waiting_run(up, tmp_path)
+    damages: list[tuple[str, bytes | None]] = [
+        ("started", None),
+        ("started", b"{"),
+        ("lock", None),
+        ("order", None),
+        ("stop", b"\xff"),
+    ]
+    runs = [(*waiting_run(up, tmp_path), *damage) for damage in damages]
     up.stop()
-    if content is None:
-        (directory / name).unlink()
-    else:
-        (directory / name).write_bytes(content)
+    for _, directory, _, name, content in runs:
+        if content is None:
+            (directory / name).unlink()
+        else:
+            (directory / name).write_bytes(content)
     up.start()
-    gate.touch()
-    attempt = only_attempt(up.ended(run))
-    if (name, content) != ("lock", None):
-        assert attempt["exit_code"] == 4, attempt
-    assert (tmp_path / "count").read_text().split() == [f"{run}-0-1"]
+    (tmp_path / "gate").touch()
+    for run, _, _, name, content in runs:
+        attempt = only_attempt(up.ended(run))
+        if name != "lock":
+            assert attempt["exit_code"] == 4, (name, content, attempt)
+    assert begun_once(tmp_path, [run for run, *_ in runs])
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [b"", b"{", b"[]", b'{"v":9}', b'{"v":1,"code":' + b"9" * 40 + b"}"],
-    ids=["empty", "half", "list", "version", "number"],
-)
-def test_an_end_that_cannot_be_read_is_lost_and_harms_no_other_run(
-    up: Up, tmp_path: Path, damage: bytes
-) -> None:
-    run, directory, gate = waiting_run(up, tmp_path)
+def begun_once(tmp_path: Path, runs: list[str]) -> bool:
+    return sorted((tmp_path / "count").read_text().split()) == sorted(f"{run}-0-1" for run in runs)
+
+
+def test_an_end_that_cannot_be_read_is_lost_and_harms_no_other_run(up: Up, tmp_path: Path) -> None:
+    damages = [b"", b"{", b"[]", b'{"v":9}', b'{"v":1,"code":' + b"9" * 40 + b"}"]
+    runs = [(*waiting_run(up, tmp_path), damage) for damage in damages]
     up.stop()
-    gate.touch()
-    wait_for("the end on the node", (directory / "exit.json").exists)
-    (directory / "exit.json").write_bytes(damage)
+    (tmp_path / "gate").touch()
+    for _, directory, _, damage in runs:
+        wait_for("the end on the node", (directory / "exit.json").exists)
+        (directory / "exit.json").write_bytes(damage)
     up.start()
-    shown = up.ended(run)
-    assert shown["outcome"] == "lost", shown
-    assert "exit.json" in shown["tasks"][0]["error"]
+    for run, _, _, damage in runs:
+        shown = up.ended(run)
+        assert shown["outcome"] == "lost", (damage, shown)
+        assert "exit.json" in shown["tasks"][0]["error"]
     assert up.qd("run", "-t", "all", "--", "echo fine").returncode == 0
-    assert (tmp_path / "count").read_text().split() == [f"{run}-0-1"]
+    assert begun_once(tmp_path, [run for run, *_ in runs])
 
 
 def test_a_task_that_removes_its_own_directory_is_lost_not_running(up: Up) -> None:

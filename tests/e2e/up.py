@@ -22,6 +22,7 @@ T = TypeVar("T")
 QD = str(Path(sys.executable).with_name("qd"))
 DEADLINE_S = 30.0
 LOOK_S = 0.01
+LOOK_SELDOM_S = 0.05
 
 
 def wait_for(what: str, look: Callable[[], T | None], within_s: float = DEADLINE_S) -> T:
@@ -38,13 +39,16 @@ def wait_for(what: str, look: Callable[[], T | None], within_s: float = DEADLINE
 
 
 class _Tick:
-    """A pause between two looks at the world outside, where no event reaches us."""
+    """A pause between two looks at the world outside, where no event reaches us. A look may be a
+    request: what takes longer is looked at less often."""
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe()
+        self._pause_s = LOOK_S
 
     def wait(self) -> None:
-        select.select([self._read], [], [], LOOK_S)
+        select.select([self._read], [], [], self._pause_s)
+        self._pause_s = min(self._pause_s * 1.2, LOOK_SELDOM_S)
 
     def __del__(self) -> None:
         for fd in (self._read, self._write):
