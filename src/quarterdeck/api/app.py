@@ -49,7 +49,7 @@ from quarterdeck.api.patience import Patience, PatientProtocol
 from quarterdeck.api.relay import PATHS, Far, Relays, relaying
 from quarterdeck.api.schema import Problem
 from quarterdeck.api.shelf import shelf_at
-from quarterdeck.api.trace_sio import SocketIo
+from quarterdeck.api.trace_sio_late import LateSocketIo
 from quarterdeck.api.trace_watch import TraceSockets
 from quarterdeck.control.main import Server
 from quarterdeck.core.model import MAX_ORDER_BYTES
@@ -222,7 +222,7 @@ class HttpServer:
         """`far` is where the fabric's WebSocket is; without it `/fabric` is unknown here."""
         origins = Origins(listed(server.settings.cors_origins, "cors_origins"))
         frame_ancestors(server.settings.frame_ancestors)
-        self._socketio = SocketIo(server, origins)
+        self._socketio = LateSocketIo(server, origins)
         doors = (TraceSockets(server, origins).door, self._socketio.door)
         self.sockets = (*(path for door in doors for path in door.paths), *PATHS)
         relays = Relays(far, server.settings.max_links, server.services, server.telemetry)

@@ -19,7 +19,7 @@ from typing import Any
 
 import socketio
 
-from quarterdeck.api.front import Door, Receive, Scope, Send, query, turn_away
+from quarterdeck.api.front import Receive, Scope, Send, query, turn_away
 from quarterdeck.api.origins import Origins
 from quarterdeck.api.stream import voided
 from quarterdeck.api.trace_socket import SocketSender
@@ -44,7 +44,6 @@ from quarterdeck.service import guarded, sentence
 from quarterdeck.store.access import Principal
 
 NAMESPACE = "/trace"
-PATH = "/socket.io/"
 MOST_NAMES = 32
 MESSAGE_BYTES = 2 << 20
 TYPES = {"stdout": "STDOUT", "stderr": "STDERR"}
@@ -238,7 +237,7 @@ class TraceNamespace(socketio.AsyncNamespace):  # type: ignore[misc]
 class SocketIo:
     """The application at `/socket.io/`."""
 
-    def __init__(self, server: Server, origins: Origins) -> None:
+    def __init__(self, server: Server, origins: Origins, path: str) -> None:
         self._server = server
 
         def admits(origin: str | None, environ: dict[str, Any]) -> bool:
@@ -255,13 +254,12 @@ class SocketIo:
         # its tasks are ours: they end with the server
         self._sio.eio.start_background_task = self._spawn
         self._sio.register_namespace(TraceNamespace(server))
-        self._app = socketio.ASGIApp(self._sio, socketio_path=PATH)
-        self.door = Door((PATH,), self._answer, plain=True)
+        self._app = socketio.ASGIApp(self._sio, socketio_path=path)
 
     def _spawn(self, target: Callable[..., Any], *args: Any, **more: Any) -> asyncio.Task[Any]:
         return self._server.services.spawn(target(*args, **more), "Socket.IO")
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             if query(scope).get("EIO") == "3":
                 raise Invalid(
