@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import subprocess
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.contracts.connect_proxy import ConnectProxy
+from tests.contracts.connect_proxy import ConnectProxy, in_thread
 from tests.e2e import nginx
 from tests.e2e.far import agent, port_of, ready, survives_a_cut, works_to_the_byte
 from tests.e2e.machine import Machine, another_machine
@@ -97,29 +94,6 @@ def test_behind_nginx_with_a_certificate_of_an_authority(
             assert "Traceback" not in log.read_text()
 
 
-@contextlib.contextmanager
-def serving(proxy: ConnectProxy) -> Iterator[None]:
-    """The proxy, in a thread of its own."""
-    started = threading.Event()
-    loop = asyncio.new_event_loop()
-    over = asyncio.Event()
-
-    async def serve() -> None:
-        async with proxy:
-            started.set()
-            await over.wait()
-
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
-    thread.start()
-    started.wait(10)
-    try:
-        yield
-    finally:
-        loop.call_soon_threadsafe(over.set)
-        thread.join(10)
-        loop.close()
-
-
 def test_a_proxy_with_a_password_leads_out_for_joining_and_for_work(
     up: Up, machine: Machine, tmp_path: Path
 ) -> None:
@@ -127,7 +101,7 @@ def test_a_proxy_with_a_password_leads_out_for_joining_and_for_work(
     place = f"{machine.beyond}:{port_of(up)}"
     join = ("--join", f"https://{place}", "--token", token, "--name", "proxied")
     proxy = ConnectProxy("fleet:geheim", host=machine.host)
-    with serving(proxy):
+    with in_thread(proxy):
         env = {"HTTPS_PROXY": proxy.url, "NO_PROXY": "example.org"}
         with agent(machine, tmp_path / "proxied.log", *join, env=env) as log:
             ready(up, "proxied")

@@ -81,9 +81,12 @@ class Link:
         try:
             self._socket.settimeout(_ANSWER_S)
             self._socket.sendall(head.encode("latin-1", "replace") + body)
-            return self._answer()
+            status, found = self._answer()
         except (OSError, ValueError) as error:
             raise Away(_why(error)) from error
+        if status == 407:
+            raise Away(_proxy_answer("407"))
+        return status, found
 
     def _answer(self) -> tuple[int, dict[str, Any]]:
         assert self._file is not None
@@ -112,7 +115,8 @@ class Link:
             if self._proxy is not None and self._scheme == "https":
                 _tunnel(found, self._host, self._port, self._proxy)
         except (OSError, ValueError) as error:
-            raise Away(_why(error)) from error
+            way = "" if self._proxy is None else f"through the proxy {host}:{port}: "
+            raise Away(way + _why(error)) from error
         return found
 
     def _wrap(self, context: ssl.SSLContext) -> socket.socket:
@@ -361,6 +365,10 @@ def _tunnel(sock: socket.socket, host: str, port: int, proxy: tuple[str, int, st
         data += piece
     status = data.split()[1:2]
     if status != [b"200"]:
-        raise ValueError(
-            f"the proxy answered {status[0].decode('latin-1') if status else 'nothing'}"
-        )
+        raise ValueError(_proxy_answer(status[0].decode("latin-1") if status else "nothing"))
+
+
+def _proxy_answer(status: str) -> str:
+    if status == "407":
+        return "the proxy wants a user and a password: write http://USER:PASSWORD@HOST:PORT"
+    return f"the proxy answered {status}"
