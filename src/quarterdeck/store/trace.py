@@ -48,6 +48,19 @@ from quarterdeck.store.tables import (
 
 MOST_WATCHED = 1000
 
+_ONE = select(traces).where(traces.c.id == bindparam("id"))
+_NEWEST = (
+    select(traces)
+    .where(traces.c.namespace == bindparam("namespace"), traces.c.name == bindparam("name"))
+    .order_by(traces.c.id.desc())
+    .limit(MOST_WATCHED)
+    .subquery()
+)
+# not by the end: what is delivered late ended long before it was said
+_WATCHED = select(_NEWEST).where(
+    or_(_NEWEST.c.ended_at.is_(None), _NEWEST.c.heard_at >= bindparam("since"))
+)
+
 
 class TraceFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Which traces a list shows, newest first."""
@@ -86,7 +99,7 @@ def create(tx: Tx, trace: Trace) -> None:
 
 def get(tx: Tx, trace_id: str) -> Trace:
     """Raises NotFound."""
-    row = tx.execute(select(traces).where(traces.c.id == trace_id)).first()
+    row = tx.execute(_ONE, {"id": trace_id}).first()
     if row is None:
         raise NotFound(
             "trace_not_found",
@@ -121,18 +134,8 @@ def watched(
 ) -> list[Trace]:
     """The traces under a name that go on or were heard of after `since`, oldest first; of very many
     the newest, and of those that are `known` all that are there."""
-    newest = (
-        select(traces)
-        .where(traces.c.namespace == namespace, traces.c.name == name)
-        .order_by(traces.c.id.desc())
-        .limit(MOST_WATCHED)
-        .subquery()
-    )
-    # not by the end: what is delivered late ended long before it was said
-    query = select(newest).where(
-        or_(newest.c.ended_at.is_(None), newest.c.heard_at >= to_us(since))
-    )
-    found = {row.id: _record(row) for row in tx.execute(query)}
+    given = {"namespace": namespace, "name": name, "since": to_us(since)}
+    found = {row.id: _record(row) for row in tx.execute(_WATCHED, given)}
     for part in parts(sorted(set(known) - found.keys())):
         more = select(traces).where(
             traces.c.id.in_(part), traces.c.namespace == namespace, traces.c.name == name

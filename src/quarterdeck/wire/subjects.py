@@ -23,6 +23,7 @@ LONGEST_TOKEN = 255
 
 _REST = re.compile(r"(\.[A-Za-z0-9_-]+)+")
 _PLAIN = re.compile(r"[A-Za-z0-9_-]")
+_ALL_PLAIN = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def _token(text: str) -> str:
@@ -93,6 +94,8 @@ def node_of(subject: str) -> str:
 def escaped(text: str) -> str:
     """Any text as one token: what may not stand there is written `=XX`. A very long one is cut and
     told from others by a hash."""
+    if len(text) <= LONGEST_TOKEN and _ALL_PLAIN.fullmatch(text):
+        return text
     token = "".join(
         chr(byte) if _PLAIN.fullmatch(chr(byte)) else f"={byte:02X}"
         for byte in text.encode(errors="replace")
