@@ -18,6 +18,7 @@ from quarterdeck.core.trace import End, Frame, Positions, Trace, TraceState
 from quarterdeck.core.traced import attempt_of
 from quarterdeck.errors import Conflict, Denied, NotFound, Unavailable
 from quarterdeck.store import piece as piece_store
+from quarterdeck.store import trace as trace_store
 from quarterdeck.store.access import Principal
 from quarterdeck.telemetry import LogSealed, SealFailed
 from quarterdeck.telemetry.trace import TraceForgotten, TraceLost, TracesExpired
@@ -225,6 +226,31 @@ async def test_traces_whose_pieces_are_gone_hold_up_no_other(
         await server.traces.end(whole, End(code=0))
         await ears.until(LogSealed)
         assert (await server.traces.get(whole.id)).sealed
+
+
+async def test_those_who_come_back_keep_no_beat_of_others_from_being_written(
+    place: Harbour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(place) as (server, _):
+        lost, other = (await begin(server)).trace, (await begin(server)).trace
+        await server.traces.lose(lost.id)
+        server.traces._gone.clear()
+        held = asyncio.Event()
+
+        async def heard_again(_: str) -> None:
+            held.set()
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(server.traces, "heard_again", heard_again)
+        server.traces.alive(lost.id)
+        async with asyncio.timeout(DEADLINE_S):
+            await held.wait()
+            before = await server.database.read(partial(trace_store.beat_of, trace_id=other.id))
+            server.traces.alive(other.id)
+            while before == await server.database.read(
+                partial(trace_store.beat_of, trace_id=other.id)
+            ):
+                pass
 
 
 async def test_another_server_finds_the_lost_when_the_first_one_is_gone(place: Harbour) -> None:

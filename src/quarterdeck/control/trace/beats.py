@@ -1,7 +1,11 @@
 """Who is still there: the loops that write down who was heard of, and that tell who fell silent.
 
 `write_beats` waits for a tick of `LOOK_S`, on each server: one unit for all senders heard of since
-the last one. Whoever was thought to be lost is open again.
+the last one.
+
+`bring_back` waits for pokes of it: whoever was thought to be lost is open again. It is a loop of
+its own, as a thousand that come back at once must not keep the beats of all others from being
+written.
 
 `find_lost` waits for a tick of `LOOK_S` (duty of one server): core/trace.py has the rule. A server
 that takes the duty over, or could not look for a while, begins to count anew.
@@ -18,7 +22,7 @@ from quarterdeck.control.trace.service import Traces
 from quarterdeck.core.lock import Heard
 from quarterdeck.core.trace import DEAF_AFTER_S, GONE_AFTER_S, LOOK_S, look
 from quarterdeck.errors import NotFound, Unavailable
-from quarterdeck.service import Clock
+from quarterdeck.service import Clock, Poke
 from quarterdeck.store import trace as trace_store
 from quarterdeck.store.base import Database
 
@@ -31,6 +35,7 @@ class Beats:
         self._clock = clock
         self._leases = leases
         self._traces = traces
+        self._back = Poke()
 
     async def write_beats(self) -> None:
         """Loop: see the module's theory."""
@@ -45,8 +50,14 @@ class Beats:
             except Unavailable:  # the next tick tries again: a pause would make others look lost
                 self._traces.alive(*heard)
                 continue
-            for id in back:
-                with contextlib.suppress(NotFound, Unavailable):
+            if back:
+                self._back(*back)
+
+    async def bring_back(self) -> None:
+        """Loop: see the module's theory."""
+        while True:
+            for id in sorted(await self._back.wait()):
+                with contextlib.suppress(NotFound, Unavailable):  # the next beat names it again
                     await self._traces.heard_again(id)
 
     async def find_lost(self) -> None:

@@ -98,6 +98,7 @@ class Tracing:
         return (
             ("trace windows", self.windows.keep),
             ("trace beats", self._beats.write_beats),
+            ("traces that come back", self._beats.bring_back),
             ("lost traces", self._beats.find_lost),
             ("ended traces", self._archiver.archive_ended),
             ("forgotten traces", self._archiver.forget_over),
