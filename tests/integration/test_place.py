@@ -118,6 +118,18 @@ async def fleet(place: Harbour) -> AsyncIterator[Fleet]:
         yield Fleet(server, nodes)
 
 
+async def test_tasks_begin_in_the_order_that_lists_show_their_nodes_in(fleet: Fleet) -> None:
+    named = {}
+    for place, name in zip((10, 9, 1), list(LOADS)[:3], strict=True):
+        named[name] = f"web-{place}"
+        await fleet.server.nodes.rename(name, named[name], by="test")
+    new = NewRun(target="web-*", order=Order(argv=("true",)), created_by="test")
+    run = (await fleet.server.runs.create(new)).id
+    tasks = (await fleet.server.runs.detail(run))[1]
+    order = [task.node_name for task in sorted(tasks, key=lambda task: task.position)]
+    assert order == ["web-1", "web-9", "web-10"]
+
+
 async def test_the_least_loaded_node_is_picked_and_the_reason_is_recorded(fleet: Fleet) -> None:
     run = await fleet.order(Pick(count=1))
     assert (await fleet.next())[0] == "idle"

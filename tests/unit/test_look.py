@@ -83,6 +83,32 @@ def test_words_that_no_server_takes_get_a_sentence(words: list[str], told: str) 
     assert told in done.output + str(done.exception)
 
 
+def test_a_list_of_nodes_for_an_empty_target_gets_a_sentence_too() -> None:
+    server = ["--url", "http://127.0.0.1:1", "--token", "x"]
+    done = CliRunner().invoke(cli, ["nodes", "-t", " ", *server])
+    assert "The target is empty" in str(done.exception)
+
+
+def test_a_command_that_is_not_there_is_told_with_what_is_near() -> None:
+    done = CliRunner().invoke(cli, ["runn", "-t", "all"])
+    assert done.exit_code == 2 and "No such command 'runn'. Did you mean run?" in done.output
+    done = CliRunner().invoke(cli, ["zzzz"])
+    assert done.exit_code == 2 and "Did you mean" not in done.output
+
+
+def test_what_stands_before_a_wrong_amount_is_said_once() -> None:
+    done = CliRunner().invoke(cli, ["run", "-t", "all", "--max-parallel", "x", "--", "true"])
+    assert "Invalid value for '--max-parallel': 'x' is no amount" in done.output
+
+
+def test_how_tries_wait_is_told_as_it_was_ordered() -> None:
+    retry = {"attempts": 4, "delay_s": 0.5, "factor": 2.0, "max_delay_s": 300.0, "elsewhere": True}
+    told = "3 more tries, the first up to 0.5 s later, each wait 2 times as long, 300 s at most"
+    assert look._retry(retry) == f"{told}, elsewhere"
+    once = retry | {"attempts": 2, "elsewhere": False}
+    assert look._retry(once) == "1 more try, the first up to 0.5 s later"
+
+
 def test_names_and_ids_are_never_broken_over_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     monkeypatch.setattr(screen, "isatty", lambda: True)

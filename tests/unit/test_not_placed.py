@@ -48,6 +48,10 @@ def test_a_try_that_failed_is_told_with_the_node_it_was_on(
 ) -> None:
     text = told(capsys, 2, event("a", "running", "web-1"), event("a", "retrying", "web-2"))
     assert "qd: web-1: attempt 1 failed" in text
+    over = told(capsys, 2, event("a", "retrying", "x", not_before="2031-05-06T07:08:09Z"))
+    assert "attempt 2 in" in over
+    over = told(capsys, 2, event("a", "retrying", "x", not_before="2001-05-06T07:08:09Z"))
+    assert "attempt 2 at once." in over
     text = told(capsys, 2, event("b", "running", "web-1"), event("b", "retrying"))
     assert "qd: web-1: attempt 1 failed" in text
     assert f"qd: {NOT_PLACED}: attempt 1 failed" in told(capsys, 2, event("c", "retrying"))

@@ -12,6 +12,8 @@ from tests.unit.target_fleet import FLEET, NOW, node
     ("text", "position", "words"),
     [
         ("wbe1", 0, "No node is named 'wbe1'. Did you mean web1"),
+        ("al", 0, "No node is named 'al'. Did you mean `all`?"),
+        ("redy & db1", 0, "Did you mean `ready`?"),
         ("db* & wbe1", 6, "Did you mean web1"),
         ("web", 0, "Did you mean the group, group:web?"),
         ("edgy & group:web", 0, "Did you mean the group, group:edge?"),

@@ -144,11 +144,19 @@ def _plan_rows(run: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if run["deadline_at"]:
         yield "deadline", run["deadline_at"]
     if retry["attempts"] > 1:
-        where = ", elsewhere" if retry["elsewhere"] else ""
-        most = f"{retry['max_delay_s']:g}"
-        yield "retry", f"{retry['attempts'] - 1} times after up to {most} s{where}"
+        yield "retry", _retry(retry)
     if run["reason"]:
         yield "why", run["reason"]
+
+
+def _retry(retry: dict[str, Any]) -> str:
+    """How a run that is tried again waits between its tries."""
+    most, first = retry["max_delay_s"], min(retry["delay_s"], retry["max_delay_s"])
+    more = retry["attempts"] - 1
+    parts = [f"{more} more {'try' if more == 1 else 'tries'}", f"the first up to {first:g} s later"]
+    if retry["attempts"] > 2 and first < most and retry["factor"] > 1:
+        parts.append(f"each wait {retry['factor']:g} times as long, {most:g} s at most")
+    return ", ".join(parts + ["elsewhere"] * retry["elsewhere"])
 
 
 def _tries(task: dict[str, Any], nodes: dict[str, Any]) -> Iterator[tuple[str, ...]]:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from quarterdeck.cli.agentless import add
-from quarterdeck.cli.options import aiming, with_server
+from quarterdeck.cli.options import aiming, check_target, with_server
 from quarterdeck.cli.render import (
     ago,
     figure,
@@ -37,6 +37,7 @@ SHORT = ("NODE", "STATE", "SEEN", "CPU", "MEM", "TASKS", "LABELS", "")
 @with_server
 def nodes(server: Connection, target: str | None, as_json: bool) -> None:
     """List the nodes of the fleet with their states, figures and labels."""
+    check_target(target)
     with aiming(target):
         found = all_nodes(server, target)
     if as_json:

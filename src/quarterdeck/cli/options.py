@@ -60,6 +60,13 @@ class Size(click.ParamType[int]):
         return size
 
 
+def check_target(target: str | None) -> None:
+    """Raises Invalid for a target that says nothing."""
+    if target is not None and not target.strip():
+        text = "The target is empty: name nodes, a label (label:role=web) or `all`."
+        raise Invalid("target", text)
+
+
 @contextlib.contextmanager
 def aiming(target: str | None) -> Iterator[None]:
     """Errors about a place in the target take it along, so that people are shown where."""

@@ -12,7 +12,7 @@ import sys
 import termios
 from typing import Any
 
-from quarterdeck.cli.options import Duration
+from quarterdeck.cli.options import Duration, check_target
 from quarterdeck.cli.render import say
 from quarterdeck.core.model import MAX_ORDER_BYTES
 from quarterdeck.errors import Invalid
@@ -36,8 +36,7 @@ def order_body(given: dict[str, Any]) -> dict[str, Any]:
         "umask": given["umask"],
         "start_timeout_s": given["start_timeout"],
     }
-    if given["target"] is not None and not given["target"].strip():
-        raise Invalid("target", "The target is empty: name nodes, a label (role=web) or `all`.")
+    check_target(given["target"])
     umask = given["umask"]
     if umask is not None and re.fullmatch("0?[0-7]{3}", umask) is None:
         raise Invalid("umask", f"--umask {umask!r}: write three digits from 0 to 7, as 022.")

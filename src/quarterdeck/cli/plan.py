@@ -32,7 +32,7 @@ class AmountOption(click.ParamType[str]):
         try:
             return amount_text(parse_amount(str(value), param.opts[0]))
         except Invalid as error:
-            self.fail(error.message, param, ctx)
+            self.fail(error.message.removeprefix(f"{param.opts[0]}: "), param, ctx)
 
 
 class Codes(click.ParamType[tuple[int, ...]]):

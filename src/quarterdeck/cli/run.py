@@ -265,6 +265,7 @@ class _TextView:
         self._printer.ended(node, event["task"])
         number = int(event["attempt"].rpartition("-")[2])
         when = until(event["not_before"])
+        when = "at once" if when.endswith("ago") else when
         say(f"qd: {node}: attempt {number - 1} failed; attempt {number} {when}.")
 
     def _output(self, event: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from quarterdeck.control.steady import Steady
 from quarterdeck.control.step import Stepped, Times, queued, step_run, write_guarded
 from quarterdeck.core import liveness
 from quarterdeck.core import run as machine
+from quarterdeck.core.fold import natural
 from quarterdeck.core.ids import task_id
 from quarterdeck.core.label import effective
 from quarterdeck.core.model import Attempt, Counts, Node, Order, Pick, PickBy, Plan, Run, Task
@@ -136,7 +137,7 @@ class Runs:
                 position=hint.position,
             )
         check_pick(new.plan.pick, new.target, hits.nodes)
-        return list(hits.nodes)
+        return sorted(hits.nodes, key=lambda node: natural(node.name))  # as lists show them
 
     def is_enrolled(self, node_id: str) -> bool:
         """Whether a node belongs to the fleet now."""

@@ -11,6 +11,7 @@ from typing import assert_never
 from quarterdeck.core.label import GROUP
 from quarterdeck.core.model import Node, Record
 from quarterdeck.core.target.match import Fleet
+from quarterdeck.core.target.read import WORDS as KEYWORDS
 from quarterdeck.core.target.read import (
     Atom,
     Both,
@@ -110,10 +111,10 @@ def _about_name(word: Word, nodes: Sequence[Node], fleet: Fleet, or_id: bool) ->
     groups = fleet.groups()
     if or_id and word.text in groups:
         return f"{said}. Did you mean the group, group:{text}?"
-    if close or not groups:
-        return f"{said}. {_near(text, known, 'Nodes', 'There is none.')}"
-    if near := _close(text, groups, 1):
+    if not close and groups and (near := _close(text, groups, 1)):
         return f"{said}. Did you mean the group, group:{near[0]}?"
+    if or_id and not close and (near := _close(text, KEYWORDS, 1)):
+        return f"{said}. Did you mean `{near[0]}`?"
     return f"{said}. {_near(text, known, 'Nodes', 'There is none.')}"
 
 
