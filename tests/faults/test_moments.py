@@ -16,8 +16,15 @@ import pytest
 from tests.e2e.up import QD, Up, running, wait_for
 
 
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    with running(tmp_path_factory.mktemp("up") / "data", nodes=1) as found:
+        yield found
+
+
 @pytest.fixture
-def up(tmp_path: Path) -> Iterator[Up]:
+def own(tmp_path: Path) -> Iterator[Up]:
+    """For a test that stops and starts it."""
     with running(tmp_path / "up", nodes=1) as found:
         yield found
 
@@ -138,36 +145,36 @@ def test_a_killed_shim_is_lost_and_its_leftovers_are_swept_and_nothing_runs_agai
 
 
 def test_work_that_waits_for_its_node_survives_a_restart_of_everything(
-    up: Up, tmp_path: Path
+    own: Up, tmp_path: Path
 ) -> None:
     """X7: the node is away when the run is made, and every process is replaced meanwhile."""
     count = tmp_path / "count"
-    assert up.process is not None
-    with stopped(up.process.pid):
-        os.kill(agent_pid(up), signal.SIGKILL)
-        run = up.detach("all", "--offline", "1h", "--", script(count, "echo ran"))
-        assert up.api(f"/v1/runs/{run}")["state"] == "pending"
-    up.stop()
-    up.start()
-    assert up.ended(run)["outcome"] == "succeeded"
+    assert own.process is not None
+    with stopped(own.process.pid):
+        os.kill(agent_pid(own), signal.SIGKILL)
+        run = own.detach("all", "--offline", "1h", "--", script(count, "echo ran"))
+        assert own.api(f"/v1/runs/{run}")["state"] == "pending"
+    own.stop()
+    own.start()
+    assert own.ended(run)["outcome"] == "succeeded"
     assert counted(count) == [f"{run}-0-1"]
 
 
 def test_a_stop_of_qd_up_leaves_tasks_running_and_the_next_start_adopts_them(
-    up: Up, tmp_path: Path
+    own: Up, tmp_path: Path
 ) -> None:
     """R13"""
     gate, count = tmp_path / "gate", tmp_path / "count"
     body = f"while [ ! -e {gate} ]; do echo tick; sleep 0.1; done; exit 3"
-    run = up.detach("all", "--", script(count, body))
-    child = started(up, run)["child"]["pid"]
-    assert up.stop() == 0
-    assert not (up.data / "ready.json").exists()
+    run = own.detach("all", "--", script(count, body))
+    child = started(own, run)["child"]["pid"]
+    assert own.stop() == 0
+    assert not (own.data / "ready.json").exists()
     assert alive(child)
-    up.start()
-    assert up.api(f"/v1/runs/{run}")["state"] == "running"
+    own.start()
+    assert own.api(f"/v1/runs/{run}")["state"] == "running"
     gate.touch()
-    shown = up.ended(run)
+    shown = own.ended(run)
     assert shown["tasks"][0]["exit_code"] == 3
     assert counted(count) == [f"{run}-0-1"]
 
