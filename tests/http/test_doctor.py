@@ -17,6 +17,7 @@ from quarterdeck.agent.shim import last_words
 from quarterdeck.cli import checks
 from quarterdeck.fabric.identity import Identity
 from quarterdeck.service import SystemClock
+from quarterdeck.store.access import Principal
 from quarterdeck.telemetry import FabricTrouble, NodeCloned, NodeSession
 from quarterdeck.wire.enrol import Enrolment, signed_part
 from tests.contracts.fabric_server import Harbour, harbour
@@ -80,6 +81,30 @@ async def test_a_healthy_server_is_ok_in_every_line(place: Harbour) -> None:
     assert {finding["level"] for finding in found.findings} == {"ok"}
     asked = {"settings", "server", "clock", "fabric", "stream", "database", "backlog", "nodes"}
     assert asked == {finding["what"] for finding in found.findings}
+
+
+async def test_a_token_of_less_is_told_what_it_may_not_see_and_the_rest_is_checked(
+    place: Harbour,
+) -> None:
+    root = Principal("root", "api", "*")
+    sees = {"settings", "server", "token"}
+    cases: list[tuple[str, str, set[str], str]] = [
+        ("api", "team", sees | {"nodes"}, "qd token create --namespace '*'"),
+        ("watch", "*", sees, "qd token create --kind api"),
+    ]
+    async with answering(place.root, place.server.url) as host:
+        url = f"http://127.0.0.1:{host.port}"
+        for kind, namespace, seen, needs in cases:
+            _, token = await host.server.tokens.create(kind, by=root, namespace=namespace)
+            found = await asyncio.to_thread(
+                call, place.root, "--url", url, "--token", token, "--data", str(place.root)
+            )
+            assert found.code == 0, found.text
+            assert {finding["what"] for finding in found.findings} == seen, found.text
+            assert found.of("server", "ok") == "ready."
+            assert needs in found.of("token", "warn")
+        void = await asyncio.to_thread(call, place.root, "--url", url, "--token", API + "0")
+    assert void.code == 1 and "token" in void.of("server", "fail")
 
 
 async def test_nodes_that_are_not_well_are_named(place: Harbour) -> None:

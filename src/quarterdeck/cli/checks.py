@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from quarterdeck.core.room import MIB
-from quarterdeck.errors import QuarterdeckError
+from quarterdeck.errors import Denied, QuarterdeckError
 from quarterdeck.service import free_bytes
 from quarterdeck.settings import (
     AgentSettings,
@@ -191,8 +191,23 @@ def server(status: dict[str, Any], local: datetime) -> Iterator[Finding]:
             yield Finding("warn", "loop", text)
 
 
-def nodes(found: list[dict[str, Any]], status: dict[str, Any]) -> Iterator[Finding]:
-    """Who of the fleet is not well."""
+def readiness(health: dict[str, Any]) -> Iterator[Finding]:
+    """What `/readyz` says to everybody."""
+    if health["problem"]:
+        yield Finding("fail", "server", f"{health['problem']}")
+    else:
+        yield Finding("ok", "server", "ready.")
+
+
+def refusal(error: Denied, unseen: str) -> Iterator[Finding]:
+    """What a token that is good for other things may not see here."""
+    told = f"{unseen} can't be checked with it. {error.message}"
+    yield Finding("warn", "token", told)
+
+
+def nodes(found: list[dict[str, Any]], status: dict[str, Any] | None) -> Iterator[Finding]:
+    """Who of the fleet is not well; without the server's `status` their versions and clocks are
+    not compared."""
     advice = {
         "gone": (
             "warn",
@@ -217,17 +232,20 @@ def nodes(found: list[dict[str, Any]], status: dict[str, Any]) -> Iterator[Findi
         quiet = False
         text = f"{_names(full)}: refuse new work; free space there (`qd nodes` says more)."
         yield Finding("fail", "nodes", text)
+    compared = [] if status is None else list(_compared(found, status))
+    yield from compared
+    if quiet and not compared:
+        yield Finding("ok", "nodes", f"{len(found)} nodes, all well.")
+
+
+def _compared(found: list[dict[str, Any]], status: dict[str, Any]) -> Iterator[Finding]:
     old = [n["node"] for n in found if n["version"] and n["version"] != status["version"]]
     if old:
-        quiet = False
         text = f"{_names(old)}: not of version {status['version']}; upgrade their agents."
         yield Finding("warn", "nodes", text)
     for clock in status["nodes"]["clocks"]:
-        quiet = False
         text = f"{clock['node']}: its clock is {clock['offset_s']:+.1f} s off; let it use NTP."
         yield Finding("warn", "nodes", text)
-    if quiet:
-        yield Finding("ok", "nodes", f"{len(found)} nodes, all well.")
 
 
 def _fabric(fabric: dict[str, Any]) -> Iterator[Finding]:

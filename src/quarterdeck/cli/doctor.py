@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Generator, Iterator
+from typing import Any
 
 import click
 
@@ -12,9 +13,10 @@ from quarterdeck.cli.checks import Finding
 from quarterdeck.cli.render import coloured, print_json, safe_text
 from quarterdeck.client.find import connect, directory_of, nearest
 from quarterdeck.client.http import Connection
-from quarterdeck.errors import QuarterdeckError
+from quarterdeck.errors import Denied, QuarterdeckError
 from quarterdeck.service import SystemClock
 
+LIMITED = ("wrong_token", "wrong_namespace", "out_of_scope")  # a good token, but not for all of it
 COLOURS = {"ok": 32, "warn": 33, "fail": 31}
 
 
@@ -64,19 +66,29 @@ def _all(url: str | None, token: str | None, data: str | None) -> Iterator[Findi
 
 
 def _server(server: Connection) -> Generator[Finding, None, bool]:
-    """Whether it answered."""
+    """Whether it answered; what the token may not see is left out, and said."""
     clock = SystemClock()
+    status: dict[str, Any] | None = None
+    found: list[Finding] = []
     try:
-        status = server.get("/debug/status")
-        asked = clock.now()
-        nodes = server.get("/v1/nodes")["items"]
+        try:
+            status = server.get("/debug/status")
+            found += checks.server(status, clock.now())
+        except Denied as error:
+            if error.code not in LIMITED:
+                raise
+            found += checks.readiness(server.get("/readyz"))
+            found += checks.refusal(error, "Clock, fabric, database and backlog")
+        try:
+            found += checks.nodes(server.get("/v1/nodes")["items"], status)
+        except Denied as error:
+            found += checks.refusal(error, "Nodes")
     except QuarterdeckError as error:
-        yield Finding("fail", "server", error.message)
+        found.append(Finding("fail", "server", error.message))
+        yield from found
         return False
-    try:
-        yield from checks.server(status, asked)
-        yield from checks.nodes(nodes, status)
     except (KeyError, TypeError, ValueError) as error:
         text = f"{server.url} answers as another version does ({error!r}): upgrade this `qd`."
-        yield Finding("fail", "server", text)
+        found.append(Finding("fail", "server", text))
+    yield from found
     return True
