@@ -127,6 +127,25 @@ async def test_a_page_that_follows_is_at_the_end_and_no_text_has_the_colour_of_i
         assert await page.locator("span.f7.b4").inner_text() == "both"
 
 
+async def test_what_goes_on_stands_before_what_is_over(host: HttpHost) -> None:
+    names = ("first", "second", "going", "new")
+    first, second, going, new = (Sender(host.port, id=id) for id in names)
+    for one in (first, second, going):
+        await one.begin()
+    await first.end(code=0)
+    await second.end(code=1)
+    async with browsing(host, "/trace/deploy") as page:
+        shown = "() => [...document.querySelectorAll('.pane h3')].map((e) => e.textContent).join()"
+        await page.wait_for_function(f"({shown})() === 'going,second,first'")
+        chips = await page.locator(".sender b").all_inner_texts()
+        assert chips == ["going", "second", "first"]
+        await new.begin()
+        await page.wait_for_function(f"({shown})() === 'going,new,second,first'")
+        await new.end(code=0)
+        await page.wait_for_selector(".sender[data-state=succeeded] >> text=new")
+        assert await page.evaluate(f"({shown})()") == "going,new,second,first"
+
+
 async def test_a_name_is_picked_and_a_token_is_asked_for(host: HttpHost) -> None:
     sender = Sender(host.port, name="nightly")
     await sender.begin()

@@ -21,6 +21,7 @@ const place = readPlace();
 const senders = new Map(); // by trace
 const colours = new Map(); // by the id of a sender
 let connection = null;
+let sorted = false;
 
 function readPlace() {
   const words = location.pathname.split("/").filter(Boolean);
@@ -181,12 +182,31 @@ function arrange() {
   for (const one of senders.values()) {
     one.chip.setAttribute("aria-pressed", String(one.attached));
     one.chip.title = one.attached ? `Detach ${one.node}` : `Attach ${one.node}`;
-    if (one.attached && !one.pane.isConnected) panes.append(one.pane);
+    if (one.attached && !one.pane.isConnected) enter(panes, one.pane);
     if (!one.attached) one.pane.remove();
   }
   $("bar").hidden = senders.size === 0;
   $("waiting").hidden = senders.size > 0 || !$("token").hidden;
   summary();
+}
+
+// What goes on stands before what is over, also before that which was over long ago.
+function enter(box, element) {
+  const over = element.dataset.state === "running" ? box.querySelector(':scope > :not([data-state="running"])') : null;
+  box.insertBefore(element, over);
+}
+
+// Once, when all there was is here: what goes on, then what is over, the newest first. Later nothing
+// moves any more under the reader's eyes.
+function sort() {
+  if (sorted) return;
+  sorted = true;
+  const over = [...senders.values()].filter((one) => one.state !== "running").sort((a, b) => b.began - a.began);
+  for (const one of over) {
+    $("senders").append(one.chip);
+    if (one.attached) $("panes").append(one.pane);
+    if (one.log.following) one.log.toEnd();
+  }
 }
 
 function summary() {
@@ -202,10 +222,11 @@ function show(event) {
   if (event.type === "run" && !senders.has(event.id)) {
     const sender = new Sender(event);
     senders.set(event.id, sender);
-    $("senders").append(sender.chip);
+    enter($("senders"), sender.chip);
     arrange();
     return;
   }
+  if (event.type === "present") sort();
   const sender = senders.get(event.run);
   if (sender === undefined) return;
   if (event.type === "output") sender.output(event);
