@@ -29,7 +29,14 @@ from quarterdeck.client.http import Connection
 from quarterdeck.errors import Conflict, Invalid, QuarterdeckError, Unavailable
 from quarterdeck.fabric.identity import Authority
 from quarterdeck.service import Services, SystemClock, first_of, until_told
-from quarterdeck.settings import UpSettings, host_name, is_loopback, join_listen, split_listen
+from quarterdeck.settings import (
+    ServingSettings,
+    UpSettings,
+    host_name,
+    is_loopback,
+    join_listen,
+    split_listen,
+)
 
 READY_LOOK_S = 0.03
 READY_WITHIN_S = 60.0
@@ -161,36 +168,14 @@ class Supervisor:
 
     def _write_settings(self, fabric: FabricChild) -> None:
         settings, files = self._settings, self._files
+        given = {name: getattr(settings, name) for name in ServingSettings.__struct_fields__}
+        given |= {"data": str(files.server), "database": settings.database.reveal()}
         files.write_toml(
             files.server / "server.toml",
-            data=str(files.server),
-            database=settings.database.reveal(),
-            listen=settings.listen,
+            **given,
             fabric_url=fabric.url,
             websocket_url=fabric.websocket_url,
             keys=str(files.keys),
-            log_level=settings.log_level,
-            min_free_mib=settings.min_free_mib,
-            out_max_mib=settings.out_max_mib,
-            max_streams=settings.max_streams,
-            trace_window_s=settings.trace_window_s,
-            trace_window_mib=settings.trace_window_mib,
-            trace_kept_mib=settings.trace_kept_mib,
-            ingest=settings.ingest,
-            ingest_namespace=settings.ingest_namespace,
-            metrics=settings.metrics,
-            tls_cert=settings.tls_cert,
-            tls_key=settings.tls_key,
-            plain_http=settings.plain_http,
-            public_url=settings.public_url,
-            package=settings.package,
-            downloads=settings.downloads,
-            fabric_public_url=settings.fabric_public_url,
-            websocket_public_url=settings.websocket_public_url,
-            max_links=settings.max_links,
-            trusted_proxies=settings.trusted_proxies,
-            cors_origins=settings.cors_origins,
-            frame_ancestors=settings.frame_ancestors,
         )
         pin = f"_{self._fingerprint}" if self._fingerprint else ""
         for name in self._names():

@@ -59,27 +59,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Base of the settings of one process kind."""
 
 
-class ServerSettings(Settings, frozen=True, kw_only=True):
-    """`qd server`. `data` holds what is this server's own: its key, and unless told otherwise the
-    archive and SQLite. `database` is the address of a PostgreSQL
-    (`postgresql://USER:PASSWORD@HOST:PORT/NAME`); several servers share one of these, one
-    `archive` directory and one `keys` directory.
-
-    `tls_cert` and `tls_key` are PEM files (default beyond loopback: made in `data`), `public_url`
-    is where others reach the API, `fabric_public_url` where nodes reach the fabric (default: the
-    host they reach the API at). `trusted_proxies` are addresses and networks, separated by commas.
-    `fabric_ca` is the PEM file the fabric is verified with: default
-    the installation's own, `system` for those of the machine. `ingest` says where senders of other
-    tools are heard (`rtail=HOST:PORT,logio=...,logio4=...,syslog=...`, port 0: a free one), they
-    become traces of `ingest_namespace`.
-    """
+class ServingSettings(Settings, frozen=True, kw_only=True):
+    """What a server is told by its own settings, or by those of `qd up`, which hands them on."""
 
     data: str = ""
     database: Secret = Secret("")
     listen: str = DEFAULT_LISTEN
-    fabric_url: str = ""
-    keys: str = ""
-    archive: str = ""
     log_level: str = "info"
     min_free_mib: int = 64
     out_max_mib: int = 2048
@@ -99,11 +84,31 @@ class ServerSettings(Settings, frozen=True, kw_only=True):
     package: str = "quarterdeck"
     downloads: str = ""
     fabric_public_url: str = ""
-    fabric_ca: str = ""
-    websocket_url: str = ""
     websocket_public_url: str = ""
     max_links: int = 10_000
     trusted_proxies: str = LOCAL
+
+
+class ServerSettings(ServingSettings, frozen=True, kw_only=True):
+    """`qd server`. `data` holds what is this server's own: its key, and unless told otherwise the
+    archive and SQLite. `database` is the address of a PostgreSQL
+    (`postgresql://USER:PASSWORD@HOST:PORT/NAME`); several servers share one of these, one
+    `archive` directory and one `keys` directory.
+
+    `tls_cert` and `tls_key` are PEM files (default beyond loopback: made in `data`), `public_url`
+    is where others reach the API, `fabric_public_url` where nodes reach the fabric (default: the
+    host they reach the API at). `trusted_proxies` are addresses and networks, separated by commas.
+    `fabric_ca` is the PEM file the fabric is verified with: default
+    the installation's own, `system` for those of the machine. `ingest` says where senders of other
+    tools are heard (`rtail=HOST:PORT,logio=...,logio4=...,syslog=...`, port 0: a free one), they
+    become traces of `ingest_namespace`.
+    """
+
+    fabric_url: str = ""
+    fabric_ca: str = ""
+    websocket_url: str = ""
+    keys: str = ""
+    archive: str = ""
 
 
 MAX_SLOTS = 100_000
@@ -129,39 +134,14 @@ class AgentSettings(Settings, frozen=True, kw_only=True):
     server_ca: str = ""
 
 
-class UpSettings(Settings, frozen=True, kw_only=True):
+class UpSettings(ServingSettings, frozen=True, kw_only=True):
     """`qd up`. `nodes` agents, named after the host; `database` as of a server. `fabric_listen` is
     HOST:PORT (default: the host of `listen`, and a free port that is kept).
     `ingest` as of a server."""
 
-    data: str = ""
-    database: Secret = Secret("")
-    listen: str = DEFAULT_LISTEN
     nodes: int = 1
-    log_level: str = "info"
-    min_free_mib: int = 64
-    out_max_mib: int = 2048
-    max_streams: int = 1000
-    trace_window_s: float = 3600.0
-    trace_window_mib: int = 64
-    trace_kept_mib: int = 1024
-    ingest: str = ""
-    ingest_namespace: str = "default"
-    cors_origins: str = ""
-    frame_ancestors: str = ""
-    metrics: Literal["auto", "open", "token"] = "auto"
     heartbeat_s: float = 5.0
     fabric_listen: str = ""
-    tls_cert: str = ""
-    tls_key: str = ""
-    plain_http: bool = False
-    public_url: str = ""
-    package: str = "quarterdeck"
-    downloads: str = ""
-    fabric_public_url: str = ""
-    websocket_public_url: str = ""
-    max_links: int = 10_000
-    trusted_proxies: str = LOCAL
 
 
 class FabricSettings(Settings, frozen=True, kw_only=True):
@@ -395,4 +375,8 @@ def _check(settings: Settings) -> None:
     ingest_places(getattr(settings, "ingest", ""))
     namespace = getattr(settings, "ingest_namespace", "default")
     if _NAMESPACE.fullmatch(namespace) is None:
-        raise Invalid("settings", f"ingest_namespace is {namespace!r}; that can't be a namespace.")
+        raise Invalid(
+            "settings",
+            f"ingest_namespace is {namespace!r}; say up to 64 letters, digits, "
+            "dots, dashes and underscores, a letter or digit first.",
+        )
