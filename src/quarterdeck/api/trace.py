@@ -23,6 +23,7 @@ from quarterdeck.core.access import HOME
 from quarterdeck.core.trace import End, Positions, Start, Trace
 from quarterdeck.errors import Invalid
 from quarterdeck.store.access import Principal
+from quarterdeck.store.base import Tx
 from quarterdeck.store.trace import TraceFilter
 from quarterdeck.wire.trace import MOST_BODY, decode_frames
 
@@ -161,18 +162,22 @@ async def begin_trace(
             started_at=_time(data.started_at),
         ),
     )
-    begun = await server.traces.begin(new, by=by)
+    minted = server.tokens.mint_watch(by=by)
+
+    def mint(tx: Tx, trace: Trace) -> None:
+        minted.write(tx, trace.namespace, trace.name)
+
+    begun = await server.traces.begin(new, by=by, also=None if data.bare_url else mint)
     trace = begun.trace
     within_scope(by, trace.name)
-    token = (
-        "" if data.bare_url else await server.tokens.mint_watch(trace.namespace, trace.name, by=by)
-    )
+    if not data.bare_url:
+        minted.told()
     body = BegunBody(
         trace=trace.id,
         name=trace.name,
         namespace=trace.namespace,
         id=trace.sender,
-        url=watch_url(server, trace, token),
+        url=watch_url(server, trace, "" if data.bare_url else minted.text),
         acked=_acked(begun.acked),
         state=trace.state.value,
     )

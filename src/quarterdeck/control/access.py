@@ -7,6 +7,8 @@ from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
+import msgspec
+
 from quarterdeck.core.access import (
     EVERY,
     FLEET_KINDS,
@@ -28,6 +30,16 @@ AUTO, MANUAL = "auto", "manual"
 MAX_USES = 1_000_000
 MAX_EXPIRY_S = 10 * 366 * 86_400.0
 MINTED_S = 86_400.0
+
+
+class Minted(msgspec.Struct, frozen=True):
+    """The text of a token that is made with something else: `write` (with the namespace and
+    the name that it is for) belongs into the transaction of that, `told` is called after its
+    commit."""
+
+    text: str
+    write: Callable[[Tx, str, str], None]
+    told: Callable[[], None]
 
 
 class Tokens:
@@ -102,22 +114,21 @@ class Tokens:
         self._telemetry.emit(TokenMade(token=id, kind=kind, by=by.id))
         return kept, text
 
-    async def mint_watch(
-        self, namespace: str, name: str, *, by: Principal, expires_s: float = MINTED_S
-    ) -> str:
-        """The text of a token that may watch the traces of one name, for the URL that a sender is
-        told. It is listed only on demand, and deleted a day after its end."""
+    def mint_watch(self, *, by: Principal, expires_s: float = MINTED_S) -> Minted:
+        """A token that may watch the traces of one name, for the URL that a sender is told. It is
+        listed only on demand, and deleted a day after its end."""
         now = self._clock.now()
         id, secret = self._new_id(), entropy(SECRET_BYTES)
         text = spell("watch", id, secret)
         until = now + timedelta(seconds=expires_s)
 
-        def write(tx: Tx) -> None:
+        def write(tx: Tx, namespace: str, name: str) -> None:
             access_store.register(tx, text, namespace, now, until, scope=name, minted=True)
 
-        await self._database.write(write)
-        self._telemetry.emit(TokenMade(token=id, kind="watch", by=by.id))
-        return text
+        def told() -> None:
+            self._telemetry.emit(TokenMade(token=id, kind="watch", by=by.id))
+
+        return Minted(text=text, write=write, told=told)
 
     async def every(self, by: Principal, *, minted: bool = False) -> list[KeptToken]:
         """All tokens of the namespaces that `by` sees, oldest first."""

@@ -98,8 +98,11 @@ class Traces:
         )
         changes.on_foreign(self._changed)
 
-    async def begin(self, new: NewTrace, *, by: Principal) -> Begun:
-        """Begin a trace; a repeat with the same key gives the one that exists.
+    async def begin(
+        self, new: NewTrace, *, by: Principal, also: Callable[[Tx, Trace], None] | None = None
+    ) -> Begun:
+        """Begin a trace; a repeat with the same key gives the one that exists. `also` is written in
+        the same transaction.
 
         Raises Invalid, Unavailable, and Conflict for one that is over for good.
         """
@@ -111,11 +114,13 @@ class Traces:
         fresh = self._fresh(new, by)
 
         def write(tx: Tx) -> Trace:
-            known = trace_store.by_key(tx, new.namespace, new.key)
-            if known is not None:
-                return known
-            trace_store.create(tx, fresh)
-            return fresh
+            trace = trace_store.by_key(tx, new.namespace, new.key)
+            if trace is None:
+                trace = fresh
+                trace_store.create(tx, fresh)
+            if also is not None:
+                also(tx, trace)
+            return trace
 
         trace = await write_guarded(self._database, write)
         if trace.id == fresh.id:
