@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event
 
+from quarterdeck.store import node as node_store
 from quarterdeck.store import piece as piece_store
 from quarterdeck.store import run as run_store
 from quarterdeck.store import step as step_store
@@ -24,6 +25,7 @@ ASKED: dict[str, tuple[Callable[[Tx], Any], str]] = {
     "open attempts": (lambda tx: run_store.open_attempts(tx, ["n"]), "ix_attempts_open"),
     "open attempts of removed nodes": (run_store.open_of_removed, "ix_attempts_open"),
     "nodes in use": (run_store.nodes_with_open_attempts, "ix_attempts_open"),
+    "removed nodes": (node_store.removed, "ix_nodes_removed"),
     "load of nodes": (run_store.open_counts, "ix_attempts_open"),
     "old offers": (lambda tx: run_store.expired_offers(tx, NOW), "ix_attempts_unoffered"),
     "later attempts": (lambda tx: run_store.due_nodes(tx, NOW, NOW), "ix_attempts_later"),

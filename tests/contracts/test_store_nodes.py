@@ -58,3 +58,16 @@ async def test_nothing_is_decided_about_a_removed_node(database: Database) -> No
     with pytest.raises(StaleWrite):
         await database.write(partial(store.decide, before=fresh, after=fresh))
     assert await database.read(store.decisions) == {}
+
+
+async def test_removed_nodes_are_read_anew_only_when_there_are_more_of_them(
+    database: Database,
+) -> None:
+    assert await database.read(store.removed) == {}
+    assert await database.read(partial(store.removed, known=0)) is None
+    gone = await database.write(partial(store.enrol, node=node()))
+    await database.write(partial(store.enrol, node=node("n2")))
+    await database.write(partial(store.remove, node_id=gone.id, now=NOW))
+    found = await database.read(partial(store.removed, known=0))
+    assert found == {gone.id: (gone.public_key, NOW)}
+    assert await database.read(partial(store.removed, known=1)) is None

@@ -61,8 +61,11 @@ class Removals:
 
     async def cut_off(self) -> None:
         """Loop: see the module's theory."""
+        removed: dict[str, tuple[str, datetime]] = {}
         while True:
-            removed = await self._database.read(node_store.removed)
+            unit = partial(node_store.removed, known=len(removed))
+            found = await self._database.read(unit)
+            removed = removed if found is None else found
             for id in removed:
                 self._fleet.forget(id)
             if removed:

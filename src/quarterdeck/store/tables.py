@@ -70,6 +70,12 @@ nodes = Table(
     _flag("draining"),
     Column("approved", Boolean, nullable=False, server_default=true()),
     Column("decision", Integer, nullable=False, server_default="0"),
+    Index(
+        "ix_nodes_removed",
+        "removed_at",
+        sqlite_where=text("removed_at IS NOT NULL"),
+        postgresql_where=text("removed_at IS NOT NULL"),
+    ),
 )
 
 tokens = Table(
