@@ -90,6 +90,7 @@ async def test_qd_watch_waits_for_a_first_sender_and_leaves_with_the_worst_code(
     assert events[-1]["type"] == "ended" and events[-1]["counts"] == {"failed": 2}
     code, out, err = await ended(one)
     assert (code, out) == (2, b"web-1 | hello\nweb-1 | world\n") and b"db-1" not in err
+    assert err.startswith(b"qd: no sender web-1 traces as deploy yet: waiting")
 
 
 async def test_qd_watch_ends_with_its_token_and_takes_the_id_of_a_trace(host: HttpHost) -> None:

@@ -49,7 +49,7 @@ def watch(server: Connection, what: str, as_json: bool, **given: Any) -> None:
         "node": given["node"],
         "forever": "true" if given["forever"] else None,
     }
-    view = _JsonView() if as_json else _TextView(what)
+    view = _JsonView() if as_json else _TextView(what, given["node"])
     try:
         for event in _events(server, what, query):
             view.show(event)
@@ -130,7 +130,8 @@ class _TextView:
 
     exit_code = 0
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, node: str | None) -> None:
+        self._who = "nobody" if node is None else f"no sender {one_line(node)}"
         self._name = name
         self._printer = Printer(prefix=True)
         self._labels: dict[str, str] = {}
@@ -151,7 +152,7 @@ class _TextView:
                 self.exit_code = int(event["exit_code"])
             case "present" if not self._labels and not self._waits:
                 self._waits = True
-                say(f"qd: nobody traces as {self._name} yet: waiting (Ctrl-C leaves).")
+                say(f"qd: {self._who} traces as {self._name} yet: waiting (Ctrl-C leaves).")
 
     def _begun(self, event: dict[str, Any]) -> None:
         """Two traces of one sender are told apart by a number."""
