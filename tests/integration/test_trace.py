@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from functools import partial
 
 import pytest
@@ -226,6 +226,29 @@ async def test_traces_whose_pieces_are_gone_hold_up_no_other(
         await server.traces.end(whole, End(code=0))
         await ears.until(LogSealed)
         assert (await server.traces.get(whole.id)).sealed
+
+
+async def test_what_a_fabric_forgot_is_written_down_once_the_database_is_back(
+    place: Harbour, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(place) as (server, ears):
+        trace = (await begin(server)).trace
+        await say(server, trace, 0, b"before")
+        windows = server.tracing.windows
+        write, away = windows._forget, asyncio.Event()
+
+        async def forget(namespace: str, reached: Mapping[str, Positions]) -> None:
+            if not away.is_set():
+                away.set()
+                raise Unavailable("away", "The database is away.")
+            await write(namespace, reached)
+
+        monkeypatch.setattr(windows, "_forget", forget)
+        place.kill()
+        await place.up()
+        await ears.until(TraceForgotten)
+        assert away.is_set()
+        assert (await server.traces.get(trace.id)).forgotten == Positions(stdout=6)
 
 
 async def test_those_who_come_back_keep_no_beat_of_others_from_being_written(

@@ -40,6 +40,8 @@ FINAL_AFTER_S = 86_400.0
 MOST_SENDER = 255
 MOST_COMMAND = 16 << 10
 MOST_DROPS = 200
+MOST_COUNT = 1 << 53
+"""Bytes that are dropped in one place: the sum of all places still is a number of 64 bits."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 KEY = re.compile(r"[0-9a-f]{32}")
 LOST = (
@@ -273,7 +275,7 @@ def with_drops(known: tuple[Dropped, ...], more: Iterable[Dropped]) -> tuple[Dro
         place = (one.stream, one.offset)
         if place not in counts and len(counts) >= MOST_DROPS:
             place = max((p for p in counts if p[0] == one.stream), default=place)
-            counts[place] = counts.get(place, 0) + one.count
+            counts[place] = min(MOST_COUNT, counts.get(place, 0) + one.count)
         else:
             counts[place] = max(counts.get(place, 0), one.count)
     return tuple(Dropped(stream=s, offset=o, count=c) for (s, o), c in sorted(counts.items()))

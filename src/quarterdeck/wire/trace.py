@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable, Iterator
 
 from quarterdeck.core.model import STREAMS
-from quarterdeck.core.trace import Dropped, Frame
+from quarterdeck.core.trace import MOST_COUNT, Dropped, Frame
 from quarterdeck.errors import Invalid
 from quarterdeck.wire.codec import CHUNK_HEADER, STREAM_NAMES, STREAM_NUMBERS, Chunk, decode_chunk
 
@@ -111,7 +111,7 @@ def _frame(kind: int, stream: str, offset: int, time_us: int, data: bytes) -> Fr
     if len(data) != COUNT.size:
         raise Invalid("bad_frames", f"A frame of kind {DROPPED} has {COUNT.size} bytes of data.")
     (count,) = COUNT.unpack(data)
-    if not 0 < count < MOST_OFFSET:
+    if not 0 < count <= MOST_COUNT:
         raise Invalid("bad_frames", f"A frame of kind {DROPPED} counts {count} bytes.")
     return Frame(stream, offset, time_us, b"", count)
 

@@ -67,6 +67,7 @@ class Windows:
         self._window_bytes = window_bytes
         self._known: dict[str, Reached] = {}
         self._there: set[str] = set()
+        self._lost: dict[str, dict[str, Positions]] = {}  # windows made anew, how far traces were
         self._connected = Poke()
 
     def watch(self) -> None:
@@ -107,7 +108,10 @@ class Windows:
         except Invalid as error:  # a setting of ours, not of whoever sends
             raise Unavailable("trace_window", error.message) from error
         if made:
-            await self._forget(namespace, before)
+            self._lost[namespace] = before
+        if namespace in self._lost:  # also when the database was away the last time
+            await self._forget(namespace, self._lost[namespace])
+            self._lost.pop(namespace, None)
         self._there.add(namespace)
 
     async def _forget(self, namespace: str, reached: Mapping[str, Positions]) -> None:
