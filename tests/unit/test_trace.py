@@ -133,7 +133,8 @@ def test_however_much_was_dropped_its_sum_is_a_number_that_can_be_kept() -> None
     most = rules.MOST_COUNT
     drops = [Dropped(stream="stdout", offset=at, count=most) for at in range(400)]
     trace = msgspec.structs.replace(TRACE, dropped=rules.with_drops((), drops))
-    assert 0 < attempt_of(trace).snapshot.stdout.dropped < 1 << 62
+    snapshot = attempt_of(trace).snapshot
+    assert snapshot is not None and 0 < snapshot.stdout.dropped < 1 << 62
     body = encode_frame(Frame("stdout", 0, 0, b"", most))
     assert decode_frames(body) == [Frame("stdout", 0, 0, b"", most)]
     with pytest.raises(Invalid):
