@@ -49,7 +49,7 @@ def env(server: Up, tmp_path: Path) -> dict[str, str]:
 def test_the_command_has_a_terminal_of_this_ones_size_and_learns_of_changes(
     server: Up, env: dict[str, str]
 ) -> None:
-    words = (TT, "-n", "sized", sys.executable, "-c", TELL_SIZES)
+    words = (TT, "-q", "-n", "sized", sys.executable, "-c", TELL_SIZES)
     with on_terminal(env, *words, rows=33, columns=101) as screen:
         screen.until(b"101 33 True True True")
         screen.resize(20, 70)
