@@ -12,7 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.tracing import TT, ended, output, quiet_env, sender_of, start, trace, traces
+from tests.e2e.tracing import (
+    TT,
+    ended,
+    is_gone,
+    output,
+    quiet_env,
+    sender_of,
+    start,
+    trace,
+    traces,
+)
 from tests.e2e.up import QD, Up, running, wait_for
 
 
@@ -192,7 +202,9 @@ def test_a_killed_sender_does_not_hurt_the_command(env: dict[str, str]) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    os.kill(sender_of(one.pid), signal.SIGKILL)
+    sender = sender_of(one.pid)
+    os.kill(sender, signal.SIGKILL)
+    wait_for("its end", lambda: is_gone(sender))
     out, err = one.communicate(b"x" * 300_000, timeout=30)
     assert (one.returncode, out) == (0, b"x" * 300_000)
     assert b"untraced" in err

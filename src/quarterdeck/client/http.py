@@ -27,6 +27,7 @@ TIMEOUT_S = 70.0
 STREAM_TIMEOUT_S = 40.0
 PATIENCE_S = 15.0
 TRUST_TIMEOUT_S = 10.0
+NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE")
 LOOK_AGAIN_S = 0.25
 PIECE = 1 << 20
 SERVER_SENT = "text/event-stream"
@@ -259,11 +260,15 @@ class Connection:
     def _gone(self, error: Exception) -> Unavailable | Denied:
         if untrusted(error):
             return wrong(self.url) if self._fingerprint else _unknown_signer(self.url, error)
+        if isinstance(error, ssl.SSLError) and error.reason in NO_TLS:
+            plain = self.url.replace("https:", "http:", 1)
+            return Unavailable("no_tls", f"What answers at {self.url} speaks no TLS: try {plain}.")
         refused = isinstance(error, ConnectionRefusedError)
         code = "no_server" if refused else "connection_lost"
         what = "Nothing answers" if refused else "The connection broke"
         where = f"{self.url}{self._way.through()}"
-        return Unavailable(code, f"{what} at {where} ({error}); is the server running?")
+        why = error.strerror or error if isinstance(error, OSError) else error
+        return Unavailable(code, f"{what} at {where} ({why}); is the server running?")
 
 
 def _unknown_signer(url: str, error: Exception) -> Denied:
