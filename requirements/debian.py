@@ -27,7 +27,14 @@ OPTIONAL = {
         POSTGRES,
         ("nginx", "nginx"),
         ("chromium", "chromium"),
+        ("/usr/lib/*/libatomic.so.1", "libatomic1"),  # Playwright's Node
         ("/usr/sbin/rsyslogd", "rsyslog"),
+        ("/usr/sbin/sshd", "openssh-server"),
+        ("ssh", "openssh-client"),
+        ("curl", "curl"),
+        ("ip", "iproute2"),
+        ("tmux", "tmux"),
+        ("/usr/bin/vim*", "vim-tiny"),
     )
 }
 # services that Debian would start with a package; nobody asked for that
