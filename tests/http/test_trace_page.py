@@ -136,11 +136,11 @@ async def test_what_goes_on_stands_before_what_is_over(host: HttpHost) -> None:
     await second.end(code=1)
     async with browsing(host, "/trace/deploy") as page:
         shown = "() => [...document.querySelectorAll('.pane h3')].map((e) => e.textContent).join()"
-        await page.wait_for_function(f"({shown})() === 'going,second,first'")
+        await page.wait_for_function(f"() => ({shown})() === 'going,second,first'")
         chips = await page.locator(".sender b").all_inner_texts()
         assert chips == ["going", "second", "first"]
         await new.begin()
-        await page.wait_for_function(f"({shown})() === 'going,new,second,first'")
+        await page.wait_for_function(f"() => ({shown})() === 'going,new,second,first'")
         await new.end(code=0)
         await page.wait_for_selector(".sender[data-state=succeeded] >> text=new")
         assert await page.evaluate(f"({shown})()") == "going,new,second,first"
