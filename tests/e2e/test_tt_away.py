@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import signal
 import socket
@@ -16,7 +17,17 @@ from pathlib import Path
 import pytest
 
 from quarterdeck.tt.pack import zipapp
-from tests.e2e.tracing import deliver_rest, ended, output, quiet_env, spools, start, trace, traces
+from tests.e2e.tracing import (
+    deliver_rest,
+    ended,
+    output,
+    quiet_env,
+    senders,
+    spools,
+    start,
+    trace,
+    traces,
+)
 from tests.e2e.up import Up, running, wait_for
 
 KEPT_MIB = int(os.environ.get("QD_FAULT_TRACE_MIB", "48"))
@@ -69,6 +80,24 @@ def test_down_from_the_start_changes_nothing_and_the_next_tt_delivers(
     assert found["code"] == 5
     assert output(server, found["trace"], "stdout") == b"out\n"
     assert output(server, found["trace"], "stderr") == b"err\n"
+
+
+def test_what_a_token_may_not_deliver_waits_for_one_that_may(
+    server: Up, env: dict[str, str], tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    assert trace(away(env, data), "-q", "-n", "held", "echo out").returncode == 0
+    wait_for("the spool", lambda: spools(env))
+    other = server.json("token", "create", "--kind", "send", "--scope", "next")["token"]
+    come_back(server, data)
+    ready = json.loads((data / "ready.json").read_bytes())
+    (data / "ready.json").write_text(json.dumps(ready | {"token": other}))
+    assert trace(env, "-q", "-n", "next", "true").returncode == 0
+    wait_for("its sender's end", lambda: not senders(env))
+    assert spools(env) and not traces(server, "held")
+    come_back(server, data)
+    deliver_rest(env)
+    assert output(server, ended(server, "held")["trace"], "stdout") == b"out\n"
 
 
 def test_the_process_that_stays_behind_delivers_when_the_server_comes(

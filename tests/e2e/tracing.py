@@ -84,10 +84,10 @@ def deliver_rest(env: dict[str, str]) -> None:
         return not spools(env)
 
     wait_for("all spools to be delivered", delivered)
-    wait_for("their senders' end", lambda: not _senders(env))
+    wait_for("their senders' end", lambda: not senders(env))
 
 
-def _senders(env: dict[str, str]) -> list[int]:
+def senders(env: dict[str, str]) -> list[int]:
     """The processes of `tt` that keep their files where this user's are."""
     mark = b"XDG_STATE_HOME=" + env["XDG_STATE_HOME"].encode()
     found = []

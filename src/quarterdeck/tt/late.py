@@ -21,15 +21,11 @@ class _Quiet(Told):
     def __init__(self) -> None:
         self.delivery: Delivery | None = None
         self.missing = False
-        self.unwanted = False
 
     def away(self, why: str) -> None:
         self.missing = True
         if self.delivery is not None:
             self.delivery.given_up.set()
-
-    def refused(self, why: str) -> None:
-        self.unwanted = True
 
 
 def stay(place: Place) -> int:
@@ -52,7 +48,8 @@ def stay(place: Place) -> int:
 
 
 def deliver_left(near: Place) -> None:
-    """All files of this user, one after the other; those of a server that is away stay.
+    """All files of this user, one after the other; those of a server that is away stay, and those
+    that it refuses: another token may be allowed to deliver them, until they are too old.
 
     `near` is the server that just answered: for one and the same, its token is the one in use now.
     """
@@ -76,7 +73,7 @@ def _deliver(spool: Spool, near: Place, missing: set[str]) -> None:
     told = _Quiet()
     buffer = Buffer(spool, memory=0, disk=0)
     told.delivery = Delivery(place, begin, buffer, told, alive=False)
-    if told.delivery.run() or told.unwanted:
+    if told.delivery.run():
         spool.remove()
     else:
         spool.release()
