@@ -54,6 +54,20 @@ def _new(ttl_s: float) -> NewRun:
     return NewRun(target="hand", order=Order(argv=("true",)), created_by="test", plan=plan)
 
 
+async def test_a_node_that_drains_is_waited_for_as_long_as_was_said(
+    fleet: tuple[Server, Ears, HandNode],
+) -> None:
+    server, _ears, _node = fleet
+    waits = []
+    for draining in (False, True):
+        await server.nodes.drain("hand", draining, by="test")
+        run = await server.runs.create(_new(3.0))
+        (attempt,) = (await server.runs.detail(run.id))[2]
+        assert attempt.offer_until is not None
+        waits.append((attempt.offer_until - server.steady.now()).total_seconds())
+    assert waits[0] > 10.0 and waits[1] <= 3.0
+
+
 async def test_what_waits_for_a_slot_is_sent_when_one_is_free_and_outlives_the_time_to_live(
     fleet: tuple[Server, Ears, HandNode],
 ) -> None:

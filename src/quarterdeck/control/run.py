@@ -24,8 +24,8 @@ from quarterdeck.core.fold import natural
 from quarterdeck.core.ids import task_id
 from quarterdeck.core.label import effective
 from quarterdeck.core.model import Attempt, Counts, Node, Order, Pick, PickBy, Plan, Run, Task
-from quarterdeck.core.place import has_number
-from quarterdeck.core.states import NodeState, RunState
+from quarterdeck.core.place import has_number, takes_orders
+from quarterdeck.core.states import RunState
 from quarterdeck.core.target import resolved, suggest
 from quarterdeck.core.traced import check_no_trace
 from quarterdeck.errors import Conflict, Invalid, NotFound, Unavailable
@@ -291,7 +291,7 @@ class Runs:
         )
         run, commands = machine.step(run, machine.TasksMoved(counts=run.counts), now)
         count = sum(c.count for c in commands if isinstance(c, machine.StartTasks))
-        ready = {n.id for n in nodes if liveness.state(n, now) is NodeState.READY}
+        ready = {node.id for node in nodes if takes_orders(node, now)}
         first = queued(run, tasks[:count], lambda id: id not in ready, steady)
         rows = [task for task, _ in first] + tasks[count:]
         return run, rows, [attempt for _, attempt in first]

@@ -21,8 +21,8 @@ from quarterdeck.core import liveness, retry
 from quarterdeck.core import run as machine
 from quarterdeck.core.ids import attempt_id
 from quarterdeck.core.model import Attempt, Halt, Node, Plan, Run, Task
-from quarterdeck.core.place import Spread, open_slots
-from quarterdeck.core.states import NodeState, TaskState
+from quarterdeck.core.place import Spread, open_slots, takes_orders
+from quarterdeck.core.states import TaskState
 from quarterdeck.core.target import resolve
 from quarterdeck.errors import Conflict, Invalid
 from quarterdeck.service import Backoff, jitter
@@ -96,7 +96,7 @@ def withdraw(tx: Tx, run_id: str, task: Task, times: Times) -> Stepped:
 def queued(
     run: Run, tasks: Iterable[Task], away: Callable[[str], bool], steady: datetime
 ) -> list[tuple[Task, Attempt]]:
-    """Tasks that start now, each with its first attempt; `away`: the node can't be reached now."""
+    """Tasks that start now, each with its first attempt; `away`: the node takes no orders now."""
     return [
         (
             msgspec.structs.replace(task, state=TaskState.QUEUED, tries=1),
@@ -266,4 +266,4 @@ class _Step:
         return {node.id: node for node in node_store.some(self._tx, ids)}
 
     def _away(self, node: Node | None) -> bool:
-        return node is None or liveness.state(node, self._now) is not NodeState.READY
+        return node is None or not takes_orders(node, self._now)

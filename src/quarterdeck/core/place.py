@@ -84,10 +84,14 @@ def slots_of(facts: Facts) -> int:
     return facts.slots or SLOTS_PER_CPU * facts.cpus or UNKNOWN_SLOTS
 
 
+def takes_orders(node: Node, now: datetime) -> bool:
+    """Whether a node is there and does not drain."""
+    return liveness.state(node, now) is NodeState.READY and not node.draining
+
+
 def open_slots(node: Node, now: datetime) -> int:
-    """The slots of a node that takes orders; none while it drains, or is not there."""
-    here = liveness.state(node, now) is NodeState.READY and not node.draining
-    return slots_of(node.facts) if here else 0
+    """The slots of a node that takes orders."""
+    return slots_of(node.facts) if takes_orders(node, now) else 0
 
 
 def startable(attempts: Iterable[Attempt], slots: int, now: datetime) -> frozenset[str]:
