@@ -41,6 +41,28 @@ def after(*sessions: str) -> Sessions:
     return present
 
 
+def test_a_late_beat_of_a_first_session_does_not_shut_out_the_one_that_followed_it() -> None:
+    first, second = "1" * 16, "2" * 16
+    known = Sessions(current=second)  # of a server that has just come up
+    late = beat(known, first, "", now=10.0)
+    assert late.current == first, "a session that names none before it can't be told from a start"
+    again = beat(late, second, first[:8], now=15.0)
+    assert (again.current, again.replaced, again.cloned) == (second, (first,), True)
+    assert beat(again, first, "", now=16.0).current == second
+    alone = beat(again, second, first[:8], now=15.0 + COPY_GONE_S)
+    assert (alone.current, alone.cloned) == (second, False)
+
+
+def test_two_agents_whose_sessions_name_each_other_falsely_stay_two() -> None:
+    one, other = "1" * 16, "2" * 16
+    present = beat(Sessions(current=one), other, one[:8])
+    for at in range(1, 40):
+        name, before = ((one, other[:8]), (other, one[:8]))[at % 2]
+        present = beat(present, name, before, now=float(at * 5))
+        assert present.cloned or at == 1
+    assert present.cloned
+
+
 @pytest.mark.parametrize(
     ("seen_s_ago", "expected"),
     [

@@ -9,7 +9,10 @@ present session ends the quarantine, until the other beats again.
 
 A beat of an ended session may come late, through a fabric that was cut off meanwhile; it looks the
 same. So a quarantine also ends when the other was silent for `COPY_GONE_S` while the present
-session beat on: two agents are two only as long as both are heard.
+session beat on: two agents are two only as long as both are heard. A server that has just come up does
+not know which sessions were replaced, and the first session of a directory names none before it: its late
+beat is taken for a start. The session that names it as an earlier one is the later of the two, and is the
+present one again as soon as it beats.
 """
 
 from __future__ import annotations
@@ -50,6 +53,11 @@ def beat(sessions: Sessions, session: str, before: str = "", *, now: float = 0.0
         if sessions.cloned and now - sessions.other_at >= COPY_GONE_S:
             return msgspec.structs.replace(sessions, cloned=False)
         return sessions
+    if session in sessions.replaced and _names(sessions.current, before):
+        # a late beat of an earlier session, the first of its directory, was taken for a start
+        earlier = tuple(one for one in sessions.replaced if one != session)
+        replaced = (*earlier, sessions.current)[-REMEMBERED_SESSIONS:]
+        return Sessions(current=session, replaced=replaced, cloned=True, other_at=now)
     if session in sessions.replaced or not _follows(sessions.current, before):
         return msgspec.structs.replace(sessions, cloned=True, other_at=now)
     replaced = (*sessions.replaced, sessions.current) if sessions.current else ()
@@ -71,8 +79,10 @@ def believed(sessions: Sessions, session: str) -> bool:
 
 
 def _follows(current: str, before: str) -> bool:
-    if not current or not before:
-        return True
+    return not current or not before or _names(current, before)
+
+
+def _names(current: str, before: str) -> bool:
     earlier = {before[at : at + SHORT] for at in range(0, len(before), SHORT)}
     return current[:SHORT] in earlier
 
