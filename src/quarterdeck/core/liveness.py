@@ -9,10 +9,11 @@ present session ends the quarantine, until the other beats again.
 
 A beat of an ended session may come late, through a fabric that was cut off meanwhile; it looks the
 same. So a quarantine also ends when the other was silent for `COPY_GONE_S` while the present
-session beat on: two agents are two only as long as both are heard. A server that has just come up does
-not know which sessions were replaced, and the first session of a directory names none before it: its late
-beat is taken for a start. The session that names it as an earlier one is the later of the two, and is the
-present one again as soon as it beats.
+session beat on: two agents are two only as long as both are heard.
+
+A server that has just come up does not know which sessions were replaced, and the first session of
+a directory names none before it: its late beat is taken for a start. The session that names it as
+an earlier one is the later of the two, and is the present one again as soon as it beats.
 """
 
 from __future__ import annotations
