@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import json
 import os
 import random
@@ -26,6 +27,8 @@ API = spell("api", "0" * 16, b"a" * 20)
 JOIN = spell("join", "1" * 16, b"j" * 20)
 ASK_S = 3.0
 STOP_S = 20.0
+CUT = (OSError, http.client.HTTPException)
+"""What a server that is killed leaves of an answer, at whatever point of it."""
 
 
 class Member:
@@ -114,10 +117,11 @@ class Fleet:
             with urllib.request.urlopen(request, timeout=within_s) as answer:
                 return json.loads(answer.read())
         except urllib.error.HTTPError as error:
-            with error:
-                return self._refused(error.code, error.read())
-        except OSError:
-            return None
+            with error, contextlib.suppress(*CUT):
+                self._refused(error.code, error.read())
+        except CUT:
+            pass
+        return None
 
     def _refused(self, status: int, problem: bytes) -> None:
         assert status == 503, problem
@@ -130,9 +134,9 @@ class Fleet:
                 with urllib.request.urlopen(request, timeout=ASK_S) as answer:
                     return bytes(answer.read())
             except urllib.error.HTTPError as error:
-                with error:
+                with error, contextlib.suppress(*CUT):
                     self._refused(error.code, error.read())
-            except OSError:
+            except CUT:
                 continue
         return None
 
