@@ -19,7 +19,8 @@ def state(up: Up) -> str:
 
 def start_copy(up: Up, copy: Path) -> subprocess.Popen[bytes]:
     (name,) = up.node_names()
-    shutil.copytree(up.data / "agents" / name, copy)
+    # what lies in the trash goes at any moment
+    shutil.copytree(up.data / "agents" / name, copy, ignore=shutil.ignore_patterns("trash"))
     config = copy / "agent.toml"
     config.write_text(config.read_text().replace(str(up.data / "agents" / name), str(copy)))
     return up.popen("agent", "--config", str(config))

@@ -89,18 +89,22 @@ class Journal:
         facts = 1 + len(present & FACTS)
         broken: str | None = None
 
-        def read(reader: Callable[[Path], T]) -> T | None:
+        def read(name: str, reader: Callable[[Path], T]) -> T | None:
             nonlocal broken
+            if name not in present:  # what came since then is not among the facts either
+                return None
             try:
                 return reader(directory)
             except (ValueError, OSError) as error:
                 broken = str(error)
                 return None
 
-        started, stop, end = read(files.read_started), read(files.read_stop), read(files.read_exit)
-        signals = read(files.read_signals) if "signals" in present else None
-        signalled = read(files.read_signalled) if "signalled" in present else None
-        gone_at = read(files.read_gone) if "gone" in present else None
+        started = read("started", files.read_started)
+        stop = read("stop", files.read_stop)
+        end = read("exit.json", files.read_exit)
+        signals = read("signals", files.read_signals)
+        signalled = read("signalled", files.read_signalled)
+        gone_at = read("gone", files.read_gone)
         return Held(
             attempt=attempt,
             accepted_at=accepted_at,

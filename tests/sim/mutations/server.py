@@ -203,6 +203,7 @@ def a_quarantine_is_for_ever(put: Set) -> None:
 @mutation
 def whoever_beats_last_is_the_present_session(put: Set) -> None:
     put(liveness, "_follows", lambda _current, _before: True)
+    put(liveness, "_names", lambda _current, _before: False)
 
 
 # ---- output
