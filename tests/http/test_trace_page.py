@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import shutil
 from collections.abc import AsyncIterator
@@ -127,6 +128,23 @@ async def test_a_page_that_follows_is_at_the_end_and_no_text_has_the_colour_of_i
         assert await page.locator("span.f7.b4").inner_text() == "both"
 
 
+@contextlib.asynccontextmanager
+async def living(sender: Sender) -> AsyncIterator[None]:
+    """A sender that is heard of, however long a browser takes to begin."""
+
+    async def live() -> None:
+        while True:
+            await sender.segments(b"")
+            await asyncio.sleep(1.0)
+
+    beats = asyncio.create_task(live())
+    try:
+        yield
+    finally:
+        beats.cancel()
+        await asyncio.gather(beats, return_exceptions=True)
+
+
 async def test_what_goes_on_stands_before_what_is_over(host: HttpHost) -> None:
     names = ("first", "second", "going", "new")
     first, second, going, new = (Sender(host.port, id=id) for id in names)
@@ -134,7 +152,7 @@ async def test_what_goes_on_stands_before_what_is_over(host: HttpHost) -> None:
         await one.begin()
     await first.end(code=0)
     await second.end(code=1)
-    async with browsing(host, "/trace/deploy") as page:
+    async with living(going), browsing(host, "/trace/deploy") as page:
         shown = "() => [...document.querySelectorAll('.pane h3')].map((e) => e.textContent).join()"
         await page.wait_for_function(f"() => ({shown})() === 'going,second,first'")
         chips = await page.locator(".sender b").all_inner_texts()
