@@ -132,17 +132,21 @@ async def test_a_page_that_follows_is_at_the_end_and_no_text_has_the_colour_of_i
 async def living(sender: Sender) -> AsyncIterator[None]:
     """A sender that is heard of, however long a browser takes to begin."""
 
+    over = asyncio.Event()
+
     async def live() -> None:
-        while True:
+        while not over.is_set():
             await sender.segments(b"")
-            await asyncio.sleep(1.0)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await over.wait()
 
     beats = asyncio.create_task(live())
     try:
         yield
     finally:
-        beats.cancel()
-        await asyncio.gather(beats, return_exceptions=True)
+        over.set()
+        await beats
 
 
 async def test_what_goes_on_stands_before_what_is_over(host: HttpHost) -> None:
