@@ -38,7 +38,7 @@ from tests.contracts.fabric_place import QUICK
 from tests.contracts.fabric_server import Harbour
 
 E = TypeVar("E", bound=Event)
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 JOIN = "qd_join_0000000000000000_" + "0" * 32
 
 
