@@ -41,11 +41,14 @@ older: set[str] = set()  # processes that were there before the first test: neve
 def pytest_configure() -> None:
     """Forks the subreaper off, before there is any thread.
 
-    A shell that starts us in the background has us ignore SIGINT, and what we start would inherit
-    that and be deaf to the Ctrl-C of the tests.
+    A shell that starts us in the background, or nohup, has us ignore signals, and what we start
+    would inherit that and be deaf to those of the tests; a handler is not inherited.
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGHUP, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda _number, _frame: None)
     older.update(os.listdir("/proc"))
     prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     tests = os.fork()

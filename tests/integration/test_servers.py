@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from quarterdeck.store.access import Principal
 from quarterdeck.store.base import Database
 from quarterdeck.store.database import open_database
 from quarterdeck.telemetry import LeaseLost, LeaseTaken, RunEnded, Telemetry
+from tests.clocks import HandClock
 from tests.contracts.fabric_server import Harbour
 from tests.integration.server_host import (
     DEADLINE_S,
@@ -102,19 +102,6 @@ async def test_work_of_a_key_belongs_to_one_of_the_live_servers(pair: Pair) -> N
     keys = [f"key {n}" for n in range(200)]
     homes = [(one.leases.mine(key), two.leases.mine(key)) for key in keys]
     assert set(homes) == {(True, False), (False, True)}
-
-
-class HandClock:
-    """A clock that stands still until it is set."""
-
-    def __init__(self) -> None:
-        self.at = 1000.0
-
-    def now(self) -> datetime:
-        return datetime.fromtimestamp(self.at, UTC)
-
-    def monotonic(self) -> float:
-        return self.at
 
 
 @pytest.fixture

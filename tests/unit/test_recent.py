@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 
 import pytest
 
 from quarterdeck.control.recent import MOST_S, RENEW_FROM, Recent
 from quarterdeck.errors import Denied, Unavailable
 from quarterdeck.service import Services
+from tests.clocks import HandClock
 
 pytestmark = pytest.mark.anyio
 
@@ -18,19 +18,6 @@ LATE_S = MOST_S * RENEW_FROM + 0.01
 OVER_S = MOST_S + 0.01
 DENIED = Denied("token_revoked", "revoked")
 AWAY = Unavailable("database", "away")
-
-
-class HandClock:
-    """Stands still until it is set."""
-
-    def __init__(self) -> None:
-        self.at = 100.0
-
-    def now(self) -> datetime:
-        return datetime.fromtimestamp(self.at, UTC)
-
-    def monotonic(self) -> float:
-        return self.at
 
 
 class Record:

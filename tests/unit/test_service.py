@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
+from datetime import UTC
 
 import pytest
 
@@ -24,23 +24,11 @@ from quarterdeck.service import (
     sentence,
     until_told,
 )
+from tests.clocks import HandClock
 
 pytestmark = pytest.mark.anyio
 
 DEADLINE_S = 20.0
-
-
-class SetClock:
-    """A clock that stands still until a test moves it."""
-
-    def __init__(self) -> None:
-        self.at = 100.0
-
-    def now(self) -> datetime:
-        return datetime.fromtimestamp(self.at, UTC)
-
-    def monotonic(self) -> float:
-        return self.at
 
 
 class Told:
@@ -68,12 +56,12 @@ async def told() -> Told:
 
 
 @pytest.fixture
-async def clock() -> SetClock:
-    return SetClock()
+async def clock() -> HandClock:
+    return HandClock()
 
 
 @pytest.fixture
-async def services(told: Told, clock: SetClock) -> AsyncIterator[Services]:
+async def services(told: Told, clock: HandClock) -> AsyncIterator[Services]:
     made = Services(told, clock)
     yield made
     await made.stop()
@@ -142,7 +130,7 @@ async def test_a_loop_that_fails_is_told_and_started_again_later_each_time(
 
 
 async def test_a_loop_that_was_calm_for_long_starts_again_quickly(
-    services: Services, told: Told, clock: SetClock
+    services: Services, told: Told, clock: HandClock
 ) -> None:
     async def work() -> None:
         clock.at += CALM_S + 1

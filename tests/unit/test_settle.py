@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from quarterdeck.agent.settle import ALONE_S, QUARANTINE_BEATS, SETTLE_S, Settling
 from quarterdeck.core import liveness
+from tests.clocks import HandClock
 
 BEAT_S = 5.0
-
-
-class HandClock:
-    """Stands still until it is set."""
-
-    def __init__(self) -> None:
-        self.at = 100.0
-
-    def now(self) -> datetime:
-        return datetime.fromtimestamp(self.at, UTC)
-
-    def monotonic(self) -> float:
-        return self.at
 
 
 def test_an_agent_that_reaches_nobody_goes_on_after_a_bounded_time() -> None:

@@ -79,6 +79,10 @@ class Agent:
             self._running = False
             self._telemetry.emit(Stopped(what="agent"))
 
+    def doing(self) -> list[str]:
+        """The names of what runs now, also while it stops."""
+        return self._services.doing()
+
     def _attempts(self, link: Link, settling: Settling) -> tuple[Attempts, Outbox]:
         outbox = Outbox(
             node=link.node,

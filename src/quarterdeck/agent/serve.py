@@ -12,9 +12,11 @@ from quarterdeck.agent.parts import Parts, open_parts
 from quarterdeck.agent.ssh.proxy import AgentlessNodes
 from quarterdeck.service import Clock, Services, SystemClock, first_of, until_told
 from quarterdeck.settings import AgentSettings
-from quarterdeck.telemetry import Telemetry, log_to
+from quarterdeck.telemetry import StopCutOff, Telemetry, log_to
 
 STOP_S = 10.0
+SAY_S = 9.5
+NAMED = 5
 
 
 async def serve(settings: AgentSettings, *, parent_fd: int | None) -> None:
@@ -27,16 +29,25 @@ async def serve(settings: AgentSettings, *, parent_fd: int | None) -> None:
         await first_of(agent.start(), until_told(parent_fd))
         code = 0
     finally:
-        _leave_by_then(code)
+        _leave_by_then(code, agent, telemetry)
         await agent.stop()
 
 
-def _leave_by_then(code: int) -> None:
+def _leave_by_then(code: int, agent: Agent, telemetry: Telemetry) -> None:
     """The process ends after `STOP_S` at the latest, whatever its stop waits for: commands go on
     under their shims, and what counts is on the disk."""
-    leaving = threading.Timer(STOP_S, os._exit, (code,))
-    leaving.daemon = True
-    leaving.start()
+
+    def leave() -> None:
+        try:
+            telemetry.emit(StopCutOff(what="agent", waits_for=agent.doing()[:NAMED]))
+        finally:
+            os._exit(code)
+
+    # two: nobody may read what the first one says
+    for after_s, end in ((SAY_S, leave), (STOP_S, lambda: os._exit(code))):
+        timer = threading.Timer(after_s, end)
+        timer.daemon = True
+        timer.start()
 
 
 def _opened(

@@ -50,6 +50,13 @@ class Stopped(Event, frozen=True, kw_only=True):
     what: str
 
 
+class StopCutOff(Warned, frozen=True, kw_only=True):
+    """A process ends without waiting for the end of its stop; `waits_for` names its loops."""
+
+    what: str
+    waits_for: list[str]
+
+
 class AgentlessReached(Event, frozen=True, kw_only=True):
     """A host that has no agent is reached over SSH (agent/ssh)."""
 

@@ -27,7 +27,7 @@ from quarterdeck.fabric.connection import (
     is_websocket,
     not_reached,
 )
-from quarterdeck.service import Backoff
+from quarterdeck.service import Backoff, still_wanted
 
 LOYAL_TRIES = 4
 Spawn = Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
@@ -159,8 +159,8 @@ class Link:
 
     async def _keep(self) -> None:
         """Waits for: the end of the connection, then the next attempt to dial."""
-        # Not `while True`: asyncio.wait_for, which nats-py dials with, may swallow a cancellation.
         while not self.stopped:
+            still_wanted()  # asyncio.wait_for, which nats-py dials with, may swallow a cancellation
             await self._lost.wait()
             self._lost.clear()
             await self._bury()
@@ -217,6 +217,7 @@ class Link:
                 self._notice_way(url)
                 return
             except (Unavailable, Denied) as error:
+                still_wanted()
                 if not isinstance(worst, Denied):
                     worst = error
         raise worst
