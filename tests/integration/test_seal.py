@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
+from quarterdeck.control.ingest import Ingest
 from quarterdeck.control.main import Server
 from quarterdeck.control.seal import MAX_RETRY_S, recent
 from quarterdeck.core.states import AttemptState, Outcome
@@ -126,3 +127,23 @@ async def test_a_claim_of_more_than_the_order_allows_is_not_fetched(
     assert sealed.log_gone and sealed.snapshot is not None
     assert "its order allows" in (sealed.snapshot.error or "")
     assert await server.output.read(sealed, "stdout", 0, 100) == WRITTEN
+
+
+async def test_archiving_gives_way_to_the_ends_of_others_but_not_for_ever(
+    fleet: tuple[Server, Ears, HandNode], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, ears, node = fleet
+    looks: list[bool] = []
+
+    def more_and_more(_ingest: Ingest) -> bool:
+        looks.append(bool(ears.all(LogSealed)))
+        return True
+
+    run = await order(server, "liar")
+    await node.orders.get()
+    chunk = encode_chunk(Chunk("stdout", 0, 1, WRITTEN))
+    await node.fabric.store(subjects.output(node.id, run, f"{run}-0-1"), chunk)
+    monkeypatch.setattr(Ingest, "crowded", property(more_and_more))
+    await end(node, f"{run}-0-1", len(WRITTEN))
+    await ears.until(LogSealed)
+    assert looks[:2] == [False, False]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import io
 import re
 import subprocess
@@ -100,6 +101,22 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), name(path))
 
 
+@cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    """All of its syntax tree."""
+    return tuple(ast.walk(tree(path)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def trees_are_kept_for_these_tests_only() -> Iterator[None]:
+    """And the collector does not go through half a million nodes again and again."""
+    gc.disable()
+    yield
+    tree.cache_clear()
+    nodes.cache_clear()
+    gc.enable()
+
+
 def report(found: list[str]) -> None:
     """Fails with all findings at once."""
     if found:
@@ -116,7 +133,7 @@ def test_no_function_is_longer_than_the_cap() -> None:
         [
             f"{name(file)}:{node.lineno}: {node.name} has {length} lines, cap {FUNCTION_LINES}"
             for file in python_files()
-            for node in ast.walk(tree(file))
+            for node in nodes(file)
             if isinstance(node, Function)
             and (length := (node.end_lineno or 0) - node.lineno + 1) > FUNCTION_LINES
         ]
@@ -128,7 +145,7 @@ def test_no_class_has_more_methods_than_the_cap() -> None:
         [
             f"{name(file)}:{node.lineno}: {node.name} has {count} methods, cap {CLASS_METHODS}"
             for file in python_files()
-            for node in ast.walk(tree(file))
+            for node in nodes(file)
             if isinstance(node, ast.ClassDef)
             and (count := sum(isinstance(part, Function) for part in node.body)) > CLASS_METHODS
         ]
@@ -153,9 +170,9 @@ def test_no_module_has_a_name_that_says_nothing() -> None:
     )
 
 
-def defined_names(module: ast.Module) -> Iterator[tuple[int, str]]:
+def defined_names(module: tuple[ast.AST, ...]) -> Iterator[tuple[int, str]]:
     """Names that the module itself gives, not those that it takes from others."""
-    for node in ast.walk(module):
+    for node in module:
         match node:
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
                 yield node.lineno, node.name
@@ -176,7 +193,7 @@ def test_words_that_the_house_does_not_use_are_in_no_name() -> None:
     given = [
         (f"{name(file)}:{line}", given)
         for file in sources()
-        for line, given in (*defined_names(tree(file)), (1, file.stem))
+        for line, given in (*defined_names(nodes(file)), (1, file.stem))
     ]
     report([f"{at}: {word} (house words: see docs)" for at, word in given if bad_words(word)])
 
@@ -208,15 +225,16 @@ def test_what_is_left_to_do_has_an_issue() -> None:
         [
             f"{name(file)}:{line}: name the issue, as in (#12)"
             for file in python_files()
+            if mark.search(file.read_text(encoding="utf-8"))  # else it need not be read in parts
             for line, text in comments(file)
             if mark.search(text)
         ]
     )
 
 
-def sleeps(module: ast.Module) -> Iterator[int]:
+def sleeps(module: tuple[ast.AST, ...]) -> Iterator[int]:
     """Lines that sleep; sleep(0) only lets others run."""
-    for node in ast.walk(module):
+    for node in module:
         match node:
             case ast.Call(
                 func=ast.Attribute(value=ast.Name(id="time" | "asyncio" | "anyio"), attr="sleep"),
@@ -238,14 +256,14 @@ def test_no_test_sleeps() -> None:
             f"{name(file)}:{line}: wait for an event with a deadline instead"
             for file in python_files()
             if is_under(file, "tests")
-            for line in sleeps(tree(file))
+            for line in sleeps(nodes(file))
         ]
     )
 
 
-def imported(module: ast.Module) -> Iterator[tuple[int, str]]:
+def imported(module: tuple[ast.AST, ...]) -> Iterator[tuple[int, str]]:
     """Modules that a module imports, with the line."""
-    for node in ast.walk(module):
+    for node in module:
         match node:
             case ast.Import(names=names):
                 yield from ((node.lineno, alias.name) for alias in names)
@@ -265,7 +283,7 @@ def test_the_shim_the_spawner_and_tt_import_only_the_standard_library() -> None:
         [
             f"{name(file)}:{line}: {origin}"
             for file in files
-            for line, origin in imported(tree(file))
+            for line, origin in imported(nodes(file))
             if origin.split(".")[0] not in allowed
             and not f"{origin}.".startswith(("quarterdeck.agent.shim.", "quarterdeck.tt."))
         ]

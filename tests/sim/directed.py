@@ -6,50 +6,25 @@ Each is quiet in the real code; a mutation that random faults meet too seldom is
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Coroutine
 from typing import Any
 
 from quarterdeck.agent.simulated import host as simulated
 from quarterdeck.control.dispatch import Dispatch
 from quarterdeck.control.requests import WantedSignal
 from quarterdeck.control.run import NewRun
-from quarterdeck.core.model import Amount, Attempt, Order, Plan, Retry
-from quarterdeck.core.states import Outcome
+from quarterdeck.core.model import Amount, Order, Plan, Retry
 from quarterdeck.errors import Conflict
 from quarterdeck.fabric.memory import Chance
-from quarterdeck.store import run as run_store
 from quarterdeck.wire import subjects
 from quarterdeck.wire.run import ReportAttempt
 from tests.sim.clock import pause
+from tests.sim.sessions import (
+    a_first_beat_is_late_for_a_server_that_came_up,
+    a_start_is_heard_after_the_next_one,
+    beats_come_late,
+)
+from tests.sim.steps import Script, attempts_of, cancel, create, until
 from tests.sim.world import World
-
-MOMENT_S = 60.0
-LOOK_S = 0.001
-
-Script = Callable[[World], Coroutine[Any, Any, None]]
-
-
-async def create(world: World, argv: str, *, grace_s: float = 1.0) -> str:
-    """A run on all nodes; its id."""
-    (server, *_) = world.live_servers()
-    order = Order(argv=tuple(argv.split()), grace_s=grace_s)
-    run = await server.runs.create(NewRun(target="all", order=order, created_by="sim"))
-    return run.id
-
-
-async def cancel(world: World, run: str) -> None:
-    (server, *_) = world.live_servers()
-    await server.runs.cancel(run)
-
-
-async def until(world: World, condition: Callable[[], bool]) -> None:
-    """Wait for a moment of a plan; one that never comes is a fault of the plan."""
-    end = world.clock.monotonic() + MOMENT_S
-    while not condition():
-        if world.clock.monotonic() > end:
-            world.violated("The moment of this plan never came.")
-            return
-        await pause(LOOK_S)
 
 
 async def calm(world: World) -> None:
@@ -231,7 +206,7 @@ async def tasks_follow_one_another(world: World) -> None:
     new = NewRun(target="all", order=order, created_by="sim", plan=plan)
     run = (await server.runs.create(new)).id
     await pause(40)
-    tries = [attempt.number for attempt in _attempts(world, run)]
+    tries = [attempt.number for attempt in attempts_of(world, run)]
     world.check(tries.count(3) >= 2, f"S16: of the tries {tries} no two were the third.")
 
 
@@ -251,11 +226,11 @@ async def a_withdrawal_comes_late(world: World) -> None:
         await node.crash()
     world.core.fill(subjects.EV)
     run = await create(world, "sim ticks=40 every=0.5")
-    await until(world, lambda: any(a.offered for a in _attempts(world, run)))
+    await until(world, lambda: any(a.offered for a in attempts_of(world, run)))
     assert first.database is not None
     first.database.stall()
     await pause(0.1)  # its requests find nobody
-    late = {attempt.id for attempt in _attempts(world, run) if attempt.offered}
+    late = {attempt.id for attempt in attempts_of(world, run) if attempt.offered}
     for node in world.nodes.values():
         node.start()
     await until(world, lambda: any(late & m.directories.keys() for m in world.machines.values()))
@@ -277,55 +252,11 @@ async def disks_are_slow_when_agents_die(world: World) -> None:
     world.undo.append(lambda: setattr(simulated, "WRITE_S", before))
     simulated.WRITE_S = 0.4
     run = await create(world, "sim ticks=2 every=0.2 size=40")
-    await until(world, lambda: any(a.snapshot for a in _attempts(world, run)))
+    await until(world, lambda: any(a.snapshot for a in attempts_of(world, run)))
     for node in world.nodes.values():
         await node.crash()
         node.start()
     await pause(40)
-
-
-async def beats_come_late(world: World) -> None:
-    """S13: a beat of an agent that was restarted arrives after the first of its next session."""
-    world.core.faults.core = Chance(doubled=1.0, delay_s=20.0)
-    await pause(11)
-    for node in world.nodes.values():
-        await node.crash()
-        node.start()
-    await pause(20)
-    world.core.faults.core = Chance()
-    await pause(80)
-    await _all_take_orders(world)
-
-
-async def a_start_is_heard_after_the_next_one(world: World) -> None:
-    """S13: an agent died right after its start, and its only beats come after those of the next."""
-    await pause(11)
-    world.core.faults.core = Chance(delayed=1.0, delay_s=30.0)
-    for node in world.nodes.values():
-        await node.crash()
-        node.start()
-    await pause(1)
-    for node in world.nodes.values():
-        await node.crash()
-    world.core.faults.core = Chance()
-    for node in world.nodes.values():
-        node.start()
-    await pause(100)
-    await _all_take_orders(world)
-
-
-async def _all_take_orders(world: World) -> None:
-    run = await create(world, "sim ticks=2 every=0.2 size=40")
-    await pause(5)
-    for attempt in _attempts(world, run):
-        world.check(
-            attempt.outcome is Outcome.SUCCEEDED,
-            f"S13: {attempt.node} takes no orders, long after a late beat of an ended session.",
-        )
-
-
-def _attempts(world: World, run: str) -> list[Attempt]:
-    return world.store.look(lambda tx: run_store.attempts_of(tx, run))
 
 
 async def the_power_fails_after_the_release(world: World) -> None:
@@ -385,6 +316,7 @@ DIRECTED: dict[str, Script] = {
         a_withdrawal_comes_late,
         beats_come_late,
         a_start_is_heard_after_the_next_one,
+        a_first_beat_is_late_for_a_server_that_came_up,
         disks_are_slow_when_agents_die,
     )
 }

@@ -60,6 +60,8 @@ at which the rule matters. The real code is quiet under every plan.
           a_quarantine_is_for_ever (beats_come_late)
       sessions are a chain
           whoever_beats_last_is_the_present_session (a_start_is_heard_after_the_next_one)
+      whoever names the other is the later one
+          a_late_first_beat_is_a_start (a_first_beat_is_late_for_a_server_that_came_up)
     The plan of a run
       no more tasks at once than the window
           the_window_has_no_edge (tasks_follow_one_another)

@@ -51,8 +51,8 @@ from quarterdeck.wire.marks import MOST_MARKS, encode_marks
 
 TICK_S = 2.0
 GATHER_S = 0.02
-CROWD_S = 2.0
-AFTER_CROWD_S = 0.2
+GIVE_WAY_S = 2.0
+WAY_LOOK_S = 0.2
 AT_ONCE = 4
 AT_ONCE_PER_NODE = 2
 CANDIDATES = 500
@@ -120,13 +120,13 @@ class Seal:
 
     async def _give_way(self) -> None:
         """Who waits for ends is served before their archive: a moment, and while many come at once
-        up to `CROWD_S`; a crowd that stays longer is not waited for again."""
+        up to `GIVE_WAY_S` in all; those who go on coming are not waited for again."""
         await asyncio.sleep(GATHER_S)
         if not self._ingest.crowded:
             self._gave_way_s = 0.0
-        while self._ingest.crowded and self._gave_way_s < CROWD_S:
-            await asyncio.sleep(AFTER_CROWD_S)
-            self._gave_way_s += AFTER_CROWD_S
+        while self._ingest.crowded and self._gave_way_s < GIVE_WAY_S:
+            await asyncio.sleep(WAY_LOOK_S)
+            self._gave_way_s += WAY_LOOK_S
 
     async def _seal_silent(self, silent: Sequence[Attempt]) -> None:
         """All in one unit; what fails is tried one by one, as the others are."""

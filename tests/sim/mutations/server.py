@@ -201,6 +201,13 @@ def a_quarantine_is_for_ever(put: Set) -> None:
 
 
 @mutation
+def a_late_first_beat_is_a_start(put: Set) -> None:
+    real = liveness._names
+    put(liveness, "_follows", lambda now, before: not now or not before or real(now, before))
+    put(liveness, "_names", lambda _current, _before: False)
+
+
+@mutation
 def whoever_beats_last_is_the_present_session(put: Set) -> None:
     put(liveness, "_follows", lambda _current, _before: True)
     put(liveness, "_names", lambda _current, _before: False)
