@@ -66,9 +66,11 @@ def test_the_command_has_a_terminal_of_this_ones_size_and_learns_of_changes(
 def test_the_terminal_is_given_back_on_every_end(env: dict[str, str], how: str) -> None:
     text = "stty raw -echo; echo ready; read x" if how == "keys" else "echo ready; read x; echo $x"
     with on_terminal(
-        env, "/bin/sh", "-c", f"{TT} -q -n back '{text}'; echo left $?; read y"
+        env, "/bin/sh", "-c", f"echo go; read x; {TT} -q -n back '{text}'; echo left $?; read y"
     ) as screen:
+        screen.until(b"go")
         before = screen.modes()
+        screen.press(b"\r")
         screen.until(b"ready")
         wait_for("the raw mode", lambda: screen.modes() != before)
         front = int(Path(f"/proc/{screen.pid}/task/{screen.pid}/children").read_text().split()[0])

@@ -317,7 +317,8 @@ def test_what_cannot_be_killed_is_watched_until_it_has_gone(host: Host) -> None:
     try:
         attempt = host.sh("echo up; exec sleep 1000", kill_s=0.3)
         attempt.says(b"up")
-        unkillable = marked(attempt.id)
+        # one that is becoming sleep has no mark to be seen
+        unkillable = wait_for(lambda: marked(attempt.id), "its mark")
         for process in unkillable:
             (frozen / "cgroup.procs").write_text(str(process.pid))
         (frozen / "freezer.state").write_text("FROZEN")
