@@ -22,7 +22,7 @@ T = TypeVar("T")
 QD = str(Path(sys.executable).with_name("qd"))
 DEADLINE_S = 30.0
 LOOK_S = 0.01
-LOOK_SELDOM_S = 0.05
+LOOK_SELDOM_S = 0.15
 
 
 def wait_for(what: str, look: Callable[[], T | None], within_s: float = DEADLINE_S) -> T:

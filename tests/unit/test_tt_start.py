@@ -99,7 +99,7 @@ def test_the_file_is_the_same_each_time_and_runs_on_its_own(tmp_path: Path) -> N
     file = tmp_path / "tt"
     file.write_bytes(zipapp())
     file.chmod(file.stat().st_mode | stat.S_IXUSR)
-    assert zipapp() == file.read_bytes()
+    assert zipapp.__wrapped__() == file.read_bytes()
     env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TT_LINGER_S": "0"}
     words = [sys.executable, "-I", str(file), "-q", "--url", "http://127.0.0.1:1", "exit 7"]
     assert subprocess.run(words, env=env, check=False, timeout=60).returncode == 7

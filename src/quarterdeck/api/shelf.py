@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -50,16 +50,16 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Shelf:
-    """One directory, or none, and files by name that need none. All of it blocks: for a thread."""
+    """One directory, or none, and files by name that are made. All of it blocks: for a thread."""
 
-    def __init__(self, directory: Path | None, made: Mapping[str, bytes]) -> None:
+    def __init__(self, directory: Path | None, made: Mapping[str, Callable[[], bytes]]) -> None:
         self._directory = directory
         self._made = dict(made)
         self._known: dict[str, tuple[Identity, str]] = {}
 
     def files(self) -> list[File]:
         """All of them by name, without SHA256SUMS."""
-        found = {name: _made(name, data) for name, data in self._made.items()}
+        found = {name: _made(name, make()) for name, make in self._made.items()}
         for path in self._paths():
             if (file := self._kept(path)) is not None:
                 found[file.name] = file
@@ -129,7 +129,7 @@ class Shelf:
 
 def shelf_at(directory: str) -> Shelf:
     """The shelf for a setting `downloads`."""
-    made = {"tt": zipapp()}
+    made = {"tt": zipapp}
     sources = Path(quarterdeck.__file__).parents[2]
     if directory:
         return Shelf(Path(directory).absolute(), made)

@@ -11,6 +11,7 @@ from typing import Any
 import click
 import msgspec
 
+from quarterdeck.cli.importing import importing
 from quarterdeck.errors import Invalid
 from quarterdeck.settings import (
     AgentSettings,
@@ -98,8 +99,9 @@ def server(config: str | None, parent_fd: int | None, listen_fd: int | None, **f
         raise Invalid(
             "settings", "A server needs `data`, `fabric_url` and `keys`: give --config FILE."
         )
-    from quarterdeck.agent.addresses import addresses
-    from quarterdeck.api.serve import serve
+    with importing():
+        from quarterdeck.agent.addresses import addresses
+        from quarterdeck.api.serve import serve
 
     listener = None if listen_fd is None else socket.socket(fileno=listen_fd)
     names = (host_name(), *addresses())
@@ -148,8 +150,9 @@ def agent(
         state=settings.state or default_state(),
         name=settings.name or host_name(),
     )
-    from quarterdeck.agent.serve import serve
-    from quarterdeck.service import run
+    with importing():
+        from quarterdeck.agent.serve import serve
+        from quarterdeck.service import run
 
     run(serve(settings, parent_fd=parent_fd))
 

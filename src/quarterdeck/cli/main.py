@@ -9,6 +9,7 @@ import sys
 
 import click
 
+from quarterdeck.cli.importing import importing
 from quarterdeck.errors import Broken, QuarterdeckError
 
 COMMANDS = {
@@ -48,7 +49,8 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module, name, _ = COMMANDS[cmd_name]
-        command = getattr(importlib.import_module(module), name)
+        with importing():
+            command = getattr(importlib.import_module(module), name)
         assert isinstance(command, click.Command)
         return command
 

@@ -12,6 +12,7 @@ import importlib.util
 import io
 import marshal
 import zipfile
+from functools import cache
 from pathlib import Path
 
 _SHEBANG = b"#!/usr/bin/env python3\n"
@@ -22,6 +23,7 @@ _WITHOUT_REFERENCES = 2
 _PACKAGE = '"""quarterdeck: the part that is tt."""\n'
 
 
+@cache
 def zipapp() -> bytes:
     """The bytes of the file; it is to be executable."""
     folder = Path(__file__).parent
