@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -89,6 +90,26 @@ async def test_an_upload_that_breaks_off_is_lost_at_once(host: HttpHost) -> None
         assert host.server.clock.monotonic() - began < 3
     found = await the_trace(host, "job")
     assert (found["lost"], found["bytes"]["stdout"]) == (True, 9)
+
+
+async def test_a_server_that_takes_long_to_begin_does_not_blame_the_sender(
+    host: HttpHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, begin = asyncio.Event(), host.server.traces.begin
+
+    async def slowly(*words: Any, **more: Any) -> Any:
+        await gate.wait()
+        return await begin(*words, **more)
+
+    monkeypatch.setattr(host.server.traces, "begin", slowly)
+    async with curl(host, "/v1/trace/job") as process:
+        assert process.stdin is not None and process.stdout is not None
+        with pytest.raises(TimeoutError):  # longer than there is patience with a body
+            async with asyncio.timeout(1.0):
+                await process.wait()
+        gate.set()
+        process.stdin.write_eof()
+        assert json.loads(await process.stdout.read())["state"] == "ended"
 
 
 async def test_a_token_that_is_revoked_ends_its_uploads(host: HttpHost) -> None:

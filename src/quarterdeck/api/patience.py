@@ -46,10 +46,17 @@ class PatientProtocol(H11Protocol):
         self._until = 0.0
         self._state: object = None
         self._handed_over = False
+        self._wanted = False
 
     async def _with_abort(self, scope: Any, receive: Any, send: Any) -> None:
         scope[ABORT] = self.transport.abort
-        await self._routes(scope, receive, send)
+        self._wanted = False
+
+        async def wanted() -> Any:
+            self._wanted = True
+            return await receive()
+
+        await self._routes(scope, wanted, send)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -103,7 +110,7 @@ class PatientProtocol(H11Protocol):
         self._timer = None
         if self._endless():
             return
-        if self.flow.read_paused:  # we do not read: not the client's fault
+        if self.flow.read_paused or self._at_work():  # we do not read: not the client's fault
             self._watch()
             return
         if not self._answering():
@@ -119,6 +126,11 @@ class PatientProtocol(H11Protocol):
         for option, value in PROBES:
             connection.setsockopt(socket.IPPROTO_TCP, option, value)
         return True
+
+    def _at_work(self) -> bool:
+        """Whether a request is worked on that has not asked for its body yet."""
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is not None and not cycle.response_complete and not self._wanted
 
     def _answering(self) -> bool:
         """Whether an answer was begun that is not complete."""
