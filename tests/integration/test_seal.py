@@ -12,6 +12,7 @@ from quarterdeck.control.ingest import Ingest
 from quarterdeck.control.main import Server
 from quarterdeck.control.seal import MAX_RETRY_S, recent
 from quarterdeck.core.states import AttemptState, Outcome
+from quarterdeck.errors import Broken
 from quarterdeck.store import log as log_store
 from quarterdeck.store.archive import MARKS
 from quarterdeck.telemetry import LogSealed, NodeSession
@@ -127,6 +128,38 @@ async def test_a_claim_of_more_than_the_order_allows_is_not_fetched(
     assert sealed.log_gone and sealed.snapshot is not None
     assert "its order allows" in (sealed.snapshot.error or "")
     assert await server.output.read(sealed, "stdout", 0, 100) == WRITTEN
+
+
+async def test_before_it_is_archived_a_stream_may_end_where_it_was_said_to_and_not_before(
+    fleet: tuple[Server, Ears, HandNode],
+) -> None:
+    server, ears, node = fleet
+    run = await order(server, "liar")
+    await node.orders.get()
+    await end(node, f"{run}-0-1", len(WRITTEN))
+    await ears.until(LogSealed)
+    _, _, (attempt,) = await server.runs.detail(run)
+    before = msgspec.structs.replace(attempt, sealed=False)
+    node.answer = empty
+    assert await server.output.read(before, "stderr", 0, 100) == b""
+    with pytest.raises(Broken, match="ends at byte 0"):
+        await server.output.read(before, "stdout", 0, 100)
+
+
+def empty(orders: Orders) -> tuple[AnswerItem, ...]:
+    """All of its files are, and the attempt has ended."""
+    return tuple(
+        OutputBytes(
+            attempt=item.attempt,
+            stream=item.stream,
+            offset=item.offset,
+            data=b"",
+            size=0,
+            final=True,
+        )
+        for item in orders.items
+        if isinstance(item, ReadOutput)
+    )
 
 
 async def test_archiving_gives_way_to_the_ends_of_others_but_not_for_ever(

@@ -85,13 +85,12 @@ class Output:
         if (trace := await self._traces.of(attempt)) is not None:
             return (await self._traces.extent(trace, stream))[1]
         snapshot = attempt.snapshot
-        if snapshot is not None and snapshot.phase is Phase.ENDED and not attempt.log_gone:
-            return (snapshot.stdout if stream == "stdout" else snapshot.stderr).bytes
-        if attempt.sealed:
+        ended = snapshot is not None and snapshot.phase is Phase.ENDED
+        if attempt.sealed and (attempt.log_gone or not ended):
             log = await self._sealed(attempt)
             return log.layout[stream].bytes if stream in log.layout else 0
-        if snapshot is not None and snapshot.phase is Phase.ENDED:
-            return (snapshot.stdout if stream == "stdout" else snapshot.stderr).bytes
+        if ended:
+            return _reported(attempt, stream)
         try:
             answer = await self._orderer.read_output(attempt.node, attempt.id, stream, 0, 0)
         except Unavailable:
@@ -208,7 +207,7 @@ class Output:
         except Unavailable:
             answer = None
         if answer is not None:
-            if answer.final and length and offset >= answer.size:
+            if answer.final and length and answer.size <= offset < _reported(attempt, stream):
                 raise Broken(
                     "output_lost",
                     f"The {stream} of {attempt.id} on its node ends at byte {answer.size}, before "
@@ -250,3 +249,11 @@ class Output:
     async def _sealed_meanwhile(self, attempt: Attempt) -> SealedLog | None:
         found = await self._database.read(lambda tx: log_store.load(tx, [attempt.id]))
         return found.get(attempt.id)
+
+
+def _reported(attempt: Attempt, stream: str) -> int:
+    """Bytes of a stream that the node has told of an ended attempt."""
+    snapshot = attempt.snapshot
+    if snapshot is None or snapshot.phase is not Phase.ENDED or stream not in STREAMS:
+        return 0
+    return (snapshot.stdout if stream == "stdout" else snapshot.stderr).bytes

@@ -10,7 +10,6 @@ sealed by the page, without a look at anything else.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
@@ -340,12 +339,11 @@ class _Assembly:
     async def _write_marks(self) -> None:
         writer = self._writers[MARKS]
         if self._pulled:
-            with contextlib.suppress(Broken):  # the end of the file of marks
-                while left := marks_left(writer.bytes):
-                    data = await self._output.read(self._attempt, MARKS, writer.bytes, left)
-                    if not data:
-                        break
-                    await asyncio.to_thread(writer.feed, data)
+            while left := marks_left(writer.bytes):
+                data = await self._output.read(self._attempt, MARKS, writer.bytes, left)
+                if not data:
+                    break
+                await asyncio.to_thread(writer.feed, data)
         if not writer.bytes:
             await asyncio.to_thread(writer.feed, encode_marks(self._marks))
 
