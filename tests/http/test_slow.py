@@ -20,6 +20,7 @@ from tests.http.http_host import API, HttpHost, answering, listening
 from tests.integration.server_host import HandNode, order
 
 DEADLINE_S = 10.0
+TRIES = 5
 QUICK = Patience(head_s=0.3, piece_s=0.3, body_s=1.0)
 NOWHERE = "nats://127.0.0.1:1"
 HEAD = (
@@ -39,7 +40,8 @@ async def host(tmp_path: Path) -> AsyncIterator[HttpHost]:
 
 
 async def until_cut(port: int, *pieces: bytes, every_s: float = 0.0) -> bytes:
-    """Send pieces and stay silent; what came until the server closed."""
+    """Send pieces and stay silent; what came until the server closed. Nothing when a piece met it
+    closed, for then the kernel drops what came."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     reading = asyncio.get_running_loop().create_task(reader.read())
     try:
@@ -50,6 +52,8 @@ async def until_cut(port: int, *pieces: bytes, every_s: float = 0.0) -> bytes:
                 if done:
                     break
             return await reading
+    except ConnectionError:
+        return b""
     finally:
         reading.cancel()
         writer.close()
@@ -66,11 +70,12 @@ async def test_a_request_that_does_not_come_is_cut_off_with_408(
 
 
 async def test_dripping_does_not_lengthen_the_time(host: HttpHost) -> None:
-    drops = [b"X-%d: y\r\n" % n for n in range(50)]
-    answer = await until_cut(host.port, b"GET /healthz HTTP/1.1\r\n", *drops, every_s=0.05)
-    assert answer.startswith(b"HTTP/1.1 408 ")
-    answer = await until_cut(host.port, HEAD, *[b" "] * 60, every_s=0.05)
-    assert answer.startswith(b"HTTP/1.1 408 ")
+    fields = [b"X-%d: y\r\n" % n for n in range(50)]
+    for begin, drops in ((b"GET /healthz HTTP/1.1\r\n", fields), (HEAD, [b" "] * 60)):
+        answer = b""
+        for _ in range(TRIES):
+            answer = answer or await until_cut(host.port, begin, *drops, every_s=0.05)
+        assert answer.startswith(b"HTTP/1.1 408 ")
 
 
 async def test_the_next_request_on_a_connection_is_timed_too(host: HttpHost) -> None:

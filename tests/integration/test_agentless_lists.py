@@ -60,11 +60,11 @@ def reports(server: Server, node: HandNode) -> Callable[[], asyncio.Event]:
 
 
 async def test_a_node_that_does_not_answer_holds_up_no_list_of_another(place: Harbour) -> None:
-    async with serving(place) as (server, ears):
+    async with serving(place) as (server, _):
         nodes = [HandNode(place, server, name) for name in ("one", "two", "three")]
         for node in nodes:
             await node.join()
-            await heard_of(node, ears)
+            await heard_of(node, server)
         deaf, *others = sorted(nodes, key=lambda node: node.id)
         for node in nodes:
             following = reports(server, node)()
@@ -85,13 +85,13 @@ async def test_a_node_that_does_not_answer_holds_up_no_list_of_another(place: Ha
 async def test_of_two_servers_only_the_home_of_a_node_brings_its_list_and_only_once(
     place: Harbour,
 ) -> None:
-    async with serving(place, "one") as (one, ears), serving(place, "two") as (two, also):
+    async with serving(place, "one") as (one, _), serving(place, "two") as (two, _):
         await one.leases.round()
         node = HandNode(place, one, "hub")
         node.answer = keeping
         await node.join()
-        for heard in (ears, also):
-            await heard_of(node, heard)
+        for server in (one, two):
+            await heard_of(node, server)
         both = [reports(server, node) for server in (one, two)]
         async with asyncio.timeout(DEADLINE_S):  # each has heard of the other
             while one.leases.mine(node.id) == two.leases.mine(node.id):

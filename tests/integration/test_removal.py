@@ -102,8 +102,8 @@ async def test_a_node_removed_by_one_server_is_cut_off_and_not_believed_by_one_w
         bad = HandNode(place, one, "bad")
         bad.answer = running
         await bad.join()
-        await heard_of(bad, heard)
-        await heard_of(bad, also)
+        await heard_of(bad, one)
+        await heard_of(bad, two)
         run = await order(one, "bad")
         asked = await bad.orders.get()
         began = time.monotonic()

@@ -51,8 +51,8 @@ async def node(place: Harbour, pair: Pair) -> AsyncIterator[HandNode]:
     """A node that was enrolled by the first server and is known to both."""
     made = HandNode(place, pair[0][0], "hand")
     await made.join()
-    for _, ears in pair:
-        await heard_of(made, ears)
+    for server, _ in pair:
+        await heard_of(made, server)
     yield made
     await made.fabric.stop()
 
