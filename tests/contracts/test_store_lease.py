@@ -50,11 +50,12 @@ async def test_a_lease_given_back_is_free_and_a_late_goodbye_changes_nothing(
 ) -> None:
     lease = await taken(database, "a")
     assert lease is not None
-    await database.write(partial(store.give_back, leases=[lease]))
+    await database.write(partial(store.extend, lease=lease))
+    await database.write(partial(store.give_back, holder="a"))
     (free,) = await database.read(store.every)
     assert (free.holder, free.term) == ("", 1)
     again = await taken(database, "b", free)
-    await database.write(partial(store.give_back, leases=[lease]))
+    await database.write(partial(store.give_back, holder="a"))
     assert await database.read(store.every) == [again]
 
 

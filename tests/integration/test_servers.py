@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from quarterdeck.store import lease as lease_store
 from quarterdeck.store.access import Principal
 from quarterdeck.store.base import Database
 from quarterdeck.store.database import open_database
+from quarterdeck.store.measured import MeasuredDatabase
 from quarterdeck.telemetry import LeaseLost, LeaseTaken, RunEnded, Telemetry
 from tests.clocks import HandClock
 from tests.contracts.fabric_server import Harbour
@@ -134,6 +136,39 @@ async def test_the_duties_of_a_dead_server_are_taken_over_and_its_keys_move(
     await dead.round()
     assert not any(dead.holds(duty) for duty in DUTIES), "its beat is of an old term"
     assert dead.holds(MEMBER + "dead") and dead.servers() == ["dead", "living"]
+
+
+async def test_a_stop_in_the_middle_of_a_round_gives_back_what_the_round_still_wrote(
+    database: Database,
+) -> None:
+    clock, hold = HandClock(), threading.Event()
+    measured = MeasuredDatabase(database, clock, lambda *_: None)
+    leaving, living = leases(measured, clock, "leaving"), leases(database, clock, "living")
+    await leaving.round()
+    busy = asyncio.create_task(database.write(lambda _: hold.wait(DEADLINE_S)))
+    cut_off = asyncio.create_task(leaving.round())
+    async with asyncio.timeout(DEADLINE_S):
+        while not measured.waiting:
+            await asyncio.sleep(0)
+    cut_off.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cut_off
+    hold.set()
+    await busy
+    await leaving.give_back()
+    await living.round()
+    assert all(living.holds(duty) for duty in DUTIES) and living.servers() == ["living"]
+
+
+async def test_rounds_at_the_same_time_take_nothing_from_one_another(database: Database) -> None:
+    one, hold = leases(database, HandClock(), "one"), threading.Event()
+    busy = asyncio.create_task(database.write(lambda _: hold.wait(DEADLINE_S)))
+    rounds = asyncio.gather(*(one.round() for _ in range(5)))
+    for _ in range(5):  # each reads, and is in the queue of the writer if nothing holds it back
+        await database.read(lease_store.every)
+    hold.set()
+    await asyncio.gather(busy, rounds)
+    assert all(one.holds(duty) for duty in (MEMBER + "one", *DUTIES))
 
 
 async def test_a_frozen_server_that_wakes_holds_nothing_before_it_has_asked(

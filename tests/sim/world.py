@@ -246,12 +246,7 @@ class ServerProcess:
 
     async def stop(self) -> None:
         """A clean stop."""
-        self.ready = False
-        server, self.server = self.server, None
-        starting, self._starting = self._starting, None
-        if starting is not None:
-            starting.cancel()
-            await asyncio.gather(starting, return_exceptions=True)
+        server = await self._leave()
         if server is not None:
             await server.stop()
 
@@ -262,9 +257,19 @@ class ServerProcess:
             self.database.go_on()
         if self._fabric is not None:
             self._fabric.crash()
-        if self.server is not None:
-            self.server.leases._held.clear()  # a dead server gives no lease back
-        await self.stop()
+        server = await self._leave()
+        if server is not None:
+            await server.services.stop()  # of what a stop does nothing else: it gives nothing back
+
+    async def _leave(self) -> Server | None:
+        """What ran here, which is no server of the world any more."""
+        self.ready = False
+        server, self.server = self.server, None
+        starting, self._starting = self._starting, None
+        if starting is not None:
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+        return server
 
     async def _start(self, server: Server) -> None:
         await server.start()

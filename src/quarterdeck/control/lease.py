@@ -53,6 +53,7 @@ class Leases:
         self._seen: dict[str, Seen] = {}
         self._held: dict[str, Lease] = {}
         self._written_at: dict[str, float] = {}
+        self._turn = asyncio.Lock()
 
     def holds(self, duty: str) -> bool:
         """Whether this server does a singleton duty now."""
@@ -102,12 +103,14 @@ class Leases:
             await asyncio.sleep(max(0.0, began + rules.BEAT_S - self._clock.monotonic()))
 
     async def round(self) -> None:
-        """Read, extend, take; once before the loops of a server start."""
-        rows = await self._database.read(lease_store.every)
-        now = self._clock.monotonic()
-        self._seen = {row.duty: rules.look(self._seen.get(row.duty), row, now) for row in rows}
-        await self._renew((self._own,), now)
-        await self._renew(DUTIES, now)
+        """Read, extend, take; once before the loops of a server start. Two at once would each
+        take the beats of the other for somebody else's."""
+        async with self._turn:
+            rows = await self._database.read(lease_store.every)
+            now = self._clock.monotonic()
+            self._seen = {row.duty: rules.look(self._seen.get(row.duty), row, now) for row in rows}
+            await self._renew((self._own,), now)
+            await self._renew(DUTIES, now)
 
     async def _renew(self, duties: tuple[str, ...], now: float) -> None:
         """Extend and take some leases in one unit."""
@@ -122,11 +125,10 @@ class Leases:
                 self._telemetry.emit(LeaseLost(duty=duty, server=self._server))
 
     async def give_back(self) -> None:
-        """At a clean stop: let others take over at once."""
-        held, self._held = self._held, {}
-        if held:
-            leases = list(held.values())
-            await self._database.write(partial(lease_store.give_back, leases=leases))
+        """At a clean stop, after `keep` was ended: let others take over at once. What counts is
+        what the database says: a round that was cut off may have written more than it knows."""
+        self._held = {}
+        await self._database.write(partial(lease_store.give_back, holder=self._server))
 
     def _write(self, tx: Tx, duties: tuple[str, ...], now: float) -> dict[str, Lease]:
         held = {}

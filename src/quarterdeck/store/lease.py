@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from sqlalchemy import delete, func, select, update
@@ -33,10 +32,9 @@ def take(tx: Tx, duty: str, holder: str, seen: Lease | None) -> Lease | None:
     return _change(tx, seen, holder=holder, term=seen.term + 1, beat=0)
 
 
-def give_back(tx: Tx, leases: Iterable[Lease]) -> None:
-    """Let others take leases at once. Nothing happens to those that were taken already."""
-    for lease in leases:
-        _change(tx, lease, holder="", term=lease.term, beat=lease.beat)
+def give_back(tx: Tx, holder: str) -> None:
+    """Let others take at once all that a server still holds."""
+    tx.execute(update(table).where(table.c.holder == holder).values(holder=""))
 
 
 def forget(tx: Tx, lease: Lease) -> None:
