@@ -10,13 +10,13 @@ from typing import Any, get_args
 import msgspec
 from litestar import Litestar, MediaType
 from litestar.handlers import HTTPRouteHandler
-from litestar.response import Stream
 from litestar.routes import HTTPRoute
 
 from quarterdeck.api.auth import FLEET, METRICS, PUBLIC, QUERY_TOKEN, kinds_of
 from quarterdeck.api.hide import PARAMETER
 from quarterdeck.api.live import LiveEvent
 from quarterdeck.api.schema import Problem
+from quarterdeck.api.stream import Stream
 from quarterdeck.api.trace_events import TraceEvent
 from quarterdeck.core.states import RunState
 

@@ -11,7 +11,7 @@ import base64
 import contextlib
 import hashlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from html import escape
 
 import msgspec
@@ -20,13 +20,13 @@ from litestar import Request as HttpRequest
 from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.params import FromPath
-from litestar.response import Stream
 
 from quarterdeck.api.auth import PUBLIC
 from quarterdeck.api.body import Body
 from quarterdeck.api.describe import ALSO
 from quarterdeck.api.schema import Problem
 from quarterdeck.api.shelf import SUMS, File, Shelf, about, pieces
+from quarterdeck.api.stream import Stream
 
 BINARY = "application/octet-stream"
 WHY_ABSENT = (
@@ -138,7 +138,7 @@ async def _answer(name: str, request: Request, shelf: Shelf, *, body: bool) -> S
     match part.status:
         case 304:
             del headers["Content-Length"]
-            return Stream(_nothing(), status_code=304, headers=headers)
+            return Stream(_these(), status_code=304, headers=headers)
         case 416:
             headers["Content-Range"] = f"bytes */{file.size}"
             del headers["Content-Length"]
@@ -151,7 +151,7 @@ async def _answer(name: str, request: Request, shelf: Shelf, *, body: bool) -> S
                 detail=text,
             )
             return Stream(
-                iter([msgspec.json.encode(problem)]),
+                _these(msgspec.json.encode(problem)),
                 status_code=416,
                 headers=headers,
                 media_type="application/problem+json",
@@ -160,7 +160,7 @@ async def _answer(name: str, request: Request, shelf: Shelf, *, body: bool) -> S
             headers["Content-Range"] = f"bytes {part.start}-{part.end - 1}/{file.size}"
     text_type = "text/plain; charset=utf-8"
     return Stream(
-        _bytes(file, part) if body else _nothing(),
+        _bytes(file, part) if body else _these(),
         status_code=part.status,
         headers=headers,
         media_type=text_type if name == SUMS else BINARY,
@@ -190,7 +190,7 @@ def wanted_part(file: File, *, asked: str, only_if: str, known: str) -> Part:
     return Part(status=206, start=start, end=end) if start < end else Part(status=416)
 
 
-async def _bytes(file: File, part: Part) -> AsyncIterator[bytes]:
+async def _bytes(file: File, part: Part) -> AsyncGenerator[bytes]:
     source = pieces(file, part.start, part.end)
     try:
         while (data := await asyncio.to_thread(next, source, None)) is not None:
@@ -200,9 +200,9 @@ async def _bytes(file: File, part: Part) -> AsyncIterator[bytes]:
             source.close()
 
 
-async def _nothing() -> AsyncIterator[bytes]:
-    return
-    yield b""
+async def _these(*parts: bytes) -> AsyncGenerator[bytes]:
+    for part in parts:
+        yield part
 
 
 def _page(found: DownloadList) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Annotated, Any, Literal
 
 from litestar import Request as HttpRequest
@@ -14,7 +14,6 @@ from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.handlers import BaseRouteHandler
 from litestar.params import FromPath, FromQuery, HeaderParameter, JSONBody, QueryParameter
-from litestar.response import Stream
 
 from quarterdeck.api.auth import KINDS, NEEDS, QUERY_TOKEN, WATCHERS, Namespace
 from quarterdeck.api.live import SERVER_SENT, frames
@@ -29,6 +28,7 @@ from quarterdeck.api.schema import (
     run_body,
     run_detail,
 )
+from quarterdeck.api.stream import Stream
 from quarterdeck.control.changes import end_topic
 from quarterdeck.control.main import Server
 from quarterdeck.control.ready import Stage
@@ -222,7 +222,7 @@ async def read_output(
     return Stream(_content(pieces), media_type="application/octet-stream", headers=headers)
 
 
-async def _content(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _content(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
     async for piece in pieces:
         yield piece
 

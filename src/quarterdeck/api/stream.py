@@ -9,8 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
+from typing import Any
 
 import msgspec
+from litestar import response as litestar
+from litestar.response.base import ASGIResponse
+from litestar.types import Receive, Scope, Send
 
 from quarterdeck.control.crowd import Crowd
 from quarterdeck.control.streaming import Streaming
@@ -27,6 +31,32 @@ class ErrorEvent(msgspec.Struct, frozen=True, kw_only=True, tag="error", tag_fie
     status: int
     code: str
     detail: str
+
+
+class Stream(litestar.Stream):
+    """An answer in pieces, whose generator is closed however the answer ends.
+
+    Litestar leaves a generator that waits in a `yield` to the garbage collector, and with it what
+    it holds: a place in the crowd, a token's door, an open file.
+    """
+
+    def __init__(self, pieces: AsyncGenerator[bytes], **more: Any) -> None:
+        super().__init__(pieces, **more)
+        self._pieces = pieces
+
+    def to_asgi_response(self, *args: Any, **kwargs: Any) -> ASGIResponse:
+        return _Closing(super().to_asgi_response(*args, **kwargs), self._pieces)
+
+
+class _Closing(ASGIResponse):
+    def __init__(self, answer: ASGIResponse, pieces: AsyncGenerator[bytes]) -> None:
+        super().__init__()
+        self._answer = answer
+        self._pieces = pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with aclosing(self._pieces):
+            await self._answer(scope, receive, send)
 
 
 def voided() -> Denied:

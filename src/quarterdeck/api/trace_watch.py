@@ -17,7 +17,6 @@ from litestar import Router, get
 from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, HeaderParameter, QueryParameter
-from litestar.response import Stream
 
 from quarterdeck.api.auth import (
     KINDS,
@@ -32,7 +31,7 @@ from quarterdeck.api.auth import (
 from quarterdeck.api.describe import EVENTS
 from quarterdeck.api.front import Door, Receive, Scope, Send, bearer, header, query, turn_away
 from quarterdeck.api.origins import Origins
-from quarterdeck.api.stream import streamed
+from quarterdeck.api.stream import Stream, streamed
 from quarterdeck.api.trace_events import (
     OPENING,
     STILL_HERE,
