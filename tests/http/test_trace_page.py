@@ -71,6 +71,7 @@ async def test_the_page_shows_senders_live_and_runs_nothing_of_what_they_say(
         await evil.say(EVIL)
         await evil.say(b"to stderr\n", "stderr")
         await other.begin()
+        await page.wait_for_selector(".pane >> nth=1")
         await evil.end(signal=15)
         await page.wait_for_selector(".line.end.failed")
         pane = page.locator(".pane").first

@@ -12,7 +12,8 @@ from quarterdeck.agent.parts import Parts, open_parts
 from quarterdeck.agent.ssh.proxy import AgentlessNodes
 from quarterdeck.service import Clock, Services, SystemClock, first_of, until_told
 from quarterdeck.settings import AgentSettings
-from quarterdeck.telemetry import StopCutOff, Telemetry, log_to
+from quarterdeck.telemetry import StopCutOff, Telemetry
+from quarterdeck.telemetry.lines import log_to
 
 STOP_S = 10.0
 SAY_S = 9.5

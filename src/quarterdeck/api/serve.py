@@ -16,7 +16,8 @@ from quarterdeck.api.tls import RENEW_EVERY_S, Certificate
 from quarterdeck.control.main import Server
 from quarterdeck.service import Clock, SystemClock, first_of, until_told
 from quarterdeck.settings import ServerSettings, split_listen
-from quarterdeck.telemetry import Telemetry, log_to
+from quarterdeck.telemetry import Telemetry
+from quarterdeck.telemetry.lines import log_to
 
 _M_ARENA_MAX = -8
 _ARENAS = 2

@@ -6,13 +6,9 @@ never fields.
 
 from __future__ import annotations
 
-import logging
-import sys
 from collections.abc import Callable
-from typing import TextIO
 
 import msgspec
-import structlog
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -359,25 +355,3 @@ class Telemetry:
     def loop_failed(self, loop: str, error: str, delay_s: float) -> None:
         """What `service.Services` calls when a loop or task of it failed."""
         self.emit(LoopFailed(loop=loop, error=error, delay_s=delay_s))
-
-
-def log_to(stream: TextIO | None = None, *, level: str = "info") -> Subscriber:
-    """A subscriber that writes one JSON line per event of at least `level`, default to stderr."""
-    logger = structlog.wrap_logger(
-        structlog.PrintLogger(stream or sys.stderr),
-        processors=[
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
-    )
-    weights = {name.lower(): weight for name, weight in logging.getLevelNamesMapping().items()}
-    threshold = weights[level]
-
-    def write(event: Event) -> None:
-        if weights[event.level] < threshold:
-            return
-        fields = msgspec.to_builtins(event)
-        name = fields.pop("type")
-        logger.msg(name, level=event.level, **fields)
-
-    return write
