@@ -92,6 +92,13 @@ async def test_a_request_in_pieces_that_come_in_time_is_answered(host: HttpHost)
     assert answer.startswith(b"HTTP/1.1 200 ")
 
 
+async def test_who_was_answered_without_its_body_is_cut_off_without_a_second_answer(
+    host: HttpHost,
+) -> None:
+    answer = await until_cut(host.port, HEAD.replace(b"/v1/runs", b"/v1/nothing"))
+    assert answer.startswith(b"HTTP/1.1 404 ") and answer.count(b"HTTP/1.1 ") == 1
+
+
 @pytest.fixture
 async def place(tmp_path: Path) -> AsyncIterator[Harbour]:
     async with harbour(tmp_path) as running:

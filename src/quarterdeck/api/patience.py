@@ -113,7 +113,7 @@ class PatientProtocol(H11Protocol):
         if self.flow.read_paused or self._at_work():  # we do not read: not the client's fault
             self._watch()
             return
-        if not self._answering():
+        if not self._answered():
             self.transport.write(_SLOW)
         self.transport.close()
 
@@ -132,10 +132,11 @@ class PatientProtocol(H11Protocol):
         cycle: RequestResponseCycle | None = self.cycle
         return cycle is not None and not cycle.response_complete and not self._wanted
 
-    def _answering(self) -> bool:
-        """Whether an answer was begun that is not complete."""
+    def _answered(self) -> bool:
+        """Whether the request whose body does not come has its answer, or the beginning of it."""
         cycle: RequestResponseCycle | None = self.cycle
-        return cycle is not None and cycle.response_started and not cycle.response_complete
+        begun = cycle is not None and cycle.response_started
+        return begun and self.conn.their_state is h11.SEND_BODY
 
 
 def problem_bytes(status: int, phrase: bytes, code: str, detail: str) -> bytes:

@@ -81,7 +81,6 @@ async def _start(server: Server, http: HttpServer) -> None:
 def _collect_seldom() -> None:
     """A server makes millions of short-lived records and hardly a cycle: by default every 700 new
     ones are searched for cycles, and with them again and again all that the fleet's state holds."""
-    gc.freeze()
     gc.set_threshold(_YOUNG, _MIDDLE, _OLD)
 
 

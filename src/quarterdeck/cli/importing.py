@@ -11,7 +11,8 @@ from contextlib import contextmanager
 def importing() -> Iterator[None]:
     """The collector looks at nothing that is there at the end, neither now nor later.
 
-    A third of the time in which a server starts went into looking for garbage in its modules.
+    A quarter of the processor time in which a server starts went into looking for garbage in its
+    modules.
     """
     gc.disable()
     try:
