@@ -23,7 +23,7 @@ from tests.sim.sessions import (
     a_start_is_heard_after_the_next_one,
     beats_come_late,
 )
-from tests.sim.steps import Script, attempts_of, cancel, create, until
+from tests.sim.steps import Script, attempts_of, cancel, create, restart_agents, until
 from tests.sim.world import World
 
 
@@ -253,9 +253,7 @@ async def disks_are_slow_when_agents_die(world: World) -> None:
     simulated.WRITE_S = 0.4
     run = await create(world, "sim ticks=2 every=0.2 size=40")
     await until(world, lambda: any(a.snapshot for a in attempts_of(world, run)))
-    for node in world.nodes.values():
-        await node.crash()
-        node.start()
+    await restart_agents(world)
     await pause(40)
 
 

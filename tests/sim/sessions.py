@@ -5,7 +5,7 @@ from __future__ import annotations
 from quarterdeck.core.states import Outcome
 from quarterdeck.fabric.memory import Chance
 from tests.sim.clock import pause
-from tests.sim.steps import attempts_of, create
+from tests.sim.steps import attempts_of, create, restart_agents
 from tests.sim.world import World
 
 
@@ -13,9 +13,7 @@ async def beats_come_late(world: World) -> None:
     """S13: a beat of an agent that was restarted arrives after the first of its next session."""
     world.core.faults.core = Chance(doubled=1.0, delay_s=20.0)
     await pause(11)
-    for node in world.nodes.values():
-        await node.crash()
-        node.start()
+    await restart_agents(world)
     await pause(20)
     world.core.faults.core = Chance()
     await pause(80)
@@ -26,9 +24,7 @@ async def a_start_is_heard_after_the_next_one(world: World) -> None:
     """S13: an agent died right after its start, and its only beats come after those of the next."""
     await pause(11)
     world.core.faults.core = Chance(delayed=1.0, delay_s=30.0)
-    for node in world.nodes.values():
-        await node.crash()
-        node.start()
+    await restart_agents(world)
     await pause(1)
     for node in world.nodes.values():
         await node.crash()
@@ -44,9 +40,7 @@ async def a_first_beat_is_late_for_a_server_that_came_up(world: World) -> None:
     heard after the one that followed it. It names none before it."""
     world.core.faults.core = Chance(doubled=1.0, delay_s=20.0)
     await pause(11)
-    for node in world.nodes.values():
-        await node.crash()
-        node.start()
+    await restart_agents(world)
     await pause(6)  # then the record has the second session
     for server in world.servers.values():
         await server.stop()

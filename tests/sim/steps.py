@@ -42,3 +42,10 @@ async def until(world: World, condition: Callable[[], bool]) -> None:
 
 def attempts_of(world: World, run: str) -> list[Attempt]:
     return world.store.look(lambda tx: run_store.attempts_of(tx, run))
+
+
+async def restart_agents(world: World) -> None:
+    """Every agent dies and is started again at once."""
+    for node in world.nodes.values():
+        await node.crash()
+        node.start()
