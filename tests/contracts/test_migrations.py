@@ -1,15 +1,16 @@
-"""What migrations do with the rows that are there, on both databases."""
+"""What migrations lead to, and what they do with the rows that are there, on both databases."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from alembic import command
-from sqlalchemy import column, insert, table
+from sqlalchemy import column, insert, inspect, table, text
 from sqlalchemy.engine import Engine
 
 from quarterdeck.core.model import Counts
@@ -68,6 +69,79 @@ def _task(run: str, position: int, state: str) -> dict[str, Any]:
         "state": state,
         "changed": 1,
     }
+
+
+def writer(backend: str, place: Path) -> Engine:
+    """The engine of a database that was not started."""
+    made: Any = BACKENDS[backend](place)
+    engine: Engine = made._writer
+    return engine
+
+
+def shape_of(engine: Engine) -> dict[str, Any]:
+    """Of each table what does not depend on the order in which it was made."""
+    found = inspect(engine)
+    return {
+        name: {
+            "columns": sorted(
+                (each["name"], repr(each["type"]), each["nullable"], _default(each["default"]))
+                for each in found.get_columns(name)
+            ),
+            "key": found.get_pk_constraint(name),
+            "indexes": _by_name(found.get_indexes(name)),
+            "unique": _by_name(found.get_unique_constraints(name)),
+            "foreign": _by_name(found.get_foreign_keys(name)),
+        }
+        for name in found.get_table_names()
+    }
+
+
+def _default(text: str | None) -> str | None:
+    """SQLite keeps the spelling, and has no flags other than numbers."""
+    return {"false": "0", "true": "1"}.get(text, text) if text is not None else None
+
+
+def _by_name(parts: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    return {part["name"]: {key: _spelled(value) for key, value in part.items()} for part in parts}
+
+
+def _spelled(value: object) -> str:
+    """Conditions of partial indexes are objects that compare by identity."""
+    if isinstance(value, dict):
+        return str(sorted((key, str(each)) for key, each in value.items()))
+    return str(value)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_an_empty_database_gets_at_once_what_the_migrations_lead_to(
+    backend: str, tmp_path: Path
+) -> None:
+    for name in ("once", "steps"):
+        (tmp_path / name).mkdir()
+    once, steps = (writer(backend, tmp_path / name) for name in ("once", "steps"))
+    await asyncio.to_thread(command.upgrade, migrate.configuration(steps), "head")
+    await asyncio.to_thread(migrate.check, steps)
+    for _ in range(2):
+        await asyncio.to_thread(migrate.upgrade, once)
+    found = await asyncio.to_thread(shape_of, once)
+    assert {"runs", "alembic_version"} < set(found)
+    assert found == await asyncio.to_thread(shape_of, steps)
+    await asyncio.to_thread(migrate.check, once)
+    for engine in (once, steps):
+        engine.dispose()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_a_database_with_other_tables_is_not_taken_for_an_empty_one(
+    backend: str, tmp_path: Path
+) -> None:
+    engine = writer(backend, tmp_path)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE guests (name TEXT)"))
+    assert not await asyncio.to_thread(migrate._made_at_once, engine, "0001")
+    await asyncio.to_thread(migrate.upgrade, engine)
+    assert {"guests", "runs"} < set(shape_of(engine))
+    engine.dispose()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -236,11 +236,6 @@ async def test_a_stop_without_a_start_is_fine(backend: str, tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
-async def test_the_migrations_lead_to_the_tables_of_the_code(database: GroupedDatabase) -> None:
-    await asyncio.to_thread(migrate.check, database._writer)
-    await asyncio.to_thread(migrate.upgrade, database._writer)
-
-
 async def test_a_database_of_a_newer_version_is_left_alone(database: GroupedDatabase) -> None:
     def renumber(tx: Tx) -> None:
         tx.execute(text("UPDATE alembic_version SET version_num = '9999'"))

@@ -1,25 +1,68 @@
 """Brings the schema up to date, with the same Alembic scripts for every database.
 
-Scripts are named `NNNN_what.py` after their revision. A database that is up to date is told by one
-query, without importing Alembic (a third of a second at every start of a server).
+Scripts are named `NNNN_what.py` after their revision. An empty database gets the tables of the code
+at once (docs/adr/0020), which are what the scripts lead to; one that is up to date is told by one
+query. Neither imports Alembic (a third of a second of a start).
 """
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import (
+    Column,
+    Connection,
+    Engine,
+    MetaData,
+    PrimaryKeyConstraint,
+    String,
+    Table,
+    inspect,
+    text,
+)
 
 from quarterdeck.errors import Conflict
+from quarterdeck.store.tables import metadata
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
 SCRIPTS = Path(__file__).parent / "migrations"
-# Alembic keeps what it is doing in a module; other processes are kept out by migrations/env.py
+# any number that other programs in the same database are unlikely to use
+LOCK = 7333_0001
+PATIENCE_MS = 120_000
+# Alembic keeps what it is doing in a module; other processes are kept out by `in_turn`
 _ONE_AT_A_TIME = threading.Lock()
+# as Alembic makes it
+_VERSION = Table(
+    "alembic_version",
+    MetaData(),
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
+)
+
+
+@contextmanager
+def in_turn(connection: Connection) -> Iterator[None]:
+    """Servers that start at the same moment change the schema one after the other: on PostgreSQL
+    by an advisory lock of the session; SQLite's own lock does the same for its file."""
+    if connection.dialect.name != "postgresql":
+        yield
+        return
+    connection.execute(text(f"SET LOCAL lock_timeout = {PATIENCE_MS}"))
+    connection.execute(text(f"SELECT pg_advisory_lock({LOCK})"))
+    connection.commit()  # what follows sees what the one before has done
+    try:
+        yield
+    finally:
+        if not connection.invalidated:
+            connection.rollback()
+            connection.execute(text(f"SELECT pg_advisory_unlock({LOCK})"))
+            connection.commit()
 
 
 def configuration(engine: Engine) -> Config:
@@ -46,10 +89,23 @@ def upgrade(engine: Engine) -> None:
             f"The database was brought to schema {current} by a newer quarterdeck; this one knows "
             f"up to {newest}. Start the newer one, or restore a backup.",
         )
+    if current is None and _made_at_once(engine, newest):
+        return
     from alembic import command
 
     with _ONE_AT_A_TIME:
         command.upgrade(configuration(engine), "head")
+
+
+def _made_at_once(engine: Engine, newest: str) -> bool:
+    """Whether the database was empty; then it has all tables now."""
+    with engine.connect() as connection, in_turn(connection), connection.begin():
+        if inspect(connection).get_table_names():
+            return False
+        metadata.create_all(connection)
+        _VERSION.create(connection)
+        connection.execute(_VERSION.insert().values(version_num=newest))
+    return True
 
 
 def check(engine: Engine) -> None:
