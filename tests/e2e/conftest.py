@@ -1,4 +1,4 @@
-"""One `qd up` with three nodes for all tests of a module."""
+"""One `qd up` with three nodes for all tests that need nothing else, and leave it as it was."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tests.e2e.up import Up, running
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     with running(tmp_path_factory.mktemp("up")) as found:
         yield found

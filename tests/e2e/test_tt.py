@@ -7,7 +7,6 @@ import hashlib
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,13 +22,12 @@ from tests.e2e.tracing import (
     trace,
     traces,
 )
-from tests.e2e.up import QD, Up, running, wait_for
+from tests.e2e.up import QD, Up, wait_for
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    with running(tmp_path_factory.mktemp("up"), nodes=0) as found:
-        yield found
+@pytest.fixture
+def server(up: Up) -> Up:
+    return up
 
 
 @pytest.fixture

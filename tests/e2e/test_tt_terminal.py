@@ -7,13 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.tracing import TT, ended, on_terminal, output, quiet_env
-from tests.e2e.up import Up, running, wait_for
+from tests.e2e.up import Up, wait_for
 
 COUNT_INTERRUPTS = """
 import signal, sys
@@ -35,10 +34,9 @@ sys.exit(4)
 """
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    with running(tmp_path_factory.mktemp("up"), nodes=0) as found:
-        yield found
+@pytest.fixture
+def server(up: Up) -> Up:
+    return up
 
 
 @pytest.fixture
