@@ -12,13 +12,14 @@ import pytest
 from alembic import command
 from sqlalchemy import column, insert, inspect, table, text
 from sqlalchemy.engine import Engine
+from sqlalchemy.exc import DBAPIError
 
 from quarterdeck.core.model import Counts
 from quarterdeck.core.states import TaskState
 from quarterdeck.store import migrate
 from quarterdeck.store import run as store
 from quarterdeck.store.base import Database, Tx
-from tests.contracts.backends import BACKENDS
+from tests.contracts.backends import BACKENDS, on_sqlite
 
 pytestmark = pytest.mark.anyio
 
@@ -91,6 +92,7 @@ def shape_of(engine: Engine) -> dict[str, Any]:
             "indexes": _by_name(found.get_indexes(name)),
             "unique": _by_name(found.get_unique_constraints(name)),
             "foreign": _by_name(found.get_foreign_keys(name)),
+            "checks": _by_name(found.get_check_constraints(name)),
         }
         for name in found.get_table_names()
     }
@@ -121,14 +123,37 @@ async def test_an_empty_database_gets_at_once_what_the_migrations_lead_to(
     once, steps = (writer(backend, tmp_path / name) for name in ("once", "steps"))
     await asyncio.to_thread(command.upgrade, migrate.configuration(steps), "head")
     await asyncio.to_thread(migrate.check, steps)
-    for _ in range(2):
-        await asyncio.to_thread(migrate.upgrade, once)
+    assert await asyncio.to_thread(migrate._made_at_once, once, migrate._newest())
+    await asyncio.to_thread(migrate.upgrade, once)
     found = await asyncio.to_thread(shape_of, once)
     assert {"runs", "alembic_version"} < set(found)
     assert found == await asyncio.to_thread(shape_of, steps)
     await asyncio.to_thread(migrate.check, once)
     for engine in (once, steps):
         engine.dispose()
+
+
+async def test_a_start_on_an_empty_database_does_without_migrations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "upgrade", lambda *_: pytest.fail("Alembic was asked"))
+    for _ in range(2):
+        made = on_sqlite(tmp_path)
+        await made.start()
+        await made.stop()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+async def test_a_view_named_like_a_table_is_an_error_and_nothing_is_made(
+    backend: str, tmp_path: Path
+) -> None:
+    engine = writer(backend, tmp_path)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE VIEW leases AS SELECT 1 AS one"))
+    with pytest.raises(DBAPIError, match="exists"):
+        await asyncio.to_thread(migrate.upgrade, engine)
+    assert shape_of(engine) == {}
+    engine.dispose()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Annotated, Any, Literal
 
 from litestar import Request as HttpRequest
@@ -219,12 +218,7 @@ async def read_output(
     end = min(size, offset + length)
     headers = {**NO_BUFFERING, "Content-Length": str(max(0, end - offset))}
     pieces = server.output.pieces(attempt, stream, offset, end)
-    return Stream(_content(pieces), media_type="application/octet-stream", headers=headers)
-
-
-async def _content(pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
-    async for piece in pieces:
-        yield piece
+    return Stream(pieces, media_type="application/octet-stream", headers=headers)
 
 
 async def _wait_for_end(server: Server, run: Run, seconds: float, *, new: bool) -> None:

@@ -6,7 +6,7 @@ read through its agent; while the node is away, what the cache OUT holds of it s
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from quarterdeck.control.orders import Orderer
 from quarterdeck.control.trace.log import TraceLog
@@ -118,7 +118,7 @@ class Output:
 
     async def pieces(
         self, attempt: Attempt, stream: str, start: int, end: int
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes]:
         """The bytes from `start` to `end` in pieces. Raises Unavailable when some are missing."""
         if (trace := await self._traces.of(attempt)) is not None:
             async for piece in self._traces.pieces(trace, stream, start, end):

@@ -76,7 +76,8 @@ def configuration(engine: Engine) -> Config:
 
 
 def upgrade(engine: Engine) -> None:
-    """Run every migration that the database has not seen. Safe to call at every start.
+    """An empty database is made at once, any other gets every migration that it has not seen. Safe
+    to call at every start.
 
     Raises Conflict for a database of a newer version.
     """
@@ -102,7 +103,7 @@ def _made_at_once(engine: Engine, newest: str) -> bool:
     with engine.connect() as connection, in_turn(connection), connection.begin():
         if inspect(connection).get_table_names():
             return False
-        metadata.create_all(connection)
+        metadata.create_all(connection, checkfirst=False)  # a view of such a name is an error
         _VERSION.create(connection)
         connection.execute(_VERSION.insert().values(version_num=newest))
     return True
