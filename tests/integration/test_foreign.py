@@ -12,7 +12,7 @@ import pytest
 
 from quarterdeck.control.foreign import book, connections, gate
 from quarterdeck.errors import Conflict
-from quarterdeck.telemetry.trace import TraceBegan
+from quarterdeck.telemetry.trace import TraceBegan, TraceTaken
 from tests.contracts.fabric_server import Harbour
 from tests.integration.foreign_host import Listener, hearing
 
@@ -102,6 +102,7 @@ async def test_a_flood_is_slowed_and_others_are_heard_at_once(
     heard: Listener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gate, "BURST", 1 << 20)
+    monkeypatch.setattr(gate, "RATE", 1 << 18)  # less than any machine can read
     _, flood = await heard.connect("logio")
     flood.write(b"+log|flood|evil|info|x\r\n" * 200_000)
     _, endless = await heard.connect("logio4")
@@ -120,10 +121,16 @@ async def test_a_flood_is_slowed_and_others_are_heard_at_once(
             await heard.says("calm", b"".join(b"%d\n" % n for n in range(number + 1)))
         heard.datagram("rtail", RTAIL % b'"still"')
         await heard.says("app", b"still\n")
+
+    async def slowed() -> int | None:
+        return heard.view("logio").limited or None
+
+    await heard.once(TraceTaken, slowed)
     logio = heard.view("logio")
     assert logio.messages < 200_000 and logio.limited > 0 and logio.dropped == 0
     assert heard.view("logio4").bad >= 1 and heard.view("rtail").bad == 50
     assert heard.server.foreign.waiting_bytes < 1 << 20
+    flood.transport.abort()  # what it did not get rid of would be waited for
 
 
 async def test_connections_that_say_nothing_make_room(
