@@ -83,6 +83,9 @@ class Proxy:
                 await self._news.wait()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._pumps.add(task)  # the place may go down before this has reached the server
         self._accepted += 1
         self._news.set()
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)

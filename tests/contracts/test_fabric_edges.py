@@ -27,6 +27,7 @@ faults, rights and load are test_fabric_faults.py and so on.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 from pathlib import Path
@@ -39,6 +40,7 @@ from quarterdeck.errors import Denied, Unavailable
 from quarterdeck.fabric.base import Limits, Refused, Stored
 from quarterdeck.fabric.connection import ROOM
 from quarterdeck.fabric.nats.client import Client
+from quarterdeck.fabric.nats.fabric import LinkedFabric
 from tests.contracts.fabric_place import (
     DEADLINE_S,
     QUICK,
@@ -56,6 +58,14 @@ NOTICED_S = QUICK.ping_interval_s * (QUICK.pings_outstanding + 2)
 """One look more than silent ones are allowed, and the wait for the first."""
 
 
+async def until_up(node: LinkedFabric) -> None:
+    """Started; a busy machine may need more than one of the short times of `HASTY`."""
+    async with asyncio.timeout(DEADLINE_S):
+        while not node.connected:
+            with contextlib.suppress(Unavailable):
+                await node.start()
+
+
 @pytest.mark.parametrize("answers", [0, 1], ids=["never answers", "stops after CONNECT"])
 async def test_a_handshake_that_does_not_end_is_unavailable_within_its_time(
     nats: Harbour, answers: int
@@ -66,10 +76,10 @@ async def test_a_handshake_that_does_not_end_is_unavailable_within_its_time(
         began = time.monotonic()
         with pytest.raises(Unavailable, match="cannot be reached"):
             await node.start()
-        assert time.monotonic() - began < 4 * HASTY.connect_timeout_s
+        assert time.monotonic() - began < QUICK.connect_timeout_s
         assert not node.connected
         proxy.answer(HANDSHAKE)
-        await node.start()
+        await until_up(node)
         await node.publish("hb.n1", b"")
         await node.stop()
 
@@ -82,7 +92,8 @@ async def test_a_link_gets_past_servers_that_do_not_end_the_handshake(
     inbox = Inbox()
     await server.subscribe("hb.n9", inbox)
     async with Proxy(nats.port) as proxy:
-        node = await nats.join("node", "n9", url=proxy.url, options=HASTY)
+        node = nats.make("node", "n9", url=proxy.url, options=HASTY)
+        await until_up(node)
         back, accepted = Connections(node), proxy.accepted
         proxy.answer(answers)
         node.reconnect()
@@ -157,7 +168,8 @@ async def test_a_black_hole_is_noticed_mended_and_loses_and_doubles_nothing(
     beats, orders = Inbox(), Inbox()
     await server.subscribe("hb.n9", beats)
     async with Proxy(nats.port) as proxy:
-        node = await nats.join("node", "n9", url=proxy.url, options=HASTY)
+        node = nats.make("node", "n9", url=proxy.url, options=HASTY)
+        await until_up(node)
         back = Connections(node)
         await node.subscribe("cmd.n9.>", orders)
         for turn in range(2):

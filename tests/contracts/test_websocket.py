@@ -128,7 +128,7 @@ async def test_a_fabric_that_answers_by_tcp_no_longer_is_reached_by_websocket(
     web: WebHarbour,
 ) -> None:
     around = f"{web.server.websocket_url}/fabric"
-    patience = msgspec.structs.replace(QUICK, connect_timeout_s=0.5)
+    patience = msgspec.structs.replace(QUICK, connect_timeout_s=2.0)
     async with Cable(web.port) as cable:
         node = await web.join("node", "n1", url=[around, cable.url], options=patience)
         assert cable.accepted == 1 and not told_of_the_way(web)
