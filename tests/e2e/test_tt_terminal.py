@@ -23,10 +23,12 @@ sys.stdin.readline()
 print(len(got), "interrupts", flush=True)
 """
 
+# os.write: a print that a handler cuts into would refuse the print of the handler.
 TELL_SIZES = """
 import os, signal, sys
 def tell(*_):
-    print(*os.get_terminal_size(0), *map(os.isatty, range(3)), flush=True)
+    words = *os.get_terminal_size(0), *map(os.isatty, range(3))
+    os.write(1, " ".join(map(str, words)).encode() + b"\\n")
 signal.signal(signal.SIGWINCH, tell)
 tell()
 print("said", sys.stdin.readline(), flush=True)

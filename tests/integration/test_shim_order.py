@@ -23,10 +23,11 @@ NOBODY = pwd.getpwnam("nobody")
 ACCOUNT = files.Account(NOBODY.pw_uid, NOBODY.pw_gid, (NOBODY.pw_gid,), NOBODY.pw_dir)
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
 
+# os.write: a print that a handler cuts into would refuse the print of the handler.
 COUNTER = """
-import signal, sys, time
+import os, signal, sys, time
 def count(number, frame):
-    print(signal.Signals(number).name, flush=True)
+    os.write(1, signal.Signals(number).name.encode() + b"\\n")
 for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2): signal.signal(number, count)
 print("up", flush=True)
 while True: time.sleep(60)
