@@ -44,6 +44,7 @@ from quarterdeck.api.describe import describe
 from quarterdeck.api.front import Front
 from quarterdeck.api.hide import hiding
 from quarterdeck.api.measure import measured
+from quarterdeck.api.methods import allowed
 from quarterdeck.api.origins import Origins, frame_ancestors, listed
 from quarterdeck.api.patience import Patience, PatientProtocol
 from quarterdeck.api.relay import PATHS, Far, Relays, relaying
@@ -175,7 +176,10 @@ def _http_problem(request: HttpRequest, error: HTTPException) -> Response[Proble
         limit = request.route_handler.resolve_request_max_body_size() or BODY_LIMIT
         text = f"The request is larger than {limit} bytes."
     code = words.get(error.status_code, "invalid_request")
-    return _answer(QuarterdeckError(code, text), error.status_code)
+    answer = _answer(QuarterdeckError(code, text), error.status_code)
+    if error.status_code == 405:
+        answer.headers["Allow"] = allowed(request.app.routes, request.scope["path"])
+    return answer
 
 
 def _unreadable(_request: HttpRequest, error: Exception) -> Response[Problem]:
