@@ -53,6 +53,9 @@ def postgres(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(params=BACKENDS)
 async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
     """An empty store of each kind, started."""
+    if request.param == "postgresql":
+        needed()
+        session[0].prepare(tmp_path)
     made = BACKENDS[request.param](tmp_path)
     await made.start()
     yield made
