@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from litestar.utils.signature import ParsedSignature
 
 from quarterdeck.api.app import HttpServer
 from quarterdeck.api.listen import bind
@@ -23,6 +24,22 @@ from quarterdeck.telemetry import Telemetry
 from tests.integration.server_host import JOIN, Ears
 
 API = "qd_api_0000000000000001_" + "1" * 32
+
+_parsed: dict[Any, ParsedSignature] = {}
+_parse = ParsedSignature.from_fn
+
+
+def _parse_once(fn: Any, namespace: dict[str, Any]) -> ParsedSignature:
+    """Litestar parses what all handlers take for each application, half of the time in which one
+    is made; here are as many as tests."""
+    if namespace:
+        return _parse(fn, namespace)
+    if fn not in _parsed:
+        _parsed[fn] = _parse(fn, namespace)
+    return _parsed[fn]
+
+
+ParsedSignature.from_fn = _parse_once  # type: ignore[method-assign, assignment]
 
 
 class Answer(msgspec.Struct, frozen=True):
