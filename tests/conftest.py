@@ -25,6 +25,7 @@ from typing import NoReturn
 
 import pytest
 from anyio._backends._asyncio import TestRunner
+from hypothesis import settings
 
 from bench.ssh import Ssh, installed
 from bench.ssh import sshd as started
@@ -33,6 +34,10 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 GRACE_MS = 1000
 GRACE_TURNS = 10
+
+# a busy machine is no finding
+settings.register_profile("ours", deadline=None)
+settings.load_profile("ours")
 
 prctl = ctypes.CDLL(None, use_errno=True).prctl
 older: set[str] = set()  # processes that were there before the first test: never ours

@@ -112,13 +112,15 @@ class MemoryPlace(Place):
 @contextlib.asynccontextmanager
 async def opened(place: Place) -> AsyncIterator[None]:
     """The place is up; nothing of it may be left afterwards."""
+    before = asyncio.all_tasks()  # of fixtures with a wider scope
     await place.up()
     try:
         yield
     finally:
         await place.down()
     # anyio runs each part of a test in a task of its own runner.
-    left = [task for task in asyncio.all_tasks() if "TestRunner" not in repr(task.get_coro())]
+    others = asyncio.all_tasks() - before
+    left = [task for task in others if "TestRunner" not in repr(task.get_coro())]
     assert not left, f"tasks left over: {left}"
 
 

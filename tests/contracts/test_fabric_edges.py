@@ -17,7 +17,7 @@ faults, rights and load are test_fabric_faults.py and so on.
 | 6 | a refused subject looks like a timeout | a_refused_subject_is_denied; |
 |   |  | rights: a_node_cannot_listen, a_node_cannot_read_or_change |
 | 7 | a small buffer; dials all at once | the_buffer_is_large, dials_are_spread |
-| 8 | kv and the rest of nats-py's JetStream | nats_pys_jetstream_is_not_used |
+| 8 | kv and the rest of nats-py's JetStream | test_fabric_lean.py |
 | 9 | publishes vanish, pending bytes overflow | publishes_in_a_black_hole; |
 |   |  | test_fabric: a_request_is_told_when_the_link_goes_down |
 | - | slow readers | load: a_reader_that_is_cut_for_slowness, a_handler_that_is_slow |
@@ -28,12 +28,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
-import subprocess
-import sys
 import time
-from importlib import import_module
-from pathlib import Path
 
 import msgspec
 import nats.aio.client
@@ -44,7 +39,6 @@ from quarterdeck.fabric.base import Limits, Refused, Stored
 from quarterdeck.fabric.connection import ROOM
 from quarterdeck.fabric.nats.client import Client
 from quarterdeck.fabric.nats.fabric import LinkedFabric
-from quarterdeck.fabric.nats.lean import Header
 from tests.contracts.fabric_place import (
     DEADLINE_S,
     QUICK,
@@ -56,7 +50,6 @@ from tests.contracts.fabric_place import (
 from tests.contracts.fabric_proxy import HANDSHAKE, Proxy
 from tests.contracts.fabric_server import Harbour
 
-SOURCES = Path(__file__).parents[2] / "src/quarterdeck"
 HASTY = msgspec.structs.replace(QUICK, connect_timeout_s=0.4)
 NOTICED_S = QUICK.ping_interval_s * (QUICK.pings_outstanding + 2)
 """One look more than silent ones are allowed, and the wait for the first."""
@@ -358,32 +351,6 @@ async def test_dials_are_spread_by_chance(nats: Harbour) -> None:
     again = Connections(late)
     late.reconnect()
     await again.reach(1)
-
-
-def test_nats_pys_jetstream_is_not_used() -> None:
-    files = [file for file in SOURCES.rglob("*.py") if file.name != "lean.py"]
-    assert files
-    used = re.compile(r"\bnats\.js\b|\.jetstream\(|key_value|ordered_consumer")
-    assert [file for file in files if used.search(file.read_text())] == []
-
-
-def test_nats_pys_jetstream_is_not_carried_and_whoever_wants_it_has_it() -> None:
-    look = "print('nats.js.api' in sys.modules)"
-    words = f"import sys, quarterdeck.agent.serve; {look}; import nats.js; {look}; nats.js.api"
-    argv = [sys.executable, "-c", words]
-    done = subprocess.run(argv, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "True"]
-
-
-def test_what_stands_in_for_nats_pys_jetstream_has_all_that_the_rest_looks_at() -> None:
-    folder = Path(nats.aio.client.__file__).parents[1]
-    used = re.compile(r"\bnats\.js\.(?!JetStream)([\w.]+)")
-    files = [file for part in ("aio", "protocol") for file in (folder / part).glob("*.py")]
-    found = {name for file in files for name in used.findall(file.read_text())}
-    names = {name.removeprefix("api.Header.").removesuffix(".value") for name in found}
-    assert names == {header.name for header in Header}
-    theirs = import_module("nats.js.api").Header
-    assert all(theirs[header.name].value == header.value for header in Header)
 
 
 async def test_a_subscription_that_was_cut_off_while_it_began_hears_nothing(

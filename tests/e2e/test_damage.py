@@ -26,7 +26,7 @@ def waiting_run(up: Up, tmp_path: Path) -> tuple[str, Path, Path]:
     """A run that waits for a gate: (run, its directory, the gate). It counts its starts."""
     gate = tmp_path / "gate"
     text = (
-        f"echo $QD_ATTEMPT >> {tmp_path}/count; while [ ! -e {gate} ]; do sleep 0.02; done; exit 4"
+        f"echo $QD_ATTEMPT >> {tmp_path}/count; while [ ! -e {gate} ]; do sleep 0.1; done; exit 4"
     )
     run = up.detach("all", "--", text)
     directory = attempt_directory(up, run)

@@ -47,10 +47,10 @@ def most_at_once(lines: list[str]) -> int:
     return most
 
 
-def keeper_of(process: subprocess.Popen[bytes]) -> int:
-    """The child of a wrapper that lives in a session of its own."""
+def keeper_of(process: subprocess.Popen[bytes]) -> int | None:
+    """The child of a wrapper that lives in a session of its own, once there is one."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return next(int(pid) for pid in children if os.getsid(int(pid)) == int(pid))
+    return next((int(pid) for pid in children if os.getsid(int(pid)) == int(pid)), None)
 
 
 def test_never_more_than_the_slots_hold_a_lock_though_half_of_the_wrappers_are_killed(
@@ -82,7 +82,7 @@ def dead_holder_is_evicted(servers: Fleet, log: Path) -> None:
     """With its keeper, as when a machine goes: its slot is free 20 s later."""
     process = wrapper(servers, 99, log)
     wait_for("a holder", lambda: lock(servers)["holding"] == 1)
-    keeper = keeper_of(process)
+    keeper = wait_for("its keeper", lambda: keeper_of(process))
     process.kill()
     os.kill(keeper, signal.SIGKILL)
     process.wait()

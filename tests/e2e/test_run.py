@@ -34,7 +34,7 @@ def test_each_line_of_each_node_arrives_while_the_command_still_runs(
     """The command goes on only after its line was read here: a buffer anywhere would hang."""
     script = (
         f"for i in 1 2 3; do echo line $i; echo err $i >&2;"
-        f" while [ ! -e {tmp_path}/gate$i ]; do sleep 0.01; done; done"
+        f" while [ ! -e {tmp_path}/gate$i ]; do sleep 0.05; done; done"
     )
     run = up.popen("run", "-t", "all", "--", script)
     assert run.stdout is not None and run.stderr is not None

@@ -30,7 +30,7 @@ from tests.e2e.tracing import (
 )
 from tests.e2e.up import Up, running, wait_for
 
-KEPT_MIB = int(os.environ.get("QD_FAULT_TRACE_MIB", "48"))
+KEPT_MIB = int(os.environ.get("QD_FAULT_TRACE_MIB", "24"))
 NUMBERED = "import sys; [sys.stdout.buffer.write(b'%015d\\n' % at) for at in range({})]"
 
 
@@ -193,7 +193,7 @@ def test_beyond_the_limits_bytes_are_dropped_and_the_trace_says_how_many(
     assert output(server, found["trace"], "stdout") == whole[:kept]
 
 
-@pytest.mark.parametrize(("keep", "mib"), [(True, KEPT_MIB), (False, 32)])
+@pytest.mark.parametrize(("keep", "mib"), [(True, KEPT_MIB), (False, 16)])
 def test_bytes_are_exact_across_a_killed_server(
     server: Up, env: dict[str, str], keep: bool, mib: int
 ) -> None:

@@ -81,7 +81,7 @@ def test_a_task_that_ends_while_its_agent_is_dead_keeps_its_exit_code(
 ) -> None:
     """X3"""
     gate, count = tmp_path / "gate", tmp_path / "count"
-    body = f"while [ ! -e {gate} ]; do sleep 0.02; done; echo late; exit 5"
+    body = f"while [ ! -e {gate} ]; do sleep 0.1; done; echo late; exit 5"
     run = up.detach("all", "--", script(count, body))
     started(up, run)
     assert up.process is not None

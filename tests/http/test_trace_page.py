@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright
 
 from tests.contracts.fabric_server import harbour
 from tests.http.http_host import API, HttpHost, answering
@@ -40,15 +40,25 @@ async def host(tmp_path: Path) -> AsyncIterator[HttpHost]:
         yield host
 
 
-@contextlib.asynccontextmanager
-async def browsing(host: HttpHost, path: str, *, token: str = API) -> AsyncIterator[Page]:
-    """A page on which nothing may go wrong."""
+@pytest.fixture(scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    """One for all tests; each has a context of its own, which shares nothing with others."""
     if not shutil.which(CHROMIUM):
         pytest.skip("no browser: apt install chromium")
-    wrong: list[str] = []
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = await browser.new_page(viewport={"width": 390, "height": 844})
+        found = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield found
+        await found.close()
+
+
+@contextlib.asynccontextmanager
+async def browsing(
+    browser: Browser, host: HttpHost, path: str, *, token: str = API
+) -> AsyncIterator[Page]:
+    """A page on which nothing may go wrong."""
+    wrong: list[str] = []
+    async with await browser.new_context(viewport={"width": 390, "height": 844}) as context:
+        page = await context.new_page()
         page.set_default_timeout(45_000)
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
@@ -56,14 +66,13 @@ async def browsing(host: HttpHost, path: str, *, token: str = API) -> AsyncItera
         secret = f"#access_token={token}" if token else ""
         await page.goto(f"http://127.0.0.1:{host.port}{path}{secret}")
         yield page
-        await browser.close()
     assert not wrong, wrong
 
 
 async def test_the_page_shows_senders_live_and_runs_nothing_of_what_they_say(
-    host: HttpHost,
+    browser: Browser, host: HttpHost
 ) -> None:
-    async with browsing(host, "/trace/deploy") as page:
+    async with browsing(browser, host, "/trace/deploy") as page:
         await page.wait_for_selector("#waiting:not([hidden])")
         assert "tt -n deploy" in await page.inner_text("#waiting-command")
         evil, other = (Sender(host.port, id=id) for id in ("<i>web</i>", "db-1"))
@@ -106,13 +115,13 @@ LONG = (
 
 
 async def test_a_page_that_follows_is_at_the_end_and_no_text_has_the_colour_of_its_ground(
-    host: HttpHost,
+    browser: Browser, host: HttpHost
 ) -> None:
     sender = Sender(host.port)
     await sender.begin()
     await sender.say(LONG)
     await sender.end(code=0)
-    async with browsing(host, "/trace/deploy") as page:
+    async with browsing(browser, host, "/trace/deploy") as page:
         await page.wait_for_selector(".line.end")
         away = "e => e.scrollHeight - e.scrollTop - e.clientHeight < 2"
         log = await page.query_selector(".log")
@@ -150,14 +159,14 @@ async def living(sender: Sender) -> AsyncIterator[None]:
         await beats
 
 
-async def test_what_goes_on_stands_before_what_is_over(host: HttpHost) -> None:
+async def test_what_goes_on_stands_before_what_is_over(browser: Browser, host: HttpHost) -> None:
     names = ("first", "second", "going", "new")
     first, second, going, new = (Sender(host.port, id=id) for id in names)
     for one in (first, second, going):
         await one.begin()
     await first.end(code=0)
     await second.end(code=1)
-    async with living(going), browsing(host, "/trace/deploy") as page:
+    async with living(going), browsing(browser, host, "/trace/deploy") as page:
         shown = "() => [...document.querySelectorAll('.pane h3')].map((e) => e.textContent).join()"
         await page.wait_for_function(f"() => ({shown})() === 'going,second,first'")
         chips = await page.locator(".sender b").all_inner_texts()
@@ -169,27 +178,29 @@ async def test_what_goes_on_stands_before_what_is_over(host: HttpHost) -> None:
         assert await page.evaluate(f"({shown})()") == "going,new,second,first"
 
 
-async def test_a_name_is_picked_and_a_token_is_asked_for(host: HttpHost) -> None:
+async def test_a_name_is_picked_and_a_token_is_asked_for(browser: Browser, host: HttpHost) -> None:
     sender = Sender(host.port, name="nightly")
     await sender.begin()
-    async with browsing(host, "/trace") as page:
+    async with browsing(browser, host, "/trace") as page:
         assert "nightly" in await page.locator("#recent a").inner_text()
         await page.fill("#pick-name", "deploy")
         await page.click("#pick-form button")
         await page.wait_for_selector("#waiting:not([hidden])")
         assert page.url.endswith(f"/trace/deploy#access_token={API}")
-    async with browsing(host, "/trace/nightly", token="") as page:
+    async with browsing(browser, host, "/trace/nightly", token="") as page:
         await page.fill("#token-text", API)
         await page.click("#token-form button")
         await page.wait_for_selector(".pane")
         assert API not in page.url
 
 
-async def test_a_link_whose_token_is_not_valid_says_so(host: HttpHost) -> None:
+async def test_a_link_whose_token_is_not_valid_says_so(browser: Browser, host: HttpHost) -> None:
     noted = pytest.raises(AssertionError, match="401")  # the browser's own note of the answer
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(noted)
-        page = await stack.enter_async_context(browsing(host, "/trace/nightly", token="qd_old"))
+        page = await stack.enter_async_context(
+            browsing(browser, host, "/trace/nightly", token="qd_old")
+        )
         await page.locator("#token-why", has_text="has expired, or was revoked").wait_for()
 
 

@@ -33,7 +33,7 @@ FRESH = Attempt(id=ID, run=ID[:16], task=ID[:18], node="nabc", number=1)
 SENT = msgspec.structs.replace(FRESH, offered=True)
 OUTPUT = StreamEnd(bytes=5, sha256="00" * 32)
 
-thorough = settings(deadline=None, max_examples=300)
+thorough = settings(max_examples=300)
 
 
 def snap(revision: int, phase: Phase, **fields: Any) -> Snapshot:

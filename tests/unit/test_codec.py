@@ -36,9 +36,7 @@ from quarterdeck.wire.run import (
 A = "01hzy3k4m5n6p7q8-3-1"
 KINDS = [Envelope, Sealed, Orders, Answers, AttemptSnapshot, Heartbeat]
 
-thorough = settings(
-    deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+thorough = settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 kinds = pytest.mark.parametrize("kind", KINDS, ids=[kind.__name__ for kind in KINDS])
 
 CHUNK = encode_chunk(Chunk("stderr", 70000, 1930000000000001, b"\0hi\xff"))

@@ -215,7 +215,7 @@ def test_names_are_changed_as_little_as_can_be() -> None:
     assert len(sender_id("a" * 500, "x")) == 255
 
 
-patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+patient = settings(suppress_health_check=[HealthCheck.too_slow])
 
 LONG = b"x" * 40_000
 PARTS = rb"+log -node +msg +bind|node| | a info <13> <999> 12 70000 a:".split()

@@ -25,7 +25,7 @@ RUN = "0123456789abcdef"
 times = st.integers(0, 2**48 - 1)
 chance = st.binary(min_size=RANDOM_BYTES, max_size=RANDOM_BYTES)
 
-thorough = settings(deadline=None, max_examples=300)
+thorough = settings(max_examples=300)
 
 
 @thorough

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from quarterdeck.core.liveness import (
@@ -109,7 +109,6 @@ def test_a_clone_stays_known_as_one() -> None:
     assert after("a", "b", "a", "b", "c").cloned
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from("abcdefghijklmnop"), max_size=40))
 def test_memory_is_bounded_and_never_holds_the_present_session(story: list[str]) -> None:
     sessions = Sessions()

@@ -34,7 +34,7 @@ from quarterdeck.errors import Invalid
 
 NOW = datetime(2031, 5, 6, 7, 8, 9, tzinfo=UTC)
 
-thorough = settings(deadline=None, max_examples=400)
+thorough = settings(max_examples=400)
 
 
 def new_run(total: int, **plan: object) -> Run:

@@ -165,7 +165,7 @@ def test_an_unknown_attempt_is_shown_after_two_beats_and_never_asked_about() -> 
     assert all(STRANGER not in v.ask for v in found)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     st.lists(
         st.builds(
@@ -296,7 +296,7 @@ actions = st.tuples(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.lists(actions, max_size=16))
 def test_when_all_orders_are_done_and_all_questions_answered_nothing_differs(
     story: list[tuple[str, str]],

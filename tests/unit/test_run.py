@@ -35,7 +35,7 @@ NOW = datetime(2031, 5, 6, 7, 8, 9, tzinfo=UTC)
 LATER = datetime(2031, 5, 6, 8, 8, 9, tzinfo=UTC)
 ID = "0123456789abcdef"
 
-thorough = settings(deadline=None, max_examples=200)
+thorough = settings(max_examples=200)
 
 
 def new_run(tasks: int) -> Run:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from quarterdeck.core.stream import Backwards, Gap, Mark, Segment, Taken, Timeline, splice
 
-thorough = settings(deadline=None, max_examples=300)
+thorough = settings(max_examples=300)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from quarterdeck.core.target import (
 from quarterdeck.errors import Conflict, Invalid
 from tests.unit.target_fleet import FLEET, NOW, node
 
-thorough = settings(deadline=None, max_examples=300)
+thorough = settings(max_examples=300)
 
 
 def hit(text: str) -> str:

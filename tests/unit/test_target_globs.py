@@ -16,7 +16,7 @@ from quarterdeck.core.target import MAX_WILDCARDS, match, notes, parse, resolve,
 from quarterdeck.errors import Invalid
 from tests.unit.target_fleet import FLEET, NOW, node
 
-thorough = settings(deadline=None, max_examples=300)
+thorough = settings(max_examples=300)
 
 
 def hit(text: str) -> str:
