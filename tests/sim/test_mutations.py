@@ -134,13 +134,13 @@ def test_the_list_above_names_every_mutation_and_every_plan() -> None:
     assert set(TABLE.values()) == DIRECTED.keys() | {RANDOM}
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("case", CASES)
 def test_a_bug_in_a_rule_is_found(case: str, found: dict[str, str | None]) -> None:
     assert found[case], f"{case}: nothing was violated"
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("case", QUIET)
 def test_the_real_code_is_quiet_under_the_same_plan(
     case: str, found: dict[str, str | None]

@@ -22,7 +22,7 @@ def told() -> tuple[Figures, list[str]]:
     return simulate_many(1, SEEDS, os.cpu_count() or 1)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_what_must_hold_holds_whatever_happens(told: tuple[Figures, list[str]]) -> None:
     figures, said = told
     assert not figures.failed, "\n".join(said)
@@ -30,7 +30,7 @@ def test_what_must_hold_holds_whatever_happens(told: tuple[Figures, list[str]]) 
     assert figures.attempts > 10 * SEEDS
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_seed_is_told_again_exactly_also_when_it_is_told_alone(
     told: tuple[Figures, list[str]],
 ) -> None:
