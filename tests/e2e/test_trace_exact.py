@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -51,10 +52,10 @@ class Sender:
             where = urlsplit(ready["url"])
             connection = http.client.HTTPConnection(where.hostname or "", where.port, timeout=20)
             headers = {"Authorization": f"Bearer {ready['token']}", "Trace-Key": self.key}
-            connection.request("POST", path, body, headers)
-            answer = connection.getresponse()
-            found = json.loads(answer.read())
-            connection.close()
+            with contextlib.closing(connection):
+                connection.request("POST", path, body, headers)
+                answer = connection.getresponse()
+                found = json.loads(answer.read())
         except (OSError, http.client.HTTPException, ValueError):
             return None
         if answer.status == 503:

@@ -1,6 +1,6 @@
 """kill -9 of server, fabric, agents and `qd up` during a run: nothing is lost, nothing runs twice.
 
-`./dev test` plays `QD_FAULT_ROUNDS` = 3 rounds, `./dev faults` 50. The seed is printed; the same
+`./dev test` plays `QD_FAULT_ROUNDS` = 2 rounds, `./dev faults` 50. The seed is printed; the same
 seed gives the same victims and pauses: `QD_FAULT_SEED=N`.
 """
 
@@ -15,7 +15,7 @@ import pytest
 from tests.e2e.up import running
 from tests.faults.rounds import Round
 
-ROUNDS = int(os.environ.get("QD_FAULT_ROUNDS", "3"))
+ROUNDS = int(os.environ.get("QD_FAULT_ROUNDS", "2"))
 SEED = int(os.environ.get("QD_FAULT_SEED") or random.randrange(2**32))
 
 
