@@ -4,17 +4,30 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import bindparam, delete, func, select, update
 
 from quarterdeck.core.lease import Lease
 from quarterdeck.store.base import Tx
 from quarterdeck.store.rows import insert_absent
 from quarterdeck.store.tables import leases as table
 
+# built once: each server looks at all of them and extends its own every other second
+_EVERY = select(table).order_by(table.c.duty)
+_CHANGE = (
+    update(table)
+    .where(
+        table.c.duty == bindparam("seen_duty"),
+        table.c.holder == bindparam("seen_holder"),
+        table.c.term == bindparam("seen_term"),
+        table.c.beat == bindparam("seen_beat"),
+    )
+    .values(holder=bindparam("b_holder"), term=bindparam("b_term"), beat=bindparam("b_beat"))
+)
+
 
 def every(tx: Tx) -> list[Lease]:
     """All leases, by duty."""
-    rows = tx.execute(select(table).order_by(table.c.duty))
+    rows = tx.execute(_EVERY)
     return [Lease(duty=row.duty, holder=row.holder, term=row.term, beat=row.beat) for row in rows]
 
 
@@ -55,15 +68,12 @@ def shared_time(tx: Tx) -> datetime | None:
 
 
 def _change(tx: Tx, seen: Lease, *, holder: str, term: int, beat: int) -> Lease | None:
-    result = tx.execute(
-        update(table)
-        .where(
-            table.c.duty == seen.duty,
-            table.c.holder == seen.holder,
-            table.c.term == seen.term,
-            table.c.beat == seen.beat,
-        )
-        .values(holder=holder, term=term, beat=beat)
-    )
+    known = {
+        "seen_duty": seen.duty,
+        "seen_holder": seen.holder,
+        "seen_term": seen.term,
+        "seen_beat": seen.beat,
+    }
+    result = tx.execute(_CHANGE, known | {"b_holder": holder, "b_term": term, "b_beat": beat})
     changed = Lease(duty=seen.duty, holder=holder, term=term, beat=beat)
     return changed if result.rowcount == 1 else None

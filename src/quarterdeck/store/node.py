@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import delete, func, insert, or_, select, update
+from sqlalchemy import delete, insert, or_, select, update
 
 from quarterdeck.core.model import Node
 from quarterdeck.store import statements as sql
@@ -67,11 +67,9 @@ def remove(tx: Tx, node_id: str, now: datetime) -> bool:
 def removed(tx: Tx, known: int = -1) -> dict[str, tuple[str, datetime]] | None:
     """Removed nodes by id: their public key and since when; None while there are as many as
     `known` (a removal is for ever, so they are the same ones)."""
-    there = nodes.c.removed_at.is_not(None)
-    if tx.execute(select(func.count()).select_from(nodes).where(there)).scalar_one() == known:
+    if tx.scalars(sql.COUNT_REMOVED).one() == known:
         return None
-    query = select(nodes.c.id, nodes.c.public_key, nodes.c.removed_at)
-    rows = tx.execute(query.where(there))
+    rows = tx.execute(sql.REMOVED)
     return {row.id: (row.public_key, time_of(row.removed_at)) for row in rows}
 
 

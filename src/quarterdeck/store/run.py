@@ -14,7 +14,7 @@ import msgspec
 from sqlalchemy import Select, and_, func, insert, select, update
 
 from quarterdeck.core.access import EVERY
-from quarterdeck.core.model import Attempt, Order, Run, Task, Wanted
+from quarterdeck.core.model import Attempt, Order, Run, Task
 from quarterdeck.core.states import ATTEMPT_MOVES, RunState
 from quarterdeck.errors import Broken, Conflict, NotFound
 from quarterdeck.store import statements as sql
@@ -207,12 +207,8 @@ def open_counts(tx: Tx) -> dict[str, int]:
 
 def unplaced(tx: Tx, run_id: str = "") -> list[Attempt]:
     """Attempts that wait for a node, of one run or of all, oldest first."""
-    query = select(attempts).where(
-        attempts.c.node == "", ~attempts.c.released, attempts.c.wanted == Wanted.RUN.value
-    )
-    if run_id:
-        query = query.where(attempts.c.run == run_id)
-    return [attempt_record(row) for row in tx.execute(query.order_by(attempts.c.id))]
+    query = sql.UNPLACED.where(attempts.c.run == run_id) if run_id else sql.UNPLACED
+    return [attempt_record(row) for row in tx.execute(query)]
 
 
 def nodes_of_task(tx: Tx, task_id: str) -> set[str]:
@@ -298,16 +294,7 @@ def postpone(tx: Tx, ids: Iterable[str], until: datetime) -> None:
 
 def due_nodes(tx: Tx, after: datetime, now: datetime) -> set[str]:
     """Nodes with an unsent attempt whose time came after `after`, until `now`."""
-    rows = tx.execute(
-        select(attempts.c.node).where(
-            attempts.c.not_before.is_not(None),
-            ~attempts.c.offered,
-            ~attempts.c.released,
-            attempts.c.not_before > to_us(after),
-            attempts.c.not_before <= to_us(now),
-        )
-    )
-    return {row.node for row in rows}
+    return set(tx.scalars(sql.DUE_NODES, {"after": to_us(after), "now": to_us(now)}))
 
 
 def to_seal(tx: Tx, limit: int, skip: Iterable[str], after: str = "") -> list[Attempt]:

@@ -33,7 +33,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from quarterdeck.core.model import Wanted
+from quarterdeck.core.model import Halt, Wanted
 from quarterdeck.core.states import TASK_MOVES
 from quarterdeck.store.base import Tx
 from quarterdeck.store.tables import attempts, logs, nodes, orders, runs, tasks, tokens
@@ -99,7 +99,10 @@ TOKEN_USED = (
     .values(last_used=bindparam("b_at"))
 )
 
-REMOVED_AMONG = select(nodes.c.id).where(nodes.c.removed_at.is_not(None), among(nodes.c.id))
+_IS_REMOVED = nodes.c.removed_at.is_not(None)
+COUNT_REMOVED = select(func.count()).select_from(nodes).where(_IS_REMOVED)
+REMOVED = select(nodes.c.id, nodes.c.public_key, nodes.c.removed_at).where(_IS_REMOVED)
+REMOVED_AMONG = select(nodes.c.id).where(_IS_REMOVED, among(nodes.c.id))
 
 SEEN = update(nodes).where(among(nodes.c.id)).values(last_seen=bindparam("at"))
 
@@ -153,6 +156,31 @@ TO_SEAL = (
     .order_by(attempts.c.id)
     .limit(bindparam("most"))
     .with_hint(attempts, "INDEXED BY ix_attempts_to_seal", "sqlite")
+)
+
+UNPLACED = (
+    select(attempts)
+    .where(attempts.c.node == "", ~attempts.c.released, attempts.c.wanted == Wanted.RUN.value)
+    .order_by(attempts.c.id)
+)
+DUE_NODES = select(attempts.c.node).where(
+    attempts.c.not_before.is_not(None),
+    ~attempts.c.offered,
+    ~attempts.c.released,
+    attempts.c.not_before > bindparam("after"),
+    attempts.c.not_before <= bindparam("now"),
+)
+OVERDUE_RUNS = (
+    select(runs.c.id)
+    .where(
+        runs.c.deadline_at.is_not(None),
+        runs.c.ended_at.is_(None),
+        runs.c.deadline_at <= bindparam("now"),
+        func.coalesce(runs.c.halt, "").not_in((Halt.DEADLINE.value, Halt.CANCELLED.value)),
+        runs.c.stop_asked == 0,
+    )
+    .order_by(runs.c.deadline_at)
+    .limit(bindparam("most"))
 )
 
 OFFER = (

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import func, select, update
+from sqlalchemy import select, update
 
-from quarterdeck.core.model import Attempt, Halt, Run, Task
+from quarterdeck.core.model import Attempt, Run, Task
 from quarterdeck.core.states import (
     RUN_MOVES,
     AttemptState,
@@ -135,12 +135,4 @@ def to_stop(tx: Tx, run_id: str, *, begun: bool = True) -> list[Attempt]:
 
 def overdue_runs(tx: Tx, now: datetime, limit: int) -> list[str]:
     """Runs that go on after their deadline, and have not been told so."""
-    told = (Halt.DEADLINE.value, Halt.CANCELLED.value)
-    query = select(runs.c.id).where(
-        runs.c.deadline_at.is_not(None),
-        runs.c.ended_at.is_(None),
-        runs.c.deadline_at <= to_us(now),
-        func.coalesce(runs.c.halt, "").not_in(told),
-        runs.c.stop_asked == 0,
-    )
-    return [row.id for row in tx.execute(query.order_by(runs.c.deadline_at).limit(limit))]
+    return list(tx.scalars(sql.OVERDUE_RUNS, {"now": to_us(now), "most": limit}))

@@ -185,8 +185,7 @@ def beat(tx: Tx, heard: Mapping[str, Positions], now: datetime) -> list[str]:
 
 def beats(tx: Tx) -> list[tuple[str, int]]:
     """(trace, beat) of all that go on."""
-    query = select(traces.c.id, traces.c.beat).where(_OPEN, ~traces.c.lost)
-    return [(row.id, row.beat) for row in tx.execute(query)]
+    return [(row.id, row.beat) for row in tx.execute(_BEATS)]
 
 
 def beat_of(tx: Tx, trace_id: str) -> int:
@@ -263,17 +262,8 @@ def remove(tx: Tx, ids: Iterable[str]) -> None:
 def to_seal(tx: Tx, before: datetime, limit: int, after: str = "") -> list[Trace]:
     """Kept traces that ended, or were lost and not heard of since `before`, oldest first, a page at
     a time."""
-    over = or_(
-        traces.c.state == TraceState.ENDED.value,
-        (traces.c.lost) & (traces.c.heard_at <= to_us(before)),
-    )
-    query = (
-        select(traces)
-        .where(traces.c.kept, ~traces.c.sealed, over, traces.c.id > after)
-        .order_by(traces.c.id)
-        .with_hint(traces, "INDEXED BY ix_traces_over", "sqlite")
-    )
-    return [_record(row) for row in tx.execute(query.limit(limit))]
+    given = {"before": to_us(before), "after": after, "most": limit}
+    return [_record(row) for row in tx.execute(_TO_SEAL, given)]
 
 
 def hashes_of(log: SealedLog) -> dict[str, str]:
@@ -296,6 +286,19 @@ def _show(tx: Tx, trace: Trace, hashes: Mapping[str, str] | None) -> None:
 
 # a word and no parameter, so that SQLite sees that its partial index has these rows
 _OPEN = traces.c.state == literal_column(f"'{TraceState.OPEN.value}'")
+
+_OVER = or_(
+    traces.c.state == TraceState.ENDED.value,
+    traces.c.lost & (traces.c.heard_at <= bindparam("before")),
+)
+_TO_SEAL = (
+    select(traces)
+    .where(traces.c.kept, ~traces.c.sealed, _OVER, traces.c.id > bindparam("after"))
+    .order_by(traces.c.id)
+    .limit(bindparam("most"))
+    .with_hint(traces, "INDEXED BY ix_traces_over", "sqlite")
+)
+_BEATS = select(traces.c.id, traces.c.beat).where(_OPEN, ~traces.c.lost)
 
 
 def _grown(column: Any, name: str) -> ColumnElement[int]:
