@@ -23,14 +23,17 @@ sys.stdin.readline()
 print(len(got), "interrupts", flush=True)
 """
 
-# os.write: a print that a handler cuts into would refuse the print of the handler.
+# a handler of Python waits for the end of a call that began in the moment of the signal
 TELL_SIZES = """
-import os, signal, sys
-def tell(*_):
-    words = *os.get_terminal_size(0), *map(os.isatty, range(3))
-    os.write(1, " ".join(map(str, words)).encode() + b"\\n")
-signal.signal(signal.SIGWINCH, tell)
-tell()
+import os, select, signal, sys
+told, tells = os.pipe()
+os.set_blocking(tells, False)
+signal.set_wakeup_fd(tells)
+signal.signal(signal.SIGWINCH, lambda *_: None)
+while True:
+    print(*os.get_terminal_size(0), *map(os.isatty, range(3)), flush=True)
+    if 0 in select.select([0, told], [], [])[0]: break
+    os.read(told, 100)
 print("said", sys.stdin.readline(), flush=True)
 sys.exit(4)
 """

@@ -23,14 +23,13 @@ NOBODY = pwd.getpwnam("nobody")
 ACCOUNT = files.Account(NOBODY.pw_uid, NOBODY.pw_gid, (NOBODY.pw_gid,), NOBODY.pw_dir)
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
 
-# os.write: a print that a handler cuts into would refuse the print of the handler.
+# sigwait: a handler of Python waits for the end of a call that began in the moment of the signal
 COUNTER = """
-import os, signal, sys, time
-def count(number, frame):
-    os.write(1, signal.Signals(number).name.encode() + b"\\n")
-for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2): signal.signal(number, count)
+import os, signal, sys
+counted = {signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2}
+signal.pthread_sigmask(signal.SIG_BLOCK, counted)
 print("up", flush=True)
-while True: time.sleep(60)
+while True: os.write(1, signal.sigwait(counted).name.encode() + b"\\n")
 """
 
 
