@@ -58,9 +58,9 @@ NOTICED_S = QUICK.ping_interval_s * (QUICK.pings_outstanding + 2)
 async def until_up(node: LinkedFabric) -> None:
     """Started; a busy machine may need more than one of the short times of `HASTY`."""
     async with asyncio.timeout(DEADLINE_S):
-        while not node.connected:
+        while True:
             with contextlib.suppress(Unavailable):
-                await node.start()
+                return await node.start()
 
 
 @pytest.mark.parametrize("answers", [0, 1], ids=["never answers", "stops after CONNECT"])

@@ -9,6 +9,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import msgspec
 from litestar.utils.signature import ParsedSignature
@@ -25,7 +26,8 @@ from tests.integration.server_host import JOIN, Ears
 
 API = "qd_api_0000000000000001_" + "1" * 32
 
-_parsed: dict[Any, ParsedSignature] = {}
+# weak: a provider of a server is one of these, and would keep it and what it left open
+_parsed: WeakKeyDictionary[Any, ParsedSignature] = WeakKeyDictionary()
 _parse = ParsedSignature.from_fn
 
 
