@@ -162,7 +162,10 @@ async def test_a_method_that_a_path_does_not_have_is_answered_as_described(host:
         for method in {"PATCH", "DELETE"} - {m.upper() for m in operations}:
             answer = await host.ask(path.replace("{", "").replace("}", ""), method=method)
             assert (answer.status, answer.json["code"]) == (405, "method"), (method, path)
-            assert {m.upper() for m in operations} <= set(answer.headers["allow"].split(", "))
+            found = set(answer.headers["allow"].split(", "))
+            assert {m.upper() for m in operations} <= found and method not in found
+    answer = await host.ask("/v1/runs/preview")  # a word, not a run of that name
+    assert (answer.status, answer.headers["allow"]) == (405, "OPTIONS, POST")
 
 
 async def test_a_value_of_another_type_in_a_body_is_refused_and_not_turned_into_one(

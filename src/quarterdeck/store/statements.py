@@ -1,4 +1,4 @@
-"""The statements of what happens for every run, built once.
+"""The statements of what happens for every run, or every few seconds, built once.
 
 Building an expression of SQLAlchemy and finding its compiled form again costs several times what
 SQLite needs to carry it out, so what is always the same is made at import or at its first use. A
